@@ -1,0 +1,67 @@
+# Everything runs from this checkout. Without PYTHON= the first command builds .venv from
+# requirements.lock; PYTHON=/path/to/python uses an interpreter that already has torch, as it is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+ifdef PYTHON
+RUN := $(PYTHON)
+ready = @$(PYTHON) .ci/requirements.py $(1)
+else
+RUN := $(VENV)/bin/python
+NEEDS := $(STAMP)
+ready = @true
+endif
+
+.PHONY: help bench test test-fast lint report lock clean
+
+help: ## Show this list
+	@echo "Usage: make TARGET [PYTHON=an interpreter that already has torch]"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+bench: $(NEEDS) ## Measure speed and error on this machine (under 5 minutes), write tables and plots
+	$(call ready,bench)
+	$(RUN) -m bench quick
+
+report: $(NEEDS) ## Rebuild every table, plot and page from the stored records (no GPU needed)
+	$(call ready,bench)
+	$(RUN) -m bench report
+
+test: $(NEEDS) ## Run the whole test suite (no GPU needed)
+	$(call ready,test)
+	$(RUN) -m pytest
+
+test-fast: $(NEEDS) ## Run the tests that take no longer than some seconds each
+	$(call ready,test)
+	$(RUN) -m pytest -m "not slow"
+
+lint: $(NEEDS) ## Check style (ruff) and types (mypy)
+	$(call ready,lint)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+# torch and Triton are the pair that torch's own CUDA build asks for. The lock names no build of
+# torch and none of its CUDA libraries, so it serves machines with and without a GPU.
+lock: $(NEEDS) ## Write requirements.lock anew from pyproject.toml
+	$(RUN) -m pip install --quiet pip-tools
+	printf 'torch==2.13.0\ntriton==3.7.1\n' > $(VENV)/pair.txt
+	CUSTOM_COMPILE_COMMAND="make lock" $(RUN) -m piptools compile --quiet --upgrade --all-extras \
+	    --strip-extras --allow-unsafe --no-emit-options --no-annotate \
+	    --constraint $(VENV)/pair.txt --output-file requirements.lock pyproject.toml
+	sed -i -E '/^(nvidia-(c|nccl|nv)|cuda-)/d; s/^(torch==[0-9.]+)\+.*/\1/' requirements.lock
+
+$(STAMP): requirements.lock
+	@python3 -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"error: rnnbench needs Python 3.11 or later, {sys.executable} is {sys.version.split()[0]}")'
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	@touch $@
+
+clean: ## Remove the virtual environment and all caches (never results)
+	rm -rf $(VENV) .venv-citation .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.git/*' -exec rm -rf {} +
