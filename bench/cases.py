@@ -1,0 +1,369 @@
+"""What is measured: cells, shapes and presets. Imports no torch, so a dry run is instant."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import operator
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PRESETS = HERE / "presets.toml"
+
+PASSES = ("fwd", "fwd+bwd")
+TRACKS = ("recurrence", "layer")
+DTYPES = ("fp32", "fp16", "bf16")
+PRECISIONS = ("ieee", "tf32", "tf32x3", "none")
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell as the suite knows it.
+
+    ``function`` is the layer's name in ``module`` (the float64 truth) and in ``kernels``;
+    ``pointwise`` counts the arithmetic of one unit's step outside the matrix product, with each
+    tanh, sigmoid, multiplication and addition counted once.
+    """
+
+    name: str
+    gates: int
+    states: int
+    function: str
+    torch_class: str | None
+    pointwise: int
+    nonlinearity: str | None = None
+    module: str = "reference"
+
+
+CELLS: dict[str, Cell] = {}
+
+
+def add_cell(cell: Cell) -> Cell:
+    """Make a cell known to presets, sweeps and tests; a plugin calls this too."""
+    CELLS[cell.name] = cell
+    return cell
+
+
+# RNN: z + Rh, +b, tanh. LSTM: 4 gates (2 additions, 1 function each), f*c + i*g, o*tanh(c).
+# GRU: 3 gates likewise, r*(Rh + b), n + z*(h - n).
+add_cell(Cell("rnn_tanh", 1, 1, "rnn", "RNN", 3, nonlinearity="tanh"))
+add_cell(Cell("rnn_relu", 1, 1, "rnn", "RNN", 3, nonlinearity="relu"))
+add_cell(Cell("lstm", 4, 2, "lstm", "LSTM", 17))
+add_cell(Cell("gru", 3, 1, "gru", "GRU", 13))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    ``T, B, I, H`` are time steps, batch, input features and hidden units. In the recurrence
+    track there is no input projection and ``I`` is 0. ``resets`` is the fraction of steps at
+    which a sequence starts anew.
+    """
+
+    cell: str
+    pass_: str
+    track: str
+    directions: int
+    dtype: str
+    precision: str
+    layers: int
+    B: int
+    T: int
+    I: int
+    H: int
+    resets: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, accepted in (
+            ("cell", self.cell, tuple(CELLS)),
+            ("pass", self.pass_, PASSES),
+            ("track", self.track, TRACKS),
+            ("directions", self.directions, (1, 2)),
+            ("dtype", self.dtype, DTYPES),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
+        for name, size in (("layers", self.layers), ("B", self.B), ("T", self.T), ("H", self.H)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; accepted: an integer of at least 1")
+        if (self.precision == "none") != (self.dtype != "fp32"):
+            raise ValueError(
+                f"precision is {self.precision!r} with dtype {self.dtype}; accepted: "
+                "ieee, tf32 or tf32x3 with fp32, none with fp16 and bf16"
+            )
+        if self.track == "recurrence" and (self.I != 0 or self.layers != 1):
+            raise ValueError(
+                f"track recurrence has I={self.I}, layers={self.layers}; accepted: I=0, layers=1, "
+                "because it is the loop alone"
+            )
+        if self.track == "layer" and self.I < 1:
+            raise ValueError(f"I is {self.I!r}; accepted: an integer of at least 1")
+        if not 0.0 <= self.resets <= 1.0:
+            raise ValueError(f"resets is {self.resets!r}; accepted: a fraction from 0 to 1")
+
+    @property
+    def kind(self) -> Cell:
+        return CELLS[self.cell]
+
+    @property
+    def case_id(self) -> str:
+        """The case in words: equal cases, and only those, share it."""
+        number = self.dtype if self.precision == "none" else f"{self.dtype}:{self.precision}"
+        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
+        parts.append(f"L{self.layers}")
+        parts += [f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
+        if self.resets:
+            parts.append(f"r{self.resets:g}")
+        return "-".join(parts)
+
+    def fields(self) -> dict[str, Any]:
+        """The case as a record's fields."""
+        return {
+            "case_id": self.case_id,
+            "cell": self.cell,
+            "pass": self.pass_,
+            "track": self.track,
+            "directions": self.directions,
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "layers": self.layers,
+            "B": self.B,
+            "T": self.T,
+            "I": self.I or None,
+            "H": self.H,
+            "resets": self.resets,
+        }
+
+    @classmethod
+    def from_fields(cls, record: Mapping[str, Any]) -> Case:
+        names = ("cell", "track", "directions", "dtype", "precision", "layers", "B", "T", "H")
+        return cls(
+            **{name: record[name] for name in names},
+            pass_=record["pass"],
+            I=record["I"] or 0,
+            resets=float(record["resets"]),
+        )
+
+
+AXES = ("cell", "pass", "track", "directions", "dtype", "layers", "B", "T", "I", "H", "resets")
+DEFAULTS: dict[str, Any] = {
+    "cell": "lstm",
+    "pass": "fwd",
+    "track": "layer",
+    "directions": 1,
+    "dtype": "bf16",
+    "layers": 1,
+    "B": 16,
+    "T": 1024,
+    "I": "H",
+    "H": 512,
+    "resets": 0.0,
+}
+
+
+def coarse_first(n: int) -> list[int]:
+    """The rank at which each of ``n`` ordered values is visited: ends, middle, quarters, ...
+
+    >>> coarse_first(5)
+    [0, 2, 1, 2, 0]
+    """
+    rank = [0] * n
+    level, spans = 1, [(0, n - 1)]
+    while spans:
+        following = []
+        for low, high in spans:
+            if high - low > 1:
+                middle = (low + high) // 2
+                rank[middle] = level
+                following += [(low, middle), (middle, high)]
+        level, spans = level + 1, following
+    return rank
+
+
+def expand(grid: Mapping[str, Any]) -> list[Case]:
+    """All cases of one grid, the coarse picture first, so that a stopped sweep still spans it.
+
+    Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
+    ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
+
+    Raises:
+        ValueError: for an unknown axis or a value that no case takes.
+    """
+    unknown = set(grid) - {*AXES, "why", "kind"}
+    if unknown:
+        raise ValueError(f"grid has {sorted(unknown)}; accepted: {', '.join(AXES)}, why, kind")
+    axes = {}
+    for axis in AXES:
+        value = grid.get(axis, DEFAULTS[axis])
+        axes[axis] = value if isinstance(value, list) else [value]
+    # Only sizes have a coarse and a fine picture; names are all equally wanted.
+    ranks = [
+        coarse_first(len(axes[axis])) if axis in ("B", "T", "I", "H") else [0] * len(axes[axis])
+        for axis in AXES
+    ]
+    found = []
+    for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
+        values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
+        order = sum(ranks[axis][k] for axis, k in enumerate(chosen))
+        found.append((order, make_case(**values)))
+    return [case for _, case in sorted(found, key=lambda pair: pair[0])]
+
+
+def make_case(**values: Any) -> Case:
+    """A case from axis values as presets write them (see :func:`expand`)."""
+    dtype, _, precision = str(values.pop("dtype")).partition(":")
+    if not precision:
+        precision = "ieee" if dtype == "fp32" else "none"
+    inputs = values.pop("I")
+    if values["track"] == "recurrence":
+        inputs = 0
+    elif inputs == "H":
+        inputs = values["H"]
+    elif isinstance(inputs, str):
+        raise ValueError(f"I is {inputs!r}; accepted: an integer of at least 1, or 'H'")
+    return Case(pass_=values.pop("pass"), dtype=dtype, precision=precision, I=inputs, **values)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named list of cases: ``time`` and ``error``, each in the order of information."""
+
+    name: str
+    about: str
+    providers: tuple[str, ...]
+    time: tuple[Case, ...]
+    error: tuple[Case, ...]
+
+
+def preset_names(path: Path = PRESETS) -> list[str]:
+    """The names of the presets in a file."""
+    return list(_read(path))
+
+
+def load_preset(name: str, path: Path = PRESETS) -> Preset:
+    """One preset of the built-in file, or of a user's own.
+
+    Raises:
+        ValueError: for an unknown preset or a grid that describes no case.
+        FileNotFoundError: if ``path`` does not exist.
+    """
+    presets = _read(path)
+    if name not in presets:
+        raise ValueError(f"preset is {name!r}; accepted from {path.name}: {', '.join(presets)}")
+    table = presets[name]
+    cases: dict[str, list[Case]] = {"time": [], "error": []}
+    for grid in table.get("grid", []):
+        kind = grid.get("kind", "time")
+        if kind not in cases:
+            raise ValueError(f"kind is {kind!r} in preset {name}; accepted: time, error")
+        cases[kind] += expand(grid)
+    if "shapes" in table:
+        cases["time"] += list(_shapes(path.parent / table["shapes"]))
+    return Preset(
+        name=name,
+        about=table.get("about", ""),
+        providers=tuple(table.get("providers", ())),
+        time=tuple(dict.fromkeys(cases["time"])),
+        error=tuple(dict.fromkeys(cases["error"])),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def _shapes(path: Path) -> Iterator[Case]:
+    """The published shapes of a CSV file: training sets run both passes, inference sets one.
+
+    Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
+    DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(row for row in file if not row.startswith("#")))
+    for track, row in itertools.product(("layer", "recurrence"), rows):
+        for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
+            shape = {
+                # DeepBench's plain RNN is the rectified one.
+                "cell": {"rnn": "rnn_relu"}.get(row["cell"], row["cell"]),
+                "pass": pass_,
+                "track": track,
+                "dtype": "fp16",
+                "B": int(row["batch"]),
+                "T": int(row["seq_len"]),
+                "H": int(row["hidden"]),
+            }
+            yield make_case(**DEFAULTS | shape)
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+def matches(case: Case, text: str) -> bool:
+    """Whether a case passes a filter such as ``"cell=lstm,gru T<=512 dtype=bf16"``.
+
+    All terms must hold; the values after ``=`` are alternatives.
+
+    Raises:
+        ValueError: for a term that is no comparison of a field.
+    """
+    fields = case.fields()
+    for term in text.split():
+        found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
+        if found is None or found[1] not in fields:
+            raise ValueError(
+                f"filter has {term!r}; accepted: FIELD=VALUE[,VALUE], also with != < <= > >=, "
+                f"of {', '.join(fields)}"
+            )
+        name, sign, value = found.groups()
+        have = fields[name]
+        if isinstance(have, int | float) or have is None:
+            try:
+                wanted: list[Any] = [float(part) for part in value.split(",")]
+            except ValueError:
+                raise ValueError(f"filter has {term!r}; accepted: a number for {name}") from None
+            have = float(have or 0)
+        else:
+            wanted = value.split(",")
+        if sign == "=":
+            if have not in wanted:
+                return False
+        elif not all(_COMPARE[sign](have, want) for want in wanted):
+            return False
+    return True
+
+
+def select(cases: Iterable[Case], text: str = "") -> list[Case]:
+    """The cases that pass a filter, in their order."""
+    return [case for case in cases if matches(case, text)]
+
+
+def shard(items: list[Any], which: str) -> list[Any]:
+    """Every n-th item for ``"i/n"`` (1-based), so that each shard sees the coarse picture too.
+
+    Raises:
+        ValueError: unless 1 <= i <= n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", which)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {which!r}; accepted: i/n with 1 <= i <= n, such as 1/4")
+    return items[int(found[1]) - 1 :: int(found[2])]
+
+
+def both_passes(case: Case) -> tuple[Case, Case]:
+    """The same case forward, and forward with backward."""
+    return replace(case, pass_="fwd"), replace(case, pass_="fwd+bwd")

@@ -1,0 +1,302 @@
+"""Records: one JSON object per case and provider, appended to a file that survives any death.
+
+A line is written by one ``write`` and forced to the disk before the next case begins. A reader
+forgives a torn line (the process died while writing) and nothing else. ``FIELDS`` is the one
+place where a record is described; ``bench/schema.json`` is made from it for other readers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cases import DTYPES, PASSES, PRECISIONS, TRACKS
+
+try:  # POSIX only; elsewhere two processes with one run's name are not told apart
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]
+
+Record = dict[str, Any]
+
+KINDS = ("time", "error", "resources")
+STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
+MODES = ("event", "graph", "host")
+SCHEMA = Path(__file__).parent / "schema.json"
+
+
+class BadRecord(ValueError):
+    """A record that does not fit the schema."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field's JSON type, whether null is allowed, its accepted values, and its meaning."""
+
+    type: str  # "string", "integer", "number", "boolean", "object", "array"
+    meaning: str
+    null: bool = True
+    choices: tuple[Any, ...] = ()
+
+
+def _required(type_: str, meaning: str, choices: tuple[Any, ...] = ()) -> Field:
+    return Field(type_, meaning, null=False, choices=choices)
+
+
+FIELDS: dict[str, Field] = {
+    "run_id": _required("string", "names the run: preset and a hash of the measured code"),
+    "case_id": _required("string", "the case in words; equal cases share it"),
+    "kind": _required("string", "what was measured", KINDS),
+    "status": _required("string", "how it ended", STATUSES),
+    "reason": Field("string", "why, unless ok"),
+    "cell": _required("string", "rnn_tanh, rnn_relu, lstm, gru, or a plugin's"),
+    "provider": _required("string", "who was measured"),
+    "provider_version": Field("string", "version of the package that computed"),
+    "pass": _required("string", "forward, or forward and backward", PASSES),
+    "track": _required("string", "the loop alone, or with the input projection", TRACKS),
+    "directions": _required("integer", "1, or 2 for both time directions", (1, 2)),
+    "dtype": _required("string", "type of inputs, weights and outputs", DTYPES),
+    "precision": _required("string", "of fp32 products; none for 16-bit types", PRECISIONS),
+    "layers": _required("integer", "stacked layers"),
+    "B": _required("integer", "batch"),
+    "T": _required("integer", "time steps"),
+    "I": Field("integer", "input features; null in the recurrence track"),
+    "H": _required("integer", "hidden units"),
+    "resets": _required("number", "fraction of steps at which a sequence starts anew"),
+    "mode": Field("string", "clock: device events, a replayed CUDA graph, or the host", MODES),
+    "n": Field("integer", "samples"),
+    "median_ms": Field("number", "median time of one call, ms"),
+    "p20_ms": Field("number", "20th percentile, ms"),
+    "p80_ms": Field("number", "80th percentile, ms"),
+    "ci_low_ms": Field("number", "lower end of the median's 95 % bootstrap interval, ms"),
+    "ci_high_ms": Field("number", "upper end of the median's 95 % bootstrap interval, ms"),
+    "converged": Field("boolean", "whether the interval met the target before the budget ended"),
+    "us_per_step": Field("number", "median_ms * 1000 / T"),
+    "tokens_per_s": Field("number", "B * T / median"),
+    "tflops": Field("number", "written formula's operations / median, 1e12 per second"),
+    "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
+    "floor_share": Field("number", "floor of the cost model / median; 1 is the floor"),
+    "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
+    "compile_s": Field("number", "seconds the first call took beyond a later one"),
+    "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),
+    "plan": Field("object", "how ours ran: mode, reason, tiles"),
+    "algorithm": Field("string", "cuDNN's algorithm as torch's rule predicts it"),
+    "device": _required("object", "name, kind, capability, driver, clocks before and after"),
+    "software": _required("object", "python, torch, triton, numpy, platform"),
+    "code": _required("string", "hash of kernels/, reference/ and the measuring half of bench/"),
+    "commit": Field("string", "git commit of the checkout"),
+    "dirty": Field("boolean", "whether the checkout had uncommitted changes"),
+    "seed": _required("integer", "of the inputs and of the order of providers"),
+    "time": _required("string", "when the case ended, ISO 8601, UTC"),
+    "samples_ms": Field("array", "every sample in the order taken, ms"),
+    "blocks": Field("array", "samples per visit; providers take turns by visits"),
+    "regime": Field("string", "weights and inputs of an error case"),
+    "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
+}
+
+ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
+_PYTHON = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "object": dict,
+    "array": list,
+}
+
+
+def schema() -> dict[str, Any]:
+    """The record as a JSON Schema (draft 2020-12), for readers in other languages."""
+    properties: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        spec: dict[str, Any] = {"description": field.meaning}
+        spec["type"] = [field.type, "null"] if field.null else field.type
+        if field.choices:
+            spec["enum"] = [*field.choices, None] if field.null else list(field.choices)
+        properties[name] = spec
+    number = {"type": ["number", "null"]}
+    properties["errors"]["additionalProperties"] = {
+        "type": "object",
+        "required": list(ERROR_FIELDS),
+        "properties": dict.fromkeys(ERROR_FIELDS, number),
+    }
+    for name, item in (("samples_ms", "number"), ("blocks", "integer")):
+        properties[name]["items"] = {"type": item}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A record of rnnbench",
+        "type": "object",
+        "required": list(FIELDS),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def blank(**values: Any) -> Record:
+    """A record with every field, null where no value is given."""
+    unknown = values.keys() - FIELDS.keys()
+    if unknown:
+        raise BadRecord(f"record has {sorted(unknown)}, which the schema does not know")
+    return dict.fromkeys(FIELDS) | values
+
+
+def check(record: Mapping[str, Any]) -> None:
+    """Check a record against ``FIELDS``, without any library, on write and on read.
+
+    Raises:
+        BadRecord: naming the first field that is missing, unknown, or of a wrong type or value.
+    """
+    for name in FIELDS.keys() - record.keys():
+        raise BadRecord(f"record lacks {name}")
+    for name, value in record.items():
+        field = FIELDS.get(name)
+        if field is None:
+            raise BadRecord(f"record has {name}, which the schema does not know")
+        if value is None:
+            if not field.null:
+                raise BadRecord(f"{name} is null; accepted: {field.type}")
+            continue
+        right = isinstance(value, _PYTHON[field.type])  # type: ignore[arg-type]
+        if isinstance(value, bool) and field.type in ("integer", "number"):
+            right = False
+        if not right:
+            raise BadRecord(f"{name} is {value!r}; accepted: {field.type}")
+        if field.choices and value not in field.choices:
+            raise BadRecord(f"{name} is {value!r}; accepted: {', '.join(map(str, field.choices))}")
+    for name, metrics in (record["errors"] or {}).items():
+        if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
+            raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
+    for name, item in (("samples_ms", (int, float)), ("blocks", int)):
+        if not all(isinstance(value, item) for value in record[name] or []):
+            raise BadRecord(f"{name} has an item that is no number")
+
+
+def clean(value: Any) -> Any:
+    """A value JSON can hold: NaN and infinities become null, tuples lists, numpy plain."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item"):  # a numpy scalar
+        return clean(value.item())
+    return value
+
+
+def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes two records answers to the same question; the later one counts."""
+    return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
+
+
+class Writer:
+    """Appends records to one file, which no other process may write meanwhile.
+
+    Raises:
+        RuntimeError: if another process writes the same file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(self._file)
+                raise RuntimeError(
+                    f"{path} is being written by another process; give this one another "
+                    "--run name or its own --shard"
+                ) from None
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # what a killed process left becomes a line of its own
+
+    def append(self, record: Record) -> None:
+        """Check a record and put it on the disk before returning."""
+        record = clean(record)
+        check(record)
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+        data = line.encode()
+        written = os.write(self._file, data)
+        while written < len(data):  # a full disk or a signal; a reader sees a torn line at worst
+            written += os.write(self._file, data[written:])
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of a file or of all ``.jsonl`` files below a folder, in their order.
+
+    A line that is no whole JSON object is what a killed process left and is passed over.
+
+    Raises:
+        BadRecord: for a whole object that does not fit the schema, with its file and line.
+        FileNotFoundError: if there is no such file or folder.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if not isinstance(record, dict):
+                    continue
+                try:
+                    check(record)
+                except BadRecord as fault:
+                    raise BadRecord(f"{file}:{number}: {fault}") from None
+                yield record
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """One record per key, the last written, in the order of first appearance."""
+    found: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        found[key(record)] = record
+    return list(found.values())
+
+
+def merge(sources: Iterable[Path], target: Path) -> int:
+    """Join runs or shards into one file; the number of records written.
+
+    Raises:
+        ValueError: if the sources hold different devices or run names.
+        FileExistsError: if ``target`` exists.
+    """
+    records = latest(record for source in sources for record in read(source))
+    if target.exists():
+        raise FileExistsError(f"{target} exists; merge writes a new file")
+    for what, names in (
+        ("devices", {record["device"]["name"] for record in records}),
+        ("runs", {record["run_id"] for record in records}),
+    ):
+        if len(names) > 1:
+            raise ValueError(f"the sources hold several {what}: {', '.join(sorted(names))}")
+    records.sort(key=lambda record: [str(part) for part in key(record)])
+    with Writer(target) as writer:
+        for record in records:
+            writer.append(record)
+    return len(records)
+
+
+def write_schema(path: Path = SCHEMA) -> None:
+    """Write the published schema (``python -m bench schema``)."""
+    path.write_text(json.dumps(schema(), indent=2) + "\n")
