@@ -8,6 +8,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 STAMP := $(VENV)/.installed
+CITATION := .venv-citation
 
 ifdef PYTHON
 RUN := $(PYTHON)
@@ -18,7 +19,7 @@ NEEDS := $(STAMP)
 ready = @true
 endif
 
-.PHONY: help bench test test-fast lint report lock clean
+.PHONY: help bench test test-fast lint citation report lock clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=an interpreter that already has torch]"
@@ -46,6 +47,9 @@ lint: $(NEEDS) ## Check style (ruff) and types (mypy)
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
+citation: $(CITATION)/.installed ## Check CITATION.cff against its schema
+	$(CITATION)/bin/cffconvert --validate -i CITATION.cff
+
 # torch and Triton are the pair that torch's own CUDA build asks for. The lock names no build of
 # torch and none of its CUDA libraries, so it serves machines with and without a GPU.
 lock: $(NEEDS) ## Write requirements.lock anew from pyproject.toml
@@ -62,6 +66,11 @@ $(STAMP): requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	@touch $@
 
+$(CITATION)/.installed: .ci/citation.lock
+	python3 -m venv $(CITATION)
+	$(CITATION)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 clean: ## Remove the virtual environment and all caches (never results)
-	rm -rf $(VENV) .venv-citation .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CITATION) .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -exec rm -rf {} +
