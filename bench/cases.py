@@ -26,9 +26,8 @@ ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 class Cell:
     """A recurrent cell as the suite knows it.
 
-    ``function`` is the layer's name in ``module`` (the float64 truth) and in ``kernels``;
-    ``pointwise`` counts the arithmetic of one unit's step outside the matrix product, with each
-    tanh, sigmoid, multiplication and addition counted once.
+    ``name`` is the cell's in ``reference`` (the float64 truth), ``function`` its layer's in
+    ``kernels``; ``states`` is 2 for a cell that carries c beside h.
     """
 
     name: str
@@ -36,9 +35,7 @@ class Cell:
     states: int
     function: str
     torch_class: str | None
-    pointwise: int
     nonlinearity: str | None = None
-    module: str = "reference"
 
 
 CELLS: dict[str, Cell] = {}
@@ -50,12 +47,10 @@ def add_cell(cell: Cell) -> Cell:
     return cell
 
 
-# RNN: z + Rh, +b, tanh. LSTM: 4 gates (2 additions, 1 function each), f*c + i*g, o*tanh(c).
-# GRU: 3 gates likewise, r*(Rh + b), n + z*(h - n).
-add_cell(Cell("rnn_tanh", 1, 1, "rnn", "RNN", 3, nonlinearity="tanh"))
-add_cell(Cell("rnn_relu", 1, 1, "rnn", "RNN", 3, nonlinearity="relu"))
-add_cell(Cell("lstm", 4, 2, "lstm", "LSTM", 17))
-add_cell(Cell("gru", 3, 1, "gru", "GRU", 13))
+add_cell(Cell("rnn_tanh", 1, 1, "rnn", "RNN", nonlinearity="tanh"))
+add_cell(Cell("rnn_relu", 1, 1, "rnn", "RNN", nonlinearity="relu"))
+add_cell(Cell("lstm", 4, 2, "lstm", "LSTM"))
+add_cell(Cell("gru", 3, 1, "gru", "GRU"))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ MEASURED = (
     "reference/**/*.py",
     "bench/providers/*.py",
     "bench/problem.py",
+    "bench/regimes.py",
     "bench/measure.py",
+    "bench/metrics.py",
 )
 
 
@@ -78,8 +80,8 @@ def cpu_name() -> str:
 
 
 @contextlib.contextmanager
-def _nvml(index: int = 0) -> Iterator[tuple[Any, Any] | None]:
-    """NVML and a handle of one device, or None where either is missing."""
+def _nvml() -> Iterator[tuple[Any, Any] | None]:
+    """NVML and a handle of torch's first device, or None where either is missing."""
     try:
         import pynvml
     except ImportError:
@@ -91,7 +93,13 @@ def _nvml(index: int = 0) -> Iterator[tuple[Any, Any] | None]:
         yield None
         return
     try:
-        yield pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)
+        # NVML counts all devices, torch only the visible ones.
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        if first.isdigit():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
+        else:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
+        yield pynvml, handle
     except pynvml.NVMLError:
         yield None
     finally:

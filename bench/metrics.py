@@ -1,0 +1,79 @@
+"""How far a tensor is from the truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Significand bits (with the hidden one) and the exponent of the smallest normal number.
+FORMATS = {
+    torch.float64: (53, -1022),
+    torch.float32: (24, -126),
+    torch.float16: (11, -14),
+    torch.bfloat16: (8, -126),
+}
+ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-11}
+QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
+
+
+def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
+    """The spacing of ``dtype``'s numbers at each float64 value of ``truth``.
+
+    Below the smallest normal number the spacing is that of the subnormal numbers.
+    """
+    bits, lowest = FORMATS[dtype]
+    _, exponent = torch.frexp(truth)
+    # frexp's fraction is in [1/2, 1), so its exponent is one above the number's own.
+    exponent = (exponent - 1).clamp_min(lowest)
+    return torch.ldexp(torch.ones_like(truth), exponent - (bits - 1))
+
+
+def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """max and mean absolute error, relative L2, and the maximum and 99th percentile in ULP.
+
+    Args:
+        got: what was computed, any floating type.
+        truth: float64, the same shape.
+        dtype: whose units in the last place; ``got``'s own unless given.
+
+    Returns:
+        The five metrics; NaN or infinite where ``got`` is.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if got.shape != truth.shape:
+        raise ValueError(f"got has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
+    difference = (got.double() - truth).abs()
+    units = (difference / ulp(truth, dtype or got.dtype)).flatten()
+    norm = torch.linalg.vector_norm(truth)
+    off = torch.linalg.vector_norm(difference)
+    if units.numel() > QUANTILE_LIMIT:
+        step = -(-units.numel() // QUANTILE_LIMIT)
+        p99 = torch.quantile(units[::step], 0.99)
+    else:
+        p99 = torch.quantile(units, 0.99)
+    return {
+        "max_abs": difference.max().item(),
+        "mean_abs": difference.mean().item(),
+        "rel_l2": (off / norm).item() if norm > 0 else off.item(),
+        "max_ulp": units.max().item(),
+        "p99_ulp": p99.item(),
+    }
+
+
+def tolerance(dtype: str, precision: str, name: str) -> float:
+    """The relative L2 error up to which a provider counts as correct at any benchmarked shape.
+
+    A correct implementation in the type itself rounds the state once a step. Under torch's
+    default weights the loop contracts, so these roundings do not pile up and the relative error
+    of outputs stays at a few unit roundoffs u; 16 u leaves room for a state and for saved gates
+    kept in the I/O type. fp32 products sum up to some thousand terms in an order of their own,
+    hence 256 u. Gradients run through the loop twice and see the saved gates' rounding: 4 times
+    as much. A wrong gate, direction, weight or state is off by more than 0.1.
+    """
+    if dtype == "fp32" and precision != "tf32":
+        bound = 256 * ROUNDOFF["fp32"]
+    else:
+        bound = 16 * ROUNDOFF["tf32" if precision == "tf32" else dtype]
+    return 4 * bound if name.startswith("d") else bound

@@ -1,0 +1,241 @@
+"""One case's numbers: inputs, upstream gradients, and the float64 truth."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+
+DTYPE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Tensors up to this size come from the CPU's generator and are the same on every machine;
+# larger ones come from the device's own, because sending them would take longer than measuring.
+SAME_EVERYWHERE = 1 << 22
+# The float64 truth may keep about this many bytes for its backward pass.
+TRUTH_BYTES = 4 << 30
+
+
+@dataclass
+class Problem:
+    """Inputs of one case, named as torch names them.
+
+    ``inputs`` of the layer track: x [T,B,I], h0 [L*D,B,H], c0 (LSTM) and, per layer and
+    direction, w_ih_l0 [G*H,I], w_hh_l0 [G*H,H], b_ih_l0, b_hh_l0 [G*H] (``_reverse`` appended
+    for the reverse direction). Of the recurrence track: gx [T,B,D,G*H], w_hh [D,G*H,H],
+    b_hh [D,G*H], h0 [D,B,H], c0.
+    """
+
+    case: Case
+    device: torch.device
+    inputs: dict[str, Tensor]
+    upstream: dict[str, Tensor]
+    resets: Tensor | None = None
+    lengths: Tensor | None = None
+    regime: str = "default"
+    _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    def forget_truth(self) -> None:
+        """Free the truth's memory once nobody is held against it any more."""
+        self._truths.clear()
+
+
+def weight_names(case: Case) -> list[tuple[str, str, str, str]]:
+    """torch's weight names, one tuple per layer and direction, in torch's order."""
+    names = []
+    for layer in range(case.layers):
+        for direction in range(case.directions):
+            tail = f"l{layer}" + ("_reverse" if direction else "")
+            names.append((f"w_ih_{tail}", f"w_hh_{tail}", f"b_ih_{tail}", f"b_hh_{tail}"))
+    return names
+
+
+def layer_weights(case: Case, inputs: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
+    return [tuple(inputs[name] for name in names) for names in weight_names(case)]
+
+
+def initial_state(inputs: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    return (inputs["h0"], inputs["c0"]) if "c0" in inputs else inputs["h0"]
+
+
+def output_names(case: Case) -> tuple[str, ...]:
+    return ("y", "h_n", "c_n") if case.kind.states == 2 else ("y", "h_n")
+
+
+class Source:
+    """Seeded standard normal or uniform float32 tensors, each its own stream by name."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+
+    def _generator(self, name: str, shape: tuple[int, ...]) -> torch.Generator:
+        local = math.prod(shape) > SAME_EVERYWHERE
+        generator = torch.Generator(self.device if local else "cpu")
+        return generator.manual_seed((self.seed << 32) | zlib.crc32(name.encode()))
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        return torch.randn(shape, generator=made, device=made.device).to(self.device)
+
+    def uniform(self, name: str, bound: float, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        drawn = torch.rand(shape, generator=made, device=made.device).to(self.device)
+        return drawn.mul_(2 * bound).sub_(bound)
+
+    def mask(self, name: str, share: float, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        return (torch.rand(shape, generator=made, device=made.device) < share).to(self.device)
+
+
+def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") -> Problem:
+    """Draw a case's numbers: x, h0, c0 and gradients normal, weights uniform as torch's default.
+
+    Everything is drawn in fp32 and rounded to the case's type; the truth starts from the rounded
+    numbers, so that input rounding is nobody's error.
+    """
+    device = torch.device(device)
+    source = Source(seed, device)
+    dtype = DTYPE[case.dtype]
+    T, B, H, D = case.T, case.B, case.H, case.directions
+    rows = case.kind.gates * H
+    bound = 1 / math.sqrt(H)
+    drawn: dict[str, Tensor] = {}
+    if case.track == "layer":
+        drawn["x"] = source.normal("x", T, B, case.I)
+        for index, (w_ih, w_hh, b_ih, b_hh) in enumerate(weight_names(case)):
+            features = case.I if index < D else D * H
+            drawn[w_ih] = source.uniform(w_ih, bound, rows, features)
+            drawn[w_hh] = source.uniform(w_hh, bound, rows, H)
+            drawn[b_ih] = source.uniform(b_ih, bound, rows)
+            drawn[b_hh] = source.uniform(b_hh, bound, rows)
+    else:
+        # The spread that a projection of normal inputs with torch's initial weights has.
+        drawn["gx"] = source.normal("gx", T, B, D, rows).mul_(math.sqrt(1 / 3))
+        drawn["w_hh"] = source.uniform("w_hh", bound, D, rows, H)
+        drawn["b_hh"] = source.uniform("b_hh", bound, D, rows)
+    drawn["h0"] = source.normal("h0", case.layers * D, B, H).mul_(0.5)
+    if case.kind.states == 2:
+        drawn["c0"] = source.normal("c0", case.layers * D, B, H).mul_(0.5)
+    upstream = {"y": source.normal("dy", T, B, D * H)}
+    for name in output_names(case)[1:]:
+        upstream[name] = source.normal(f"d{name}", case.layers * D, B, H)
+    return Problem(
+        case=case,
+        device=device,
+        inputs={name: value.to(dtype) for name, value in drawn.items()},
+        upstream={name: value.to(dtype) for name, value in upstream.items()},
+        resets=source.mask("resets", case.resets, T, B) if case.resets else None,
+    )
+
+
+def run_reference(
+    case: Case,
+    inputs: dict[str, Tensor],
+    resets: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The plain implementation on given tensors, in whatever type they have."""
+    import reference
+
+    if case.track == "recurrence":
+        y, h_n, c_n = reference.recurrence(
+            case.cell,
+            inputs["gx"],
+            inputs["w_hh"],
+            inputs["b_hh"],
+            inputs["h0"],
+            inputs.get("c0"),
+            lengths=lengths,
+            resets=resets,
+        )
+        return {"y": y, "h_n": h_n} | ({} if c_n is None else {"c_n": c_n})
+    y, last = reference.layers(
+        case.cell,
+        inputs["x"],
+        layer_weights(case, inputs),
+        initial_state(inputs),
+        direction="both" if case.directions == 2 else "forward",
+        lengths=lengths,
+        resets=resets,
+    )
+    return named_outputs(y, last)
+
+
+def named_outputs(y: Tensor, last: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """torch's (output, state) as y, h_n and, for an LSTM, c_n."""
+    if isinstance(last, tuple):
+        return {"y": y, "h_n": last[0], "c_n": last[1]}
+    return {"y": y, "h_n": last}
+
+
+def checked_rows(problem: Problem) -> Tensor:
+    """The batch rows whose truth is computed: all, or as many as memory allows, spread evenly.
+
+    Rows of a batch do not touch each other. Weight gradients sum over them, so a check sends
+    upstream gradients into these rows only.
+    """
+    case = problem.case
+    kept = 8 * (2 * case.kind.gates + 4) * case.H * case.directions * case.T * case.layers
+    rows = max(1, min(case.B, TRUTH_BYTES // kept))
+    picked = torch.linspace(0, case.B - 1, rows, device=problem.device).round().long()
+    return torch.unique(picked)
+
+
+BATCH_DIM = {"x": 1, "gx": 1, "h0": 1, "c0": 1, "y": 1, "h_n": 1, "c_n": 1}
+
+
+def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Those batch rows of every tensor that has a batch; weights as they are."""
+    return {
+        name: value.index_select(BATCH_DIM[name], rows) if name in BATCH_DIM else value
+        for name, value in tensors.items()
+    }
+
+
+def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
+    """Outputs and, asked for, gradients ("d" + input name) in float64, for the checked rows.
+
+    Kept with the problem, because all providers of a case are held against the same truth.
+    """
+    if backward in problem._truths:
+        return problem._truths[backward]
+    rows = checked_rows(problem)
+    inputs = {name: value.double() for name, value in take_rows(problem.inputs, rows).items()}
+    resets = None if problem.resets is None else problem.resets[:, rows]
+    lengths = None if problem.lengths is None else problem.lengths[rows.to(problem.lengths.device)]
+    with torch.set_grad_enabled(backward):
+        for value in inputs.values():
+            value.requires_grad_(backward)
+        outputs = run_reference(problem.case, inputs, resets, lengths)
+        found = {name: value.detach() for name, value in outputs.items()}
+        if backward:
+            upstream = take_rows(problem.upstream, rows)
+            gradients = torch.autograd.grad(
+                list(outputs.values()),
+                list(inputs.values()),
+                [upstream[name].double() for name in outputs],
+            )
+            found |= {f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}
+    problem._truths[backward] = found
+    return found
+
+
+@contextlib.contextmanager
+def torch_precision(precision: str) -> Iterator[None]:
+    """Set how torch, cuBLAS and cuDNN multiply fp32 numbers, and restore it.
+
+    "tf32x3" exists in our kernels only; torch's own products stay ieee there.
+    """
+    tf32 = precision == "tf32"
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,72 @@
+"""This project's kernels, in each way they run."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench.cases import Case
+from bench.environment import Machine
+from bench.providers import Call, provider
+
+if TYPE_CHECKING:
+    from bench.problem import Problem
+
+
+def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
+    if graph and not machine.is_cuda:
+        return "a CUDA graph needs a CUDA device"
+    if not machine.is_cuda and not machine.interpreted:
+        return "the kernels need a GPU; on the CPU they run only in Triton's interpreter"
+    if not machine.is_cuda and case.precision in ("tf32", "tf32x3"):
+        return "the interpreter multiplies in ieee fp32 whatever precision is asked for"
+    if not machine.is_cuda and mode not in ("auto", "stepwise"):
+        return "the interpreter runs programs one after another, so only step by step"
+    return None
+
+
+def build(problem: Problem, mode: str = "auto") -> Call:
+    """The public functions of ``kernels`` on the problem's tensors."""
+    import kernels
+    from bench.problem import initial_state, layer_weights, named_outputs
+
+    case = problem.case
+    leaves = {name: value.detach() for name, value in problem.inputs.items()}
+    masks: dict[str, Any] = {"lengths": problem.lengths, "resets": problem.resets, "mode": mode}
+    if case.track == "recurrence":
+
+        def forward() -> dict[str, Any]:
+            y, h_n, c_n = kernels.recurrence(
+                case.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], leaves["h0"],
+                leaves.get("c0"), **masks,
+            )  # fmt: skip
+            return {"y": y, "h_n": h_n} | ({} if c_n is None else {"c_n": c_n})
+
+    else:
+        layer = getattr(kernels, case.kind.function)
+        extra = {"nonlinearity": case.kind.nonlinearity} if case.kind.nonlinearity else {}
+        weights, hx = layer_weights(case, leaves), initial_state(leaves)
+        direction = "both" if case.directions == 2 else "forward"
+
+        def forward() -> dict[str, Any]:
+            return named_outputs(
+                *layer(leaves["x"], weights, hx, direction=direction, **masks, **extra)
+            )
+
+    return Call(forward, leaves, after=kernels.check)
+
+
+for _name, _mode, _graph in (
+    ("ours", "auto", False),
+    ("ours-persistent", "persistent", False),
+    ("ours-stepwise", "stepwise", False),
+    ("ours-gemm", "gemm", False),
+    ("ours-graph", "auto", True),
+    ("ours-stepwise-graph", "stepwise", True),
+):
+    provider(
+        _name,
+        supports=partial(supports, graph=_graph, mode=_mode),
+        package="triton",
+        graph=_graph,
+    )(partial(build, mode=_mode))

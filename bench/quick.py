@@ -1,0 +1,49 @@
+"""``python -m bench quick``: the first command of a newcomer."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import sweep
+from bench.progress import bar
+from bench.sweep_command import outcome
+
+# Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
+# report.
+PARTS = (("time", "speed", 0.5), ("error", "numerical error", 0.85))
+
+
+def command(
+    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.5,
+    preset: Annotated[str, typer.Option(help="Measure another preset as briefly.")] = "quick",
+    fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+) -> None:
+    """Measure error and speed of what this machine can honestly run, then make tables and plots.
+
+    On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
+    and its compiled form for speed, and our kernels in Triton's interpreter for error only.
+    """
+    settings = {"seconds": 0.5, "target": 0.02, "seed": 0}
+    started = time.monotonic()
+    folder = results
+    for kind, title, end in PARTS:
+        left = max_minutes * 60 * end - (time.monotonic() - started)
+        options = sweep.Options(preset=preset, kinds=(kind,), rerun="all" if fresh else None)
+        with bar(title, left) as progress:
+            folder, counts, undone = sweep.sweep(
+                options, settings, results, left / 60, progress=progress
+            )
+        print(f"{title}: {outcome(counts, undone)}")
+    if importlib.util.find_spec("bench.resources"):
+        from bench import resources
+
+        resources.record(folder)
+    from bench import report
+
+    report.main(folder)

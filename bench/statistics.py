@@ -1,0 +1,90 @@
+"""What raw samples say: median, interval, and when enough have been taken. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """The median's 95 % percentile-bootstrap interval; None for fewer than two samples."""
+    from scipy.stats import bootstrap
+
+    if len(samples) < 2:
+        return None
+    found = bootstrap(
+        (np.asarray(samples, float),),
+        np.median,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def ratio_interval(
+    ours: Sequence[float], theirs: Sequence[float], seed: int = 0
+) -> tuple[float, float] | None:
+    """The 95 % bootstrap interval of median(ours) / median(theirs), resampled independently."""
+    from scipy.stats import bootstrap
+
+    if min(len(ours), len(theirs)) < 2:
+        return None
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.median(a, axis=axis) / np.median(b, axis=axis)
+
+    found = bootstrap(
+        (np.asarray(ours, float), np.asarray(theirs, float)),
+        ratio,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> list[float]:
+    """The median of each visit's samples."""
+    ends = np.cumsum(blocks)
+    return [float(np.median(samples[end - n : end])) for n, end in zip(blocks, ends, strict=True)]
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """Relative half-width of the median's 95 % interval by order statistics, quick enough to ask
+    after every visit; infinite below 6 samples, where no pair of order statistics covers 95 %.
+
+    The interval from the j-th smallest to the j-th largest of n covers the median unless fewer
+    than j samples fall on one side, a binomial event; the normal approximation gives
+    j = n/2 - 1.96 * sqrt(n) / 2 (Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    n = len(samples)
+    if n < 6:
+        return float("inf")
+    ordered = np.sort(np.asarray(samples, float))
+    j = max(0, int(np.floor(n / 2 - 1.96 * np.sqrt(n) / 2)))
+    return float((ordered[n - 1 - j] - ordered[j]) / 2 / np.median(ordered))
+
+
+def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str, Any]:
+    """A record's figures of its samples, in ms; ``target`` is the relative half-width wanted."""
+    p20, median, p80 = (float(value) for value in np.percentile(samples, (20, 50, 80)))
+    found = interval(samples, seed)
+    low, high = found or (None, None)
+    return {
+        "n": len(samples),
+        "median_ms": median,
+        "p20_ms": p20,
+        "p80_ms": p80,
+        "ci_low_ms": low,
+        "ci_high_ms": high,
+        "converged": found is not None and (found[1] - found[0]) / 2 <= target * median,
+    }

@@ -1,0 +1,285 @@
+"""The sweep: which cases for which providers, in what order, resumed, within a budget."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import environment, model, providers, store
+from bench.cases import PRESETS, Case, load_preset, select, shard
+from bench.environment import Machine
+from bench.isolation import Isolated, Item, Stopped
+
+RESULTS = environment.ROOT / "results"
+FAILED = ("error", "oom", "timeout", "incorrect")
+CASE_SECONDS = 1.0  # the truth and the checks, for the estimate
+
+
+@dataclass
+class Plan:
+    """What a sweep will do: items to measure, and who cannot run what, with the reason."""
+
+    run_id: str
+    items: list[Item] = field(default_factory=list)
+    skipped: list[tuple[str, Case, str, str]] = field(default_factory=list)
+    done: int = 0
+
+    def seconds(self, machine: Machine, per_provider: float) -> float:
+        """A guess of the whole time, from guesses of single calls."""
+        return sum(item_seconds(item, machine, per_provider) for item in self.items)
+
+
+@dataclass(frozen=True)
+class Options:
+    """A sweep's choices; see the command's own help."""
+
+    preset: str = "quick"
+    preset_file: Path = PRESETS
+    kinds: tuple[str, ...] = ("time",)
+    providers: str | None = None
+    filter: str = ""
+    shard: str = "1/1"
+    run: str | None = None
+    rerun: str | None = None
+    plugins: tuple[Path, ...] = ()
+    seed: int = 0
+    regimes: tuple[str | None, ...] = (None,)
+
+
+def item_seconds(item: Item, machine: Machine, per_provider: float) -> float:
+    """A guess: truth and check, two calls to prepare, then samples for each provider."""
+    total = CASE_SECONDS
+    for name in item.providers:
+        call = model.guess_ms(item.case, name, machine.is_cuda) / 1e3
+        total += 4 * call + (0 if item.kind == "error" else max(per_provider, call))
+        if name.endswith("compiled"):
+            total += item.case.T * item.case.layers * item.case.directions
+    return total
+
+
+def record_file(folder: Path, run_id: str, which: str = "1/1") -> Path:
+    """A shard's own file, since two processes never write one."""
+    tail = "" if which == "1/1" else "." + which.replace("/", "of")
+    return folder / "records" / f"{run_id}{tail}.jsonl"
+
+
+def default_run(preset: str) -> str:
+    """Equal code and preset give equal names, so that the next call resumes the last."""
+    return f"{preset}-{environment.code_hash()}"
+
+
+def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
+    """Which items are left to do for these options on this machine.
+
+    Raises:
+        ValueError: for a preset, provider, filter or shard that does not exist.
+    """
+    preset = load_preset(options.preset, options.preset_file)
+    names = options.providers or preset.providers or ("torch.nn", "ours", "reference")
+    wanted = providers.chosen(names, options.plugins)
+    plan = Plan(options.run or default_run(options.preset))
+    statuses = finished(folder, plan.run_id)
+    again = statuses_to_rerun(options.rerun)
+    requests: list[tuple[str, Case, str | None]] = []
+    for kind in options.kinds:
+        cases = select(preset.time if kind == "time" else preset.error, options.filter)
+        regimes = options.regimes if kind == "error" else (None,)
+        requests += [(kind, case, regime) for case in cases for regime in regimes]
+    for kind, case, regime in shard(requests, options.shard):
+        # What is not timed may run in the interpreter.
+        here = machine
+        if kind == "error" and not machine.is_cuda:
+            here = Machine(machine.kind, machine.name, interpreted=True)
+        able = []
+        for each in wanted:
+            if kind == "error" and (each.graph or each.name.endswith("compiled")):
+                continue  # the same arithmetic as without
+            question = (kind, case.case_id, each.name, regime, options.seed)
+            status = statuses.get(question)
+            if status is not None and status not in again:
+                plan.done += 1
+                continue
+            reason = each.supports(case, here)
+            if reason:
+                plan.skipped.append((kind, case, each.name, reason))
+            else:
+                able.append(each.name)
+        if able:
+            plan.items.append(Item(kind, case, tuple(able), options.seed, regime))
+    return plan
+
+
+def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
+    """The statuses a ``--rerun`` asks for: "failed", "all", or some of them by name.
+
+    Raises:
+        ValueError: for a status that does not exist.
+    """
+    if text is None:
+        return ()
+    if text in ("failed", "all"):
+        return FAILED if text == "failed" else store.STATUSES
+    asked = tuple(text.split(","))
+    for name in asked:
+        if name not in store.STATUSES:
+            accepted = ", ".join(("failed", "all", *store.STATUSES))
+            raise ValueError(f"rerun is {name!r}; accepted: {accepted}")
+    return asked
+
+
+def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
+    """The last status of every question that some file of this run has answered."""
+    found: dict[tuple[Any, ...], str] = {}
+    for path in sorted((folder / "records").glob(f"{run_id}*.jsonl")):
+        for record in store.read(path):
+            if record["run_id"] == run_id:
+                names = ("kind", "case_id", "provider", "regime", "seed")
+                found[tuple(record[name] for name in names)] = record["status"]
+    return found
+
+
+Progress = Callable[[int, int, Item, str, str], None]
+
+
+def quiet(done: int, total: int, item: Item, provider: str, doing: str) -> None:
+    """A progress that shows nothing."""
+
+
+def carry_out(
+    plan: Plan,
+    workers: Callable[[str], Isolated],
+    machine: Machine,
+    writer: store.Writer,
+    settings: dict[str, Any],
+    max_seconds: float | None = None,
+    progress: Progress = quiet,
+) -> tuple[Counter[str], int]:
+    """Measure a plan's items in order, writing each record as it comes.
+
+    Returns:
+        How many records ended how, and how many items the budget left undone.
+    """
+    started = time.monotonic()
+    deadline = None if max_seconds is None else started + max_seconds
+    counts: Counter[str] = Counter()
+    base = {
+        "run_id": plan.run_id,
+        "code": environment.code_hash(),
+        "software": environment.software_facts(),
+        "interpreted": False,
+    }
+    base["commit"], base["dirty"] = environment.git_state()
+    facts = None
+    for kind, case, name, reason in plan.skipped:
+        facts = facts or workers(kind).hello()["device"]
+        writer.append(
+            store.blank(
+                **base,
+                **case.fields(),
+                kind=kind,
+                provider=name,
+                status="unsupported",
+                reason=reason,
+                device=facts,
+                seed=settings["seed"],
+                time=now(),
+            )
+        )
+        counts["unsupported"] += 1
+    known = providers.PROVIDERS
+    for index, item in enumerate(plan.items):
+        progress(index, len(plan.items), item, "", "")
+        if deadline is not None and time.monotonic() >= deadline:
+            return counts, len(plan.items) - index
+        try:
+            answers = workers(item.kind).measure(
+                item,
+                note=lambda name, doing, i=index, it=item: progress(
+                    i, len(plan.items), it, name, doing
+                ),
+                deadline=deadline,
+            )
+        except Stopped:
+            return counts, len(plan.items) - index
+        for answer in answers:
+            mode = known[answer["provider"]].mode(machine) if item.kind == "time" else None
+            record = store.blank(
+                **base
+                | item.case.fields()
+                | {
+                    "kind": item.kind,
+                    "regime": item.regime,
+                    "seed": item.seed,
+                    "time": now(),
+                    "mode": mode,
+                }
+                | answer
+            )
+            writer.append(record)
+            counts[record["status"]] += 1
+    return counts, 0
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def sweep(
+    options: Options,
+    settings: dict[str, Any],
+    results: Path = RESULTS,
+    max_minutes: float | None = None,
+    timeout: float = 180.0,
+    progress: Progress = quiet,
+    announce: Callable[[Plan, Machine, Path], None] = lambda plan, machine, folder: None,
+) -> tuple[Path, Counter[str], int]:
+    """Plan and carry out a sweep; its records are kept however it ends.
+
+    Returns:
+        The device's folder, how many records ended how, and how many items were left undone.
+    """
+    with ExitStack() as stack:
+        guess = results / environment.slug(environment.probe().name)
+        started: dict[bool, Isolated] = {}
+
+        def worker(interpreted: bool) -> Isolated:
+            if interpreted not in started:
+                isolated = Isolated(settings, guess, interpreted, options.plugins, timeout)
+                started[interpreted] = stack.enter_context(isolated)
+            return started[interpreted]
+
+        cuda = environment.probe().is_cuda
+
+        def workers(kind: str) -> Isolated:
+            return worker(kind == "error" and not cuda)
+
+        machine = workers(options.kinds[0]).machine()
+        machine = Machine(**asdict(machine) | {"interpreted": False})
+        folder = results / environment.slug(machine.name)
+        plan = make_plan(options, machine, folder)
+        announce(plan, machine, folder)
+        budget = None if max_minutes is None else max_minutes * 60
+        path = record_file(folder, plan.run_id, options.shard)
+        with store.Writer(path) as writer:
+            counts, left = carry_out(plan, workers, machine, writer, settings, budget, progress)
+    return folder, counts, left
+
+
+def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
+    """A dry run's lines."""
+    for item in plan.items:
+        yield f"{item.kind:5} {item.case.case_id}: {', '.join(item.providers)}"
+    reasons = Counter((name, reason) for _, _, name, reason in plan.skipped)
+    for (name, reason), count in sorted(reasons.items()):
+        yield f"skip  {name} in {count} cases: {reason}"
+    minutes = plan.seconds(machine, per_provider) / 60
+    yield (
+        f"{len(plan.items)} cases to measure on {machine.name}, {plan.done} done before, "
+        f"{len(plan.skipped)} skipped; about {minutes:.0f} minutes (a guess)"
+    )
