@@ -1,5 +1,6 @@
 """The reference against torch.nn in float64: outputs, last states and every gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import reference
 from tests.pairs import label, pairwise
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rnn_tanh": reference.rnn,
     "rnn_relu": lambda *args, **kw: reference.rnn(*args, nonlinearity="relu", **kw),
     "lstm": reference.lstm,
