@@ -188,15 +188,14 @@ def _driver() -> str | None:
 
 
 def sensors() -> dict[str, Any]:
-    """Clocks (MHz), temperature (C), power (W) and throttle reasons now; {} without NVML.
-
-    Reads only: the card's settings are never changed.
+    """The host's load average now and, with NVML, clocks (MHz), temperature (C), power (W) and
+    throttle reasons. Reads only: the card's settings are never changed.
     """
+    facts: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
     with _nvml() as found:
         if found is None:
-            return {}
+            return facts
         nvml, handle = found
-        facts: dict[str, Any] = {}
         for name, query in (
             ("sm_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             ("memory_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
@@ -226,17 +225,23 @@ def _throttle(nvml: Any, handle: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def with_sensors(facts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> Any:
-    """``device`` with what NVML said before and after the samples."""
-    if not after:
-        return dict(facts)
+def with_sensors(
+    facts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    """``device`` with what was sensed before and after the samples."""
     clocks = {
-        when: {name: seen.get(name) for name in ("sm_mhz", "memory_mhz")}
+        when: {name: seen[name] for name in ("sm_mhz", "memory_mhz")}
         for when, seen in (("before", before), ("after", after))
+        if "sm_mhz" in seen
     }
-    throttle = sorted({*(before.get("throttle") or []), *(after.get("throttle") or [])})
-    both = {name: [before.get(name), after.get(name)] for name in ("temperature_c", "power_w")}
-    return facts | {"clocks": clocks, "throttle": throttle} | both
+    pairs = {
+        name: [before.get(name), after.get(name)]
+        for name in ("load", "temperature_c", "power_w")
+        if name in after
+    }
+    reasons = [*(before.get("throttle") or []), *(after.get("throttle") or [])]
+    throttle = sorted(set(reasons)) if "throttle" in after else None
+    return facts | {"clocks": clocks or None, "throttle": throttle} | pairs
 
 
 def software_facts() -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Runner:
         if self.machine.interpreted:
             raise RuntimeError("time in Triton's interpreter says nothing and is not measured")
         started = time.perf_counter()
-        with _no_garbage(), torch_precision(self.case.precision):
+        with torch_precision(self.case.precision):
             clock = self._device_ms if self.machine.is_cuda else self._host_ms
             for _ in range(count):
                 self.samples.append(clock())
@@ -226,7 +226,7 @@ def _cache() -> Any:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Keep Python's collector out of a sample."""
+    """Keep Python's collector out of the samples."""
     gc.collect()
     gc.disable()
     try:
@@ -268,8 +268,18 @@ def interleave(
         failed: told of a provider that raised, which then leaves the round; without it the
             exception passes.
     """
-    order = random.Random(seed)
-    active = list(runners)
+    with _no_garbage():
+        _take_turns(list(runners), target, seconds, random.Random(seed), note, failed)
+
+
+def _take_turns(
+    active: list[Runner],
+    target: float,
+    seconds: float,
+    order: random.Random,
+    note: Callable[[Runner], None],
+    failed: Callable[[Runner, Exception], None] | None,
+) -> None:
     while active:
         turn = [runner for runner in active if runner.spent < seconds]
         if not turn or all(half_width(runner.samples) <= target for runner in turn):

@@ -153,7 +153,8 @@ def run_reference(
             lengths=lengths,
             resets=resets,
         )
-        return {"y": y, "h_n": h_n} | ({} if c_n is None else {"c_n": c_n})
+        assert c_n is None or isinstance(c_n, Tensor)  # no cell here carries a third state
+        return named_outputs(y, h_n if c_n is None else (h_n, c_n))
     y, last = reference.layers(
         case.cell,
         inputs["x"],
@@ -166,7 +167,7 @@ def run_reference(
     return named_outputs(y, last)
 
 
-def named_outputs(y: Tensor, last: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def named_outputs(y: Tensor, last: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
     """torch's (output, state) as y, h_n and, for an LSTM, c_n."""
     if isinstance(last, tuple):
         return {"y": y, "h_n": last[0], "c_n": last[1]}

@@ -68,7 +68,7 @@ FIELDS: dict[str, Field] = {
     "I": Field("integer", "input features; null in the recurrence track"),
     "H": _required("integer", "hidden units"),
     "resets": _required("number", "fraction of steps at which a sequence starts anew"),
-    "mode": Field("string", "clock: device events, a replayed CUDA graph, or the host", MODES),
+    "mode": Field("string", "device events, a replayed CUDA graph, or the host", choices=MODES),
     "n": Field("integer", "samples"),
     "median_ms": Field("number", "median time of one call, ms"),
     "p20_ms": Field("number", "20th percentile, ms"),
@@ -281,16 +281,16 @@ def merge(sources: Iterable[Path], target: Path) -> int:
         ValueError: if the sources hold different devices or run names.
         FileExistsError: if ``target`` exists.
     """
-    records = latest(record for source in sources for record in read(source))
+    everything = [record for source in sources for record in read(source)]
     if target.exists():
         raise FileExistsError(f"{target} exists; merge writes a new file")
     for what, names in (
-        ("devices", {record["device"]["name"] for record in records}),
-        ("runs", {record["run_id"] for record in records}),
+        ("devices", {record["device"]["name"] for record in everything}),
+        ("runs", {record["run_id"] for record in everything}),
     ):
         if len(names) > 1:
             raise ValueError(f"the sources hold several {what}: {', '.join(sorted(names))}")
-    records.sort(key=lambda record: [str(part) for part in key(record)])
+    records = sorted(latest(everything), key=lambda record: [str(part) for part in key(record)])
     with Writer(target) as writer:
         for record in records:
             writer.append(record)

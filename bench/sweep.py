@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,7 @@ def carry_out(
         try:
             answers = workers(item.kind).measure(
                 item,
-                note=lambda name, doing, i=index, it=item: progress(
-                    i, len(plan.items), it, name, doing
-                ),
+                note=partial(progress, index, len(plan.items), item),
                 deadline=deadline,
             )
         except Stopped:

@@ -40,7 +40,7 @@ def build(problem: Problem, mode: str = "auto") -> Call:
                 case.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], leaves["h0"],
                 leaves.get("c0"), **masks,
             )  # fmt: skip
-            return {"y": y, "h_n": h_n} | ({} if c_n is None else {"c_n": c_n})
+            return named_outputs(y, h_n if c_n is None else (h_n, c_n))
 
     else:
         layer = getattr(kernels, case.kind.function)

@@ -9,6 +9,8 @@ from bench.environment import Machine
 from bench.providers import Call, provider
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.problem import Problem
 
 
@@ -84,7 +86,7 @@ def build(problem: Problem) -> Call:
     module = getattr(torch.nn, str(case.kind.torch_class))(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, **extra
     ).to(problem.device, problem.inputs["x"].dtype)
-    leaves = {
+    leaves: dict[str, Tensor] = {
         name: problem.inputs[name].detach() for name in ("x", "h0", "c0") if name in problem.inputs
     }
     with torch.no_grad():

@@ -1,0 +1,69 @@
+"""A user's plugin with every way to fail, for the tests of the sweep."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import torch
+
+from bench.problem import run_reference
+from bench.providers import Call, provider
+
+
+def _reference(problem):
+    leaves = {name: value.detach() for name, value in problem.inputs.items()}
+    return Call(lambda: run_reference(problem.case, leaves, problem.resets), leaves)
+
+
+@provider("good", package="torch")
+def good(problem):
+    return _reference(problem)
+
+
+@provider("good-too", package="torch")
+def good_too(problem):
+    return _reference(problem)
+
+
+@provider("refuses", supports=lambda case, machine: "never in the mood")
+def refuses(problem):
+    raise AssertionError("was asked all the same")
+
+
+@provider("wrong")
+def wrong(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {name: value * 1.01 for name, value in right().items()}
+    return call
+
+
+def _only_in_time(problem, act):
+    """Right when checked, bad when timed: the third call and later."""
+    call = _reference(problem)
+    right, calls = call.forward, [0]
+
+    def forward():
+        calls[0] += 1
+        if calls[0] > 3:
+            act()
+        return right()
+
+    call.forward = forward
+    return call
+
+
+def _raise():
+    raise RuntimeError("broke while timed")
+
+
+def _no_memory():
+    raise torch.OutOfMemoryError("no room")
+
+
+provider("raises")(partial(_only_in_time, act=_raise))
+provider("no-memory")(partial(_only_in_time, act=_no_memory))
+provider("aborts")(partial(_only_in_time, act=os.abort))
+provider("killed")(partial(_only_in_time, act=lambda: os.kill(os.getpid(), signal.SIGKILL)))
+provider("hangs")(partial(_only_in_time, act=lambda: time.sleep(3600)))

@@ -1,0 +1,130 @@
+"""What is measured: presets, filters, shards, and the order of information."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bench import cases
+from bench.cases import DEFAULTS, Case, coarse_first, expand, load_preset, make_case, matches, shard
+
+OWN_PRESETS = """
+[mine]
+about = "of a user"
+providers = ["torch.nn"]
+[[mine.grid]]
+cell = ["lstm", "gru"]
+B = [1, 2, 3]
+T = 4
+H = 5
+I = 6
+dtype = "fp32:tf32"
+"""
+
+
+def case(**values: object) -> Case:
+    return make_case(**DEFAULTS | values)
+
+
+def test_every_preset_expands_to_distinct_cases():
+    for name in cases.preset_names():
+        preset = load_preset(name)
+        assert preset.about and preset.providers
+        assert preset.time or preset.error
+        ids = [each.case_id for each in preset.time]
+        assert len(ids) == len(set(ids))
+
+
+def test_a_case_survives_its_record():
+    for each in load_preset("paper").time + load_preset("rl").time + load_preset("deepbench").time:
+        assert Case.from_fields(each.fields()) == each
+
+
+def test_paper_spans_the_published_ranges():
+    time = load_preset("paper").time
+    assert {1, 256} <= {each.B for each in time}
+    assert {64, 2048} <= {each.T for each in time}
+    assert {64, 1000, 2048} <= {each.H for each in time}
+    assert {each.directions for each in time} == {1, 2}
+    assert {each.track for each in time} == {"layer", "recurrence"}
+
+
+def test_deepbench_is_all_its_shapes_and_names_its_source():
+    path = cases.HERE / "data" / "deepbench_rnn.csv"
+    text = path.read_text()
+    assert "Apache License 2.0" in text and "DeepBench" in text
+    rows = list(csv.DictReader(row for row in text.splitlines() if not row.startswith("#")))
+    assert len(rows) == 125
+    found = {(c.cell, c.B, c.T, c.H) for c in load_preset("deepbench").time}
+    names = {"rnn": "rnn_relu"}
+    assert found == {
+        (names.get(r["cell"], r["cell"]), int(r["batch"]), int(r["seq_len"]), int(r["hidden"]))
+        for r in rows
+    }
+
+
+def test_ends_and_middle_come_first():
+    assert coarse_first(1) == [0]
+    assert coarse_first(2) == [0, 0]
+    assert coarse_first(5) == [0, 2, 1, 2, 0]
+    sizes = [each.H for each in expand({"H": [1, 2, 3, 4, 5]})]
+    assert sizes == [1, 5, 3, 2, 4]
+
+
+def test_a_users_own_file(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN_PRESETS)
+    preset = load_preset("mine", path)
+    assert len(preset.time) == 6
+    assert {(c.precision, c.I) for c in preset.time} == {("tf32", 6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", True),
+        ("cell=lstm,gru", True),
+        ("cell=gru", False),
+        ("T<=512", False),
+        ("T<=1024 H>=512 dtype=bf16", True),
+        ("dtype!=bf16", False),
+        ("pass=fwd B>8 B<17", True),
+    ],
+)
+def test_filter(text: str, expected: bool):
+    assert matches(case(), text) is expected
+
+
+@pytest.mark.parametrize("text", ["T", "colour=red", "T<=long", "=5"])
+def test_a_wrong_filter_says_what_is_accepted(text: str):
+    with pytest.raises(ValueError, match="accepted"):
+        matches(case(), text)
+
+
+def test_shards_partition():
+    items = list(range(10))
+    parts = [shard(items, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(parts[0] + parts[1] + parts[2]) == items
+    for wrong in ("0/3", "4/3", "x", "1/0"):
+        with pytest.raises(ValueError, match="shard"):
+            shard(items, wrong)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"cell": "elman"}, "cell"),
+        ({"pass": "bwd"}, "pass"),
+        ({"dtype": "fp64"}, "dtype"),
+        ({"dtype": "bf16:tf32"}, "precision"),
+        ({"B": 0}, "B"),
+        ({"T": 1.5}, "T"),
+        ({"I": 0}, "I"),
+        ({"resets": 2.0}, "resets"),
+        ({"track": "recurrence", "layers": 2}, "recurrence"),
+        ({"directions": 3}, "directions"),
+    ],
+)
+def test_a_wrong_case_is_refused_by_name(values: dict, names: str):
+    with pytest.raises(ValueError, match=rf"{names}.*accepted"):
+        case(**values)

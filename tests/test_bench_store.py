@@ -1,0 +1,171 @@
+"""Records: the schema, torn lines, two writers, and death at any moment."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import environment, store
+from bench.cases import DEFAULTS, make_case
+
+
+def record(**values: object) -> store.Record:
+    base = {
+        **make_case(**DEFAULTS).fields(),
+        "run_id": "r",
+        "kind": "time",
+        "status": "ok",
+        "provider": "torch.nn",
+        "device": {"name": "d", "kind": "cpu"},
+        "software": {},
+        "code": "c",
+        "seed": 0,
+        "time": "2026-01-01T00:00:00+00:00",
+    }
+    return store.blank(**base | values)
+
+
+def test_the_published_schema_is_the_checked_one():
+    assert json.loads(store.SCHEMA.read_text()) == store.schema(), "run python -m bench schema"
+
+
+GOOD = [
+    {},
+    {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
+    {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS, 0.5)}},
+    {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS)}},
+    {"status": "oom", "reason": "too large", "I": None},
+]
+BAD = [
+    {"status": "fine"},
+    {"B": "16"},
+    {"B": 1.5},
+    {"B": True},
+    {"B": None},
+    {"median_ms": "fast"},
+    {"mode": "wall"},
+    {"directions": 3},
+    {"converged": 1},
+    {"errors": {"y": {"max_abs": 1.0}}},
+    {"samples_ms": ["1"]},
+    {"samples_ms": 1.0},
+    {"device": None},
+]
+
+
+def test_own_check_agrees_with_jsonschema():
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(store.schema())
+    validator.check_schema(store.schema())
+    for values in GOOD:
+        store.check(record(**values))
+        validator.validate(record(**values))
+    for values in BAD:
+        with pytest.raises(store.BadRecord):
+            store.check(record(**values))
+        assert not validator.is_valid(record(**values)), values
+    for broken in (
+        {k: v for k, v in record().items() if k != "seed"},
+        record() | {"colour": "red"},
+    ):
+        with pytest.raises(store.BadRecord):
+            store.check(broken)
+        assert not validator.is_valid(broken)
+
+
+def test_missing_values_are_null_never_nan(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(median_ms=math.nan, gbps=math.inf))
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    (back,) = store.read(path)
+    assert back["median_ms"] is None and back["gbps"] is None
+
+
+def test_a_torn_line_is_passed_over_and_the_next_run_goes_on(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(seed=1))
+        writer.append(record(seed=2))
+    whole = path.read_bytes()
+    for cut in range(len(whole) // 2 + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        with store.Writer(path) as writer:
+            writer.append(record(seed=3))
+        seeds = [r["seed"] for r in store.read(path)]
+        assert seeds == ([1, 2, 3] if cut == len(whole) - 1 else [1, 3])
+
+
+def test_a_whole_but_wrong_record_is_refused_with_its_place(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record() | {"status": "fine"}) + "\n")
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl:1: status"):
+        list(store.read(path))
+
+
+def test_two_processes_never_write_one_file(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path), pytest.raises(RuntimeError, match="another process"):
+        store.Writer(path)
+    store.Writer(path).close()
+
+
+WRITE_FOREVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from bench import store
+import json
+record = json.loads(sys.argv[3])
+with store.Writer(Path(sys.argv[1])) as writer:
+    for seed in range(10**9):
+        writer.append(record | {"seed": seed, "samples_ms": [0.1] * 2000})
+        print(seed, flush=True)
+"""
+
+
+def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
+    draw = random.Random(0)
+    for attempt in range(6):
+        path = tmp_path / f"{attempt}.jsonl"
+        command = [sys.executable, "-c", WRITE_FOREVER, str(path), str(environment.ROOT)]
+        child = subprocess.Popen(
+            [*command, json.dumps(record())], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        child.stdout.readline()  # it writes
+        time.sleep(draw.uniform(0.0, 0.05))
+        os.kill(child.pid, signal.SIGKILL)
+        told = child.stdout.read().split()
+        child.wait()
+        child.stdout.close()
+        finished = int(told[-1]) + 1 if told else 1
+        seeds = [r["seed"] for r in store.read(path)]
+        assert seeds == list(range(len(seeds)))
+        assert len(seeds) >= finished
+
+
+def test_the_last_record_of_a_question_counts(tmp_path: Path):
+    records = [record(status="error", reason="x"), record(seed=1), record()]
+    assert [r["status"] for r in store.latest(records)] == ["ok", "ok"]
+
+
+def test_merge_refuses_to_mix(tmp_path: Path):
+    for name, values in (("a", {}), ("b", {"device": {"name": "other"}}), ("c", {"run_id": "s"})):
+        with store.Writer(tmp_path / f"{name}.jsonl") as writer:
+            writer.append(record(**values))
+    with pytest.raises(ValueError, match="several devices"):
+        store.merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match="several runs"):
+        store.merge([tmp_path / "a.jsonl", tmp_path / "c.jsonl"], tmp_path / "m.jsonl")
+    assert store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl") == 1
+    with pytest.raises(FileExistsError):
+        store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl")

@@ -1,0 +1,254 @@
+"""The sweep: isolation, resuming, shards, budgets, and what it may import."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import environment, providers, store, sweep
+from bench.environment import ROOT
+
+PLUGIN = Path(__file__).parent / "bench_plugin.py"
+PRESET = """
+[little]
+about = "for tests"
+providers = ["good", "good-too"]
+[[little.grid]]
+cell = ["lstm", "gru"]
+dtype = "fp32"
+B = 2
+T = 3
+H = [4, 6]
+[[little.grid]]
+kind = "error"
+cell = "rnn_tanh"
+pass = "fwd+bwd"
+dtype = ["fp32", "bf16"]
+B = 2
+T = 3
+H = 4
+"""
+QUICK = {"seconds": 0.02, "target": 0.5, "seed": 0}
+FACTS = ("case_id", "provider", "status", "kind", "mode", "run_id", "seed")
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "presets.toml"
+    path.write_text(PRESET)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugin() -> Iterator[None]:
+    """Leave the registry as it was."""
+    before = dict(providers.PROVIDERS)
+    yield
+    sys.modules.pop("bench_plugin_bench_plugin", None)
+    providers.PROVIDERS.clear()
+    providers.PROVIDERS.update(before)
+
+
+def options(preset: Path, **values: object) -> sweep.Options:
+    base: dict = {"preset": "little", "preset_file": preset, "plugins": (PLUGIN,), "run": "run"}
+    return sweep.Options(**base | values)
+
+
+def records(results: Path) -> list[store.Record]:
+    return list(store.read(results))
+
+
+def facts(found: list[store.Record]) -> set[tuple]:
+    return {tuple(record[name] for name in FACTS) for record in found}
+
+
+def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Path):
+    bad = "raises,no-memory,aborts,killed,hangs,wrong,refuses"
+    chosen = options(preset, providers=f"good,{bad}", filter="cell=lstm H=4")
+    _, counts, left = sweep.sweep(chosen, QUICK, tmp_path / "results", timeout=8)
+    assert left == 0
+    found = {record["provider"]: record for record in records(tmp_path / "results")}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "good": "ok",
+        "raises": "error",
+        "no-memory": "oom",
+        "aborts": "error",
+        "killed": "oom",
+        "hangs": "timeout",
+        "wrong": "incorrect",
+        "refuses": "unsupported",
+    }
+    for name in bad.split(","):
+        assert found[name]["reason"] and found[name]["median_ms"] is None, name
+    assert "broke while timed" in found["raises"]["reason"]
+    assert "SIGABRT" in found["aborts"]["reason"]
+    assert "y is off by" in found["wrong"]["reason"] and found["wrong"]["errors"]
+    assert sum(counts.values()) == 8
+
+    # Nothing is left to do; failures are measured again only when asked.
+    plan = sweep.make_plan(chosen, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert plan.items == [] and plan.done == 8
+    again = options(preset, providers=f"good,{bad}", filter="cell=lstm H=4", rerun="failed")
+    plan = sweep.make_plan(again, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
+
+
+def test_a_record_tells_everything(preset: Path, tmp_path: Path):
+    chosen = options(preset, kinds=("time", "error"), filter="H=4")
+    folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert folder.name == environment.slug(environment.cpu_name())
+    assert counts == {"ok": 8}
+    for record in records(tmp_path / "results"):
+        assert record["device"]["name"] and record["software"]["torch"]
+        assert record["errors"]["y"]["rel_l2"] < 0.1
+        assert record["code"] == environment.code_hash()
+        if record["kind"] == "time":
+            assert record["mode"] == "host" and not record["interpreted"]
+            assert record["n"] == len(record["samples_ms"]) == sum(record["blocks"])
+            assert record["ci_low_ms"] <= record["median_ms"] <= record["ci_high_ms"]
+            assert record["us_per_step"] == pytest.approx(record["median_ms"] / 3 * 1e3)
+        else:
+            assert record["median_ms"] is None and record["compile_s"] is None
+            assert {"y", "h_n", "dx", "dh0", "dw_hh_l0"} <= record["errors"].keys()
+
+
+def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
+    for name, shards in (("whole", ["1/1"]), ("parts", ["1/2", "2/2"])):
+        for each in shards:
+            sweep.sweep(options(preset, shard=each), QUICK, tmp_path / name)
+    files = sorted((tmp_path / "parts").rglob("*.jsonl"))
+    assert [file.name for file in files] == ["run.1of2.jsonl", "run.2of2.jsonl"]
+    assert not facts(records(files[0])) & facts(records(files[1]))
+    merged = tmp_path / "merged.jsonl"
+    assert store.merge(files, merged) == 8
+    assert facts(records(merged)) == facts(records(tmp_path / "whole"))
+
+
+def run_cli(*words: str, **extra: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **extra)
+
+
+def sweep_words(preset: Path, results: Path) -> list[str]:
+    return [
+        "sweep", "--preset", "little", "--preset-file", str(preset), "--plugin", str(PLUGIN),
+        "--results", str(results), "--seconds", "0.05", "--target", "0.5",
+    ]  # fmt: skip
+
+
+def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
+    words = sweep_words(preset, tmp_path / "results")
+    draw = random.Random(0)
+    for _ in range(2):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bench", *words],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(draw.uniform(2.0, 4.0))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    before = records(tmp_path / "results") if (tmp_path / "results").exists() else []
+    done = run_cli(*words)
+    assert done.returncode == 0, done.stderr
+    after = records(tmp_path / "results")
+    assert after[: len(before)] == before
+    assert len(after) == 8 and len(facts(after)) == 8
+    assert "none new" in run_cli(*words).stdout
+
+
+def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
+    _, counts, left = sweep.sweep(
+        options(preset), {"seconds": 30.0, "target": 1e-9, "seed": 0}, tmp_path, max_minutes=0.1
+    )
+    assert left == 4 and not counts  # a case cut short is not half kept
+    assert records(tmp_path) == []
+
+
+def test_help_and_dry_run_are_quick_and_import_no_torch(tmp_path: Path):
+    for words, seconds, content in (
+        (["--help"], 0.5, "quick"),
+        (["sweep", "--preset", "paper", "--dry-run"], 2.0, "cases to measure"),
+    ):
+        run_cli(*words)  # fill the caches of the disk
+        started = time.perf_counter()
+        found = run_cli(*words)
+        spent = time.perf_counter() - started
+        assert found.returncode == 0 and content in found.stdout, found.stderr
+        assert spent < seconds, f"{words} took {spent:.2f} s"
+        code = (
+            f"import sys, runpy; sys.argv = ['bench', *{words!r}]\n"
+            "try: runpy.run_module('bench', run_name='__main__')\n"
+            "except SystemExit: pass\n"
+            "heavy = {'torch', 'numpy', 'pandas', 'triton', 'scipy'} & sys.modules.keys()\n"
+            "assert not heavy, heavy"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_dry_run_says_what_is_skipped_and_why():
+    found = run_cli("sweep", "--preset", "paper", "--dry-run").stdout
+    if environment.probe().kind == "cpu":
+        assert "skip  ours in" in found and "interpreter" in found
+    assert "about" in found and "minutes" in found
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--preset", "no"], "preset is 'no'"),
+        (["--providers", "no"], "provider is 'no'"),
+        (["--filter", "colour=red"], "filter has"),
+        (["--shard", "3/2"], "shard is"),
+        (["--rerun", "no"], "rerun is"),
+    ],
+)
+def test_wrong_words_get_one_clear_sentence(words: list[str], complaint: str):
+    found = run_cli("sweep", "--dry-run", *words)
+    assert found.returncode == 2
+    assert complaint in found.stderr and "Traceback" not in found.stderr
+
+
+ALLOWED = {
+    "torch", "triton", "numpy", "pandas", "scipy", "matplotlib", "pytest", "pytest_benchmark",
+    "typer", "rich", "hypothesis", "pynvml", "bench", "kernels", "reference",
+}  # fmt: skip
+LEAN = """
+import sys, importlib.abc
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        top = name.split(".")[0]
+        frame, direct = sys._getframe(1), None
+        while frame:
+            file = frame.f_code.co_filename
+            if "importlib" not in file and "<frozen" not in file and file != "<string>":
+                direct = file
+                break
+            frame = frame.f_back
+        ours = direct and direct.startswith({root!r})
+        if ours and top not in {allowed!r} and top not in sys.stdlib_module_names:
+            raise ImportError(f"{{direct}} imports {{name}}")
+        return None
+sys.meta_path.insert(0, Block())
+from pathlib import Path
+from bench import sweep
+if __name__ == "__main__":
+    import bench.worker, bench.sweep_command, bench.compare, bench.error, bench.quick
+    import bench.providers; bench.providers.load()
+    import bench.conftest, bench.test_throughput
+"""
+
+
+def test_measuring_imports_only_the_lean_list():
+    code = LEAN.format(root=str(ROOT), allowed=ALLOWED)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
