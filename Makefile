@@ -54,11 +54,10 @@ citation: $(CITATION)/.installed ## Check CITATION.cff against its schema
 # torch and none of its CUDA libraries, so it serves machines with and without a GPU.
 lock: $(NEEDS) ## Write requirements.lock anew from pyproject.toml
 	$(RUN) -m pip install --quiet pip-tools
-	printf 'torch==2.13.0\ntriton==3.7.1\n' > $(VENV)/pair.txt
 	CUSTOM_COMPILE_COMMAND="make lock" $(RUN) -m piptools compile --quiet --upgrade --all-extras \
 	    --strip-extras --allow-unsafe --no-emit-options --no-annotate \
-	    --constraint $(VENV)/pair.txt --output-file requirements.lock pyproject.toml
-	sed -i -E '/^(nvidia-(c|nccl|nv)|cuda-)/d; s/^(torch==[0-9.]+)\+.*/\1/' requirements.lock
+	    --constraint .ci/pair.txt --output-file requirements.lock pyproject.toml
+	sed -i -E '/^nvidia-ml-py=/!{/^(nvidia|cuda)-/d}; s/^(torch==[0-9.]+)\+.*/\1/' requirements.lock
 
 $(STAMP): requirements.lock
 	@python3 -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"error: rnnbench needs Python 3.11 or later, {sys.executable} is {sys.version.split()[0]}")'
