@@ -118,14 +118,15 @@ class Isolated:
         waiting = list(item.providers)
         records: list[dict[str, Any]] = []
         while waiting:
-            turn = None
+            turn, patience = None, self.timeout
             try:
                 self._hello = self.hello()
                 self._send(item.message(waiting))
                 while True:
-                    message = self._receive(self.timeout, deadline)
+                    message = self._receive(patience, deadline)
                     if "turn" in message:
                         turn = message["turn"]
+                        patience = max(self.timeout, message.get("patience", 0.0))
                         note(turn, message["doing"])
                     elif "record" in message:
                         records.append(message["record"])

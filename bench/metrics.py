@@ -66,14 +66,14 @@ def tolerance(dtype: str, precision: str, name: str) -> float:
     """The relative L2 error up to which a provider counts as correct at any benchmarked shape.
 
     A correct implementation in the type itself rounds the state once a step. Under torch's
-    default weights the loop contracts, so these roundings do not pile up and the relative error
-    of outputs stays at a few unit roundoffs u; 16 u leaves room for a state and for saved gates
-    kept in the I/O type. fp32 products sum up to some thousand terms in an order of their own,
-    hence 256 u. Gradients run through the loop twice and see the saved gates' rounding: 4 times
-    as much. A wrong gate, direction, weight or state is off by more than 0.1.
+    default weights the loop contracts, so these roundings do not pile up: torch.nn and the
+    reference stay below 2 unit roundoffs u for outputs and 3 u for gradients in 16-bit types. 8 u
+    and 16 u leave room for gates saved in the I/O type and for another order of summation. fp32
+    products sum up to some thousand terms in an order of their own (seen: 10 u at H=512), hence
+    256 u and 512 u. A swapped gate is off by some 0.1 or more, a wrong direction or state by 1.
     """
     if dtype == "fp32" and precision != "tf32":
         bound = 256 * ROUNDOFF["fp32"]
     else:
-        bound = 16 * ROUNDOFF["tf32" if precision == "tf32" else dtype]
-    return 4 * bound if name.startswith("d") else bound
+        bound = 8 * ROUNDOFF["tf32" if precision == "tf32" else dtype]
+    return 2 * bound if name.startswith("d") else bound

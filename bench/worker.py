@@ -93,7 +93,7 @@ class Worker:
 
     def _error(self, problem: Problem, name: str) -> None:
         provider = providers.PROVIDERS[name]
-        self.say(turn=name, doing="error")
+        self.say(turn=name, doing="error", patience=provider.patience)
         try:
             runner = measure.Runner(provider, problem, self.machine)
             errors = runner.errors()
@@ -119,7 +119,7 @@ class Worker:
         errors: dict[str, Any] = {}
         late: list[str] = []
         for name in names:
-            self.say(turn=name, doing="check")
+            self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
                 runner = measure.Runner(providers.PROVIDERS[name], problem, self.machine)
                 found = runner.errors()

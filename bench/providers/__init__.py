@@ -52,6 +52,8 @@ class Provider:
         version: of whatever computes.
         graph: whether the call is captured into a CUDA graph and replayed.
         algorithm: cuDNN's algorithm as torch's rule predicts it, where that applies.
+        patience: seconds it may stay silent while it builds or tunes itself, beyond which it
+            counts as hanging; 0 is the sweep's own timeout.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Provider:
     version: Callable[[], str | None]
     graph: bool = False
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None
+    patience: float = 0.0
 
     def mode(self, machine: Machine) -> str:
         """The clock this provider is timed with on a machine."""
@@ -79,6 +82,7 @@ def provider(
     package: str | None = None,
     graph: bool = False,
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None,
+    patience: float = 0.0,
 ) -> Callable[[Build], Build]:
     """Register a provider: decorates a function from a problem to a :class:`Call`.
 
@@ -93,7 +97,13 @@ def provider(
         if name in PROVIDERS:
             raise ValueError(f"provider {name!r} is registered already")
         PROVIDERS[name] = Provider(
-            name, build, supports, lambda: version(package) if package else None, graph, algorithm
+            name,
+            build,
+            supports,
+            lambda: version(package) if package else None,
+            graph,
+            algorithm,
+            patience,
         )
         return build
 
