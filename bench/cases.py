@@ -1,19 +1,12 @@
-"""What is measured: cells, shapes and presets. Imports no torch, so a dry run is instant."""
+"""What is measured: cells and cases. Imports no torch, so a dry run is instant."""
 
 from __future__ import annotations
 
-import csv
-import itertools
 import operator
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-HERE = Path(__file__).parent
-PRESETS = HERE / "presets.toml"
 
 PASSES = ("fwd", "fwd+bwd")
 TRACKS = ("recurrence", "layer")
@@ -164,56 +157,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def coarse_first(n: int) -> list[int]:
-    """The rank at which each of ``n`` ordered values is visited: ends, middle, quarters, ...
-
-    >>> coarse_first(5)
-    [0, 2, 1, 2, 0]
-    """
-    rank = [0] * n
-    level, spans = 1, [(0, n - 1)]
-    while spans:
-        following = []
-        for low, high in spans:
-            if high - low > 1:
-                middle = (low + high) // 2
-                rank[middle] = level
-                following += [(low, middle), (middle, high)]
-        level, spans = level + 1, following
-    return rank
-
-
-def expand(grid: Mapping[str, Any]) -> list[Case]:
-    """All cases of one grid, the coarse picture first, so that a stopped sweep still spans it.
-
-    Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
-    ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
-
-    Raises:
-        ValueError: for an unknown axis or a value that no case takes.
-    """
-    unknown = set(grid) - {*AXES, "why", "kind"}
-    if unknown:
-        raise ValueError(f"grid has {sorted(unknown)}; accepted: {', '.join(AXES)}, why, kind")
-    axes = {}
-    for axis in AXES:
-        value = grid.get(axis, DEFAULTS[axis])
-        axes[axis] = value if isinstance(value, list) else [value]
-    # Only sizes have a coarse and a fine picture; names are all equally wanted.
-    ranks = [
-        coarse_first(len(axes[axis])) if axis in ("B", "T", "I", "H") else [0] * len(axes[axis])
-        for axis in AXES
-    ]
-    found = []
-    for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
-        values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
-        order = sum(ranks[axis][k] for axis, k in enumerate(chosen))
-        found.append((order, make_case(**values)))
-    return [case for _, case in sorted(found, key=lambda pair: pair[0])]
-
-
 def make_case(**values: Any) -> Case:
-    """A case from axis values as presets write them (see :func:`expand`)."""
+    """A case from axis values as presets write them (see ``bench.presets``)."""
     dtype, _, precision = str(values.pop("dtype")).partition(":")
     if not precision:
         precision = "ieee" if dtype == "fp32" else "none"
@@ -225,78 +170,6 @@ def make_case(**values: Any) -> Case:
     elif isinstance(inputs, str):
         raise ValueError(f"I is {inputs!r}; accepted: an integer of at least 1, or 'H'")
     return Case(pass_=values.pop("pass"), dtype=dtype, precision=precision, I=inputs, **values)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named list of cases: ``time`` and ``error``, each in the order of information."""
-
-    name: str
-    about: str
-    providers: tuple[str, ...]
-    time: tuple[Case, ...]
-    error: tuple[Case, ...]
-
-
-def preset_names(path: Path = PRESETS) -> list[str]:
-    """The names of the presets in a file."""
-    return list(_read(path))
-
-
-def load_preset(name: str, path: Path = PRESETS) -> Preset:
-    """One preset of the built-in file, or of a user's own.
-
-    Raises:
-        ValueError: for an unknown preset or a grid that describes no case.
-        FileNotFoundError: if ``path`` does not exist.
-    """
-    presets = _read(path)
-    if name not in presets:
-        raise ValueError(f"preset is {name!r}; accepted from {path.name}: {', '.join(presets)}")
-    table = presets[name]
-    cases: dict[str, list[Case]] = {"time": [], "error": []}
-    for grid in table.get("grid", []):
-        kind = grid.get("kind", "time")
-        if kind not in cases:
-            raise ValueError(f"kind is {kind!r} in preset {name}; accepted: time, error")
-        cases[kind] += expand(grid)
-    if "shapes" in table:
-        cases["time"] += list(_shapes(path.parent / table["shapes"]))
-    return Preset(
-        name=name,
-        about=table.get("about", ""),
-        providers=tuple(table.get("providers", ())),
-        time=tuple(dict.fromkeys(cases["time"])),
-        error=tuple(dict.fromkeys(cases["error"])),
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return tomllib.load(file)
-
-
-def _shapes(path: Path) -> Iterator[Case]:
-    """The published shapes of a CSV file: training sets run both passes, inference sets one.
-
-    Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
-    DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
-    """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(row for row in file if not row.startswith("#")))
-    for track, row in itertools.product(("layer", "recurrence"), rows):
-        for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
-            shape = {
-                # DeepBench's plain RNN is the rectified one.
-                "cell": {"rnn": "rnn_relu"}.get(row["cell"], row["cell"]),
-                "pass": pass_,
-                "track": track,
-                "dtype": "fp16",
-                "B": int(row["batch"]),
-                "T": int(row["seq_len"]),
-                "H": int(row["hidden"]),
-            }
-            yield make_case(**DEFAULTS | shape)
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -357,8 +230,3 @@ def shard(items: list[Any], which: str) -> list[Any]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"shard is {which!r}; accepted: i/n with 1 <= i <= n, such as 1/4")
     return items[int(found[1]) - 1 :: int(found[2])]
-
-
-def both_passes(case: Case) -> tuple[Case, Case]:
-    """The same case forward, and forward with backward."""
-    return replace(case, pass_="fwd"), replace(case, pass_="fwd+bwd")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench import environment, store, sweep
-from bench.cases import PRESETS
 from bench.isolation import Isolated
+from bench.presets import PRESETS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,8 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for name in item.providers
     ]
     parameters += [
-        pytest.param(None, id=f"{case.case_id}-{name}", marks=pytest.mark.skip(reason=reason))
-        for _, case, name, reason in plan.skipped
+        pytest.param(
+            None,
+            id=f"{item.case.case_id}-{item.providers[0]}",
+            marks=pytest.mark.skip(reason=reason),
+        )
+        for item, reason in plan.skipped
     ]
     metafunc.parametrize("measured", parameters, indirect=True)
 
@@ -88,13 +92,12 @@ def measured(
     """
     item, name = request.param
     if item not in answers:
-        wanted = {
-            each.callspec.params["measured"][1]
+        parameters: list[Any] = [
+            each.callspec.params.get("measured")
             for each in request.session.items
-            if isinstance(each, pytest.Function)
-            and hasattr(each, "callspec")
-            and (each.callspec.params.get("measured") or (None,))[0] == item
-        }
+            if isinstance(each, pytest.Function) and hasattr(each, "callspec")
+        ]
+        wanted = {chosen[1] for chosen in parameters if chosen and chosen[0] == item}
         names = tuple(other for other in item.providers if other in wanted)
         asked = sweep.Item(item.kind, item.case, names, item.seed, item.regime)
         answers[item] = {record["provider"]: record for record in worker.measure(asked)}

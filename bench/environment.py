@@ -57,6 +57,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
 
 
+@functools.cache
 def version(package: str) -> str | None:
     """An installed package's version, found without importing it."""
     try:

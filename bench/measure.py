@@ -16,6 +16,7 @@ from bench import metrics
 from bench.cases import Case
 from bench.environment import Machine
 from bench.problem import (
+    DTYPE,
     Problem,
     checked_rows,
     output_names,
@@ -138,8 +139,8 @@ class Runner:
         outputs = {name: found[name] for name in output_names(self.case)}
         gradients = {name[1:]: found[name] for name in found.keys() - outputs.keys()}
         standard = self.call.standard(gradients) if gradients else {}
-        kept = take_rows(outputs, rows)
-        kept |= {f"d{name}": value for name, value in take_rows(standard, rows).items()}
+        kept = outputs | {f"d{name}": value for name, value in standard.items()}
+        kept = take_rows(kept, rows)
         kept = {name: value.detach().clone() for name, value in kept.items()}
         if partial:
             for name, buffer in self._upstream.items():
@@ -149,7 +150,10 @@ class Runner:
     def errors(self) -> dict[str, dict[str, float]]:
         """Every output's and gradient's distance from the float64 truth."""
         exact = truth(self.problem, self.backward)
-        return {name: metrics.errors(value, exact[name]) for name, value in self.values().items()}
+        dtype = DTYPE[self.case.dtype]
+        return {
+            name: metrics.errors(value, exact[name], dtype) for name, value in self.values().items()
+        }
 
     def sample(self, count: int) -> None:
         """Take samples in this provider's mode; other modes are never mixed in.

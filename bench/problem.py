@@ -38,6 +38,7 @@ class Problem:
     resets: Tensor | None = None
     lengths: Tensor | None = None
     regime: str = "default"
+    seed: int = 0
     _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def forget_truth(self) -> None:
@@ -130,6 +131,7 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
         inputs={name: value.to(dtype) for name, value in drawn.items()},
         upstream={name: value.to(dtype) for name, value in upstream.items()},
         resets=source.mask("resets", case.resets, T, B) if case.resets else None,
+        seed=seed,
     )
 
 
@@ -187,13 +189,14 @@ def checked_rows(problem: Problem) -> Tensor:
     return torch.unique(picked)
 
 
-BATCH_DIM = {"x": 1, "gx": 1, "h0": 1, "c0": 1, "y": 1, "h_n": 1, "c_n": 1}
+# Every tensor that has a batch has it second; gradients ("d" before the name) likewise.
+BATCHED = ("x", "gx", "h0", "c0", "y", "h_n", "c_n", "dx", "dgx", "dh0", "dc0")
 
 
 def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """Those batch rows of every tensor that has a batch; weights as they are."""
     return {
-        name: value.index_select(BATCH_DIM[name], rows) if name in BATCH_DIM else value
+        name: value.index_select(1, rows) if name in BATCHED else value
         for name, value in tensors.items()
     }
 

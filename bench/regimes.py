@@ -19,7 +19,7 @@ REGIMES = {
 }
 
 
-def apply_regime(problem: Problem, regime: str | None, seed: int = 0) -> None:
+def apply_regime(problem: Problem, regime: str | None) -> None:
     """Change a problem's numbers in place; they stay rounded to the case's type.
 
     Raises:
@@ -32,7 +32,7 @@ def apply_regime(problem: Problem, regime: str | None, seed: int = 0) -> None:
     case, inputs = problem.case, problem.inputs
     dtype = DTYPE[case.dtype]
     driven = "x" if case.track == "layer" else "gx"
-    source = Source(seed, problem.device)
+    source = Source(problem.seed, problem.device)
     if regime.startswith("orthogonal"):
         scale = float(regime.split("-")[1])
         if case.track == "layer":
@@ -54,7 +54,7 @@ def apply_regime(problem: Problem, regime: str | None, seed: int = 0) -> None:
             if not name.startswith("w_"):
                 inputs[name] = (inputs[name].float() * 1e-4).to(dtype)
     elif regime == "lengths":
-        drawn = torch.rand(case.B, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.rand(case.B, generator=torch.Generator().manual_seed(problem.seed))
         problem.lengths = (drawn * case.T).long() + 1
 
 

@@ -7,15 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import environment, model, providers, store
-from bench.cases import PRESETS, Case, load_preset, select, shard
+from bench.cases import matches, shard
 from bench.environment import Machine
 from bench.isolation import Isolated, Item, Stopped
+from bench.presets import PRESETS, load_preset
 
 RESULTS = environment.ROOT / "results"
 FAILED = ("error", "oom", "timeout", "incorrect")
@@ -28,7 +29,7 @@ class Plan:
 
     run_id: str
     items: list[Item] = field(default_factory=list)
-    skipped: list[tuple[str, Case, str, str]] = field(default_factory=list)
+    skipped: list[tuple[Item, str]] = field(default_factory=list)
     done: int = 0
 
     def seconds(self, machine: Machine, per_provider: float) -> float:
@@ -50,7 +51,6 @@ class Options:
     rerun: str | None = None
     plugins: tuple[Path, ...] = ()
     seed: int = 0
-    regimes: tuple[str | None, ...] = (None,)
 
 
 def item_seconds(item: Item, machine: Machine, per_provider: float) -> float:
@@ -82,37 +82,37 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
         ValueError: for a preset, provider, filter or shard that does not exist.
     """
     preset = load_preset(options.preset, options.preset_file)
-    names = options.providers or preset.providers or ("torch.nn", "ours", "reference")
-    wanted = providers.chosen(names, options.plugins)
+    names = preset.providers or ("torch.nn", "ours", "reference")
+    providers.load(options.plugins)
     plan = Plan(options.run or default_run(options.preset))
     statuses = finished(folder, plan.run_id)
     again = statuses_to_rerun(options.rerun)
-    requests: list[tuple[str, Case, str | None]] = []
-    for kind in options.kinds:
-        cases = select(preset.time if kind == "time" else preset.error, options.filter)
-        regimes = options.regimes if kind == "error" else (None,)
-        requests += [(kind, case, regime) for case in cases for regime in regimes]
-    for kind, case, regime in shard(requests, options.shard):
+    requests = [
+        request
+        for kind in options.kinds
+        for request in preset.requests
+        if request.kind == kind and matches(request.case, options.filter)
+    ]
+    for request in shard(requests, options.shard):
+        kind, case, regime = request.kind, request.case, request.regime
+        seed = options.seed if request.seed is None else options.seed + request.seed
         # What is not timed may run in the interpreter.
-        here = machine
-        if kind == "error" and not machine.is_cuda:
-            here = Machine(machine.kind, machine.name, interpreted=True)
+        here = replace(machine, interpreted=kind == "error" and not machine.is_cuda)
         able = []
-        for each in wanted:
+        for each in providers.chosen(options.providers or request.providers or names):
             if kind == "error" and (each.graph or each.name.endswith("compiled")):
                 continue  # the same arithmetic as without
-            question = (kind, case.case_id, each.name, regime, options.seed)
-            status = statuses.get(question)
+            status = statuses.get((kind, case.case_id, each.name, regime, seed))
             if status is not None and status not in again:
                 plan.done += 1
                 continue
             reason = each.supports(case, here)
             if reason:
-                plan.skipped.append((kind, case, each.name, reason))
+                plan.skipped.append((Item(kind, case, (each.name,), seed, regime), reason))
             else:
                 able.append(each.name)
         if able:
-            plan.items.append(Item(kind, case, tuple(able), options.seed, regime))
+            plan.items.append(Item(kind, case, tuple(able), seed, regime))
     return plan
 
 
@@ -177,18 +177,19 @@ def carry_out(
     }
     base["commit"], base["dirty"] = environment.git_state()
     facts = None
-    for kind, case, name, reason in plan.skipped:
-        facts = facts or workers(kind).hello()["device"]
+    for item, reason in plan.skipped:
+        facts = facts or workers(item.kind).hello()["device"]
         writer.append(
             store.blank(
                 **base,
-                **case.fields(),
-                kind=kind,
-                provider=name,
+                **item.case.fields(),
+                kind=item.kind,
+                provider=item.providers[0],
                 status="unsupported",
                 reason=reason,
                 device=facts,
-                seed=settings["seed"],
+                regime=item.regime,
+                seed=item.seed,
                 time=now(),
             )
         )
@@ -258,8 +259,7 @@ def sweep(
         def workers(kind: str) -> Isolated:
             return worker(kind == "error" and not cuda)
 
-        machine = workers(options.kinds[0]).machine()
-        machine = Machine(**asdict(machine) | {"interpreted": False})
+        machine = replace(workers(options.kinds[0]).machine(), interpreted=False)
         folder = results / environment.slug(machine.name)
         plan = make_plan(options, machine, folder)
         announce(plan, machine, folder)
@@ -274,7 +274,7 @@ def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]
     """A dry run's lines."""
     for item in plan.items:
         yield f"{item.kind:5} {item.case.case_id}: {', '.join(item.providers)}"
-    reasons = Counter((name, reason) for _, _, name, reason in plan.skipped)
+    reasons = Counter((item.providers[0], reason) for item, reason in plan.skipped)
     for (name, reason), count in sorted(reasons.items()):
         yield f"skip  {name} in {count} cases: {reason}"
     minutes = plan.seconds(machine, per_provider) / 60

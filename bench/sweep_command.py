@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import environment, sweep
-from bench.cases import PRESETS, preset_names
+from bench.presets import PRESETS, preset_names
 from bench.progress import bar
 
 Kind = Annotated[str, typer.Option(help="What to measure: time, error, or time,error.")]

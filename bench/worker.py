@@ -64,7 +64,7 @@ class Worker:
         case = Case.from_fields(item["case"])
         names = item["providers"]
         problem = make_problem(case, item["seed"], self.device)
-        apply_regime(problem, item["regime"], item["seed"])
+        apply_regime(problem, item["regime"])
         if item["kind"] == "error":
             for name in names:
                 self._error(problem, name)

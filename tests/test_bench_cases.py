@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import cases
-from bench.cases import DEFAULTS, Case, coarse_first, expand, load_preset, make_case, matches, shard
+from bench import presets
+from bench.cases import DEFAULTS, Case, make_case, matches, shard
+from bench.presets import Request, coarse_first, expand, load_preset
 
 OWN_PRESETS = """
 [mine]
@@ -27,21 +28,21 @@ def case(**values: object) -> Case:
 
 
 def test_every_preset_expands_to_distinct_cases():
-    for name in cases.preset_names():
+    for name in presets.preset_names():
         preset = load_preset(name)
-        assert preset.about and preset.providers
-        assert preset.time or preset.error
-        ids = [each.case_id for each in preset.time]
+        assert preset.about and preset.providers and preset.requests
+        assert len(preset.requests) == len(set(preset.requests))
+        ids = [each.case_id for each in preset.cases("time")]
         assert len(ids) == len(set(ids))
 
 
 def test_a_case_survives_its_record():
-    for each in load_preset("paper").time + load_preset("rl").time + load_preset("deepbench").time:
+    for each in (case for name in ("paper", "rl") for case in load_preset(name).cases("time")):
         assert Case.from_fields(each.fields()) == each
 
 
 def test_paper_spans_the_published_ranges():
-    time = load_preset("paper").time
+    time = load_preset("paper").cases("time")
     assert {1, 256} <= {each.B for each in time}
     assert {64, 2048} <= {each.T for each in time}
     assert {64, 1000, 2048} <= {each.H for each in time}
@@ -50,12 +51,12 @@ def test_paper_spans_the_published_ranges():
 
 
 def test_deepbench_is_all_its_shapes_and_names_its_source():
-    path = cases.HERE / "data" / "deepbench_rnn.csv"
+    path = presets.HERE / "data" / "deepbench_rnn.csv"
     text = path.read_text()
     assert "Apache License 2.0" in text and "DeepBench" in text
     rows = list(csv.DictReader(row for row in text.splitlines() if not row.startswith("#")))
     assert len(rows) == 125
-    found = {(c.cell, c.B, c.T, c.H) for c in load_preset("deepbench").time}
+    found = {(c.cell, c.B, c.T, c.H) for c in load_preset("deepbench").cases("time")}
     names = {"rnn": "rnn_relu"}
     assert found == {
         (names.get(r["cell"], r["cell"]), int(r["batch"]), int(r["seq_len"]), int(r["hidden"]))
@@ -75,8 +76,23 @@ def test_a_users_own_file(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(OWN_PRESETS)
     preset = load_preset("mine", path)
-    assert len(preset.time) == 6
-    assert {(c.precision, c.I) for c in preset.time} == {("tf32", 6)}
+    assert len(preset.requests) == 6
+    assert {(c.precision, c.I) for c in preset.cases("time")} == {("tf32", 6)}
+
+
+def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    grid = '[[mine.grid]]\nkind = "error"\nregimes = ["default", "tiny"]\nseeds = 2\n'
+    path.write_text('[mine]\nabout = "x"\n' + grid + 'providers = ["reference"]\n')
+    found = load_preset("mine", path).requests
+    assert found == tuple(
+        Request("error", case(), regime, seed, ("reference",))
+        for regime in (None, "tiny")
+        for seed in (0, 1)
+    )
+    path.write_text("[mine]\n[[mine.grid]]\nseeds = 2\n")
+    with pytest.raises(ValueError, match="kind error"):
+        load_preset("mine", path)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Provider:
 
 
 PROVIDERS: dict[str, Provider] = {}
-_BUILTIN = ("torch_nn", "plain", "ours", "flashrnn", "torchrl")
+_BUILTIN = ("torch_nn", "plain", "ours", "flashrnn", "torchrl", "effects")
 
 
 def provider(
@@ -134,18 +134,17 @@ def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
     return PROVIDERS
 
 
-def chosen(names: str | tuple[str, ...], plugins: tuple[Path, ...] = ()) -> list[Provider]:
-    """The providers of a comma-separated list or tuple, in that order.
+def chosen(names: str | tuple[str, ...]) -> list[Provider]:
+    """The loaded providers of a comma-separated list or tuple, in that order.
 
     Raises:
         ValueError: for an unknown name.
     """
-    known = load(plugins)
     wanted = tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else names
     for name in wanted:
-        if name not in known:
-            raise ValueError(f"provider is {name!r}; accepted: {', '.join(known)}")
-    return [known[name] for name in wanted]
+        if name not in PROVIDERS:
+            raise ValueError(f"provider is {name!r}; accepted: {', '.join(PROVIDERS)}")
+    return [PROVIDERS[name] for name in wanted]
 
 
 def needs(case: Case, **wanted: tuple[Any, ...]) -> str | None:

@@ -1,0 +1,98 @@
+"""``python -m bench error``: numerical error as a result of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import environment, sweep
+from bench.presets import PRESETS
+from bench.progress import bar
+from bench.sweep_command import outcome
+
+ALONE_SECONDS = 600.0
+
+
+def run_alone(module: str, folder: Path, *words: str) -> Path:
+    """Run a module that measures in a process of its own; the file it wrote.
+
+    Without a GPU the process interprets the kernels.
+
+    Raises:
+        RuntimeError: with the end of what it said, if it fails or takes too long.
+    """
+    interpreted = "0" if environment.probe().is_cuda else "1"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(folder), *words],
+            cwd=environment.ROOT,
+            env=os.environ | {"TRITON_INTERPRET": interpreted},
+            capture_output=True,
+            text=True,
+            timeout=ALONE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{module} took more than {ALONE_SECONDS:.0f} s") from None
+    if done.returncode:
+        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"{module} failed: {tail}")
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def command(
+    preset: Annotated[str, typer.Option(help="Whose error grids to measure.")] = "error",
+    preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS,
+    providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    filter: Annotated[str, typer.Option(help='Only matching cases, such as "cell=lstm".')] = "",
+    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this.")] = None,
+    alone: Annotated[
+        bool, typer.Option(help="Also measure the activations alone and repeatability.")
+    ] = True,
+    rerun: Annotated[str | None, typer.Option(help="Measure again: failed, all, a status.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A file with providers.")] = None,
+    run: Annotated[str | None, typer.Option(help="The run's name; the same resumes.")] = None,
+    seed: Annotated[int, typer.Option(help="First seed of the inputs.")] = 0,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+) -> None:
+    """Measure how far each implementation is from float64, why, and how it grows with time.
+
+    On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
+    Then the activations over the whole float32 range, whether answers repeat bit for bit, and the
+    report. `--preset quick` takes under three minutes on two CPU cores.
+    """
+    started = time.monotonic()
+    folder = results / environment.slug(environment.probe().name)
+    if alone:
+        points = ("4096",) if preset == "quick" else ()
+        for module, words in (("bench.activations", points), ("bench.repeat", ())):
+            print(run_alone(module, folder, *words))
+    options = sweep.Options(
+        preset=preset,
+        preset_file=preset_file,
+        kinds=("error",),
+        providers=providers,
+        filter=filter,
+        rerun=rerun,
+        plugins=tuple(path.resolve() for path in plugin or ()),
+        run=run,
+        seed=seed,
+    )
+    left = None if max_minutes is None else max_minutes * 60 - (time.monotonic() - started)
+    with bar("error", left) as progress:
+        folder, counts, undone = sweep.sweep(
+            options,
+            {"seed": seed},
+            results,
+            None if left is None else left / 60,
+            progress=progress,
+        )
+    print(outcome(counts, undone))
+    from bench import report
+
+    report.main(folder)

@@ -1,0 +1,167 @@
+"""Presets: named lists of what to measure, read from a TOML file."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cases import AXES, DEFAULTS, PASSES, Case, make_case
+
+HERE = Path(__file__).parent
+PRESETS = HERE / "presets.toml"
+KINDS = ("time", "error")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One case to measure; an error may be asked for under a regime and for several seeds.
+
+    ``providers`` is None where the preset's own are meant.
+    """
+
+    kind: str
+    case: Case
+    regime: str | None = None
+    seed: int | None = None
+    providers: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named list of requests in the order of information."""
+
+    name: str
+    about: str
+    providers: tuple[str, ...]
+    requests: tuple[Request, ...]
+
+    def cases(self, kind: str) -> list[Case]:
+        """The distinct cases of a kind."""
+        return list(dict.fromkeys(r.case for r in self.requests if r.kind == kind))
+
+
+OPTIONS = ("why", "kind", "regimes", "seeds", "providers")
+
+
+def coarse_first(n: int) -> list[int]:
+    """The rank at which each of ``n`` ordered values is visited: ends, middle, quarters, ...
+
+    >>> coarse_first(5)
+    [0, 2, 1, 2, 0]
+    """
+    rank = [0] * n
+    level, spans = 1, [(0, n - 1)]
+    while spans:
+        following = []
+        for low, high in spans:
+            if high - low > 1:
+                middle = (low + high) // 2
+                rank[middle] = level
+                following += [(low, middle), (middle, high)]
+        level, spans = level + 1, following
+    return rank
+
+
+def expand(grid: Mapping[str, Any]) -> list[Case]:
+    """All cases of one grid, the coarse picture first, so that a stopped sweep still spans it.
+
+    Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
+    ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
+
+    Raises:
+        ValueError: for an unknown axis or a value that no case takes.
+    """
+    unknown = set(grid) - {*AXES, *OPTIONS}
+    if unknown:
+        accepted = ", ".join((*AXES, *OPTIONS))
+        raise ValueError(f"grid has {sorted(unknown)}; accepted: {accepted}")
+    axes = {}
+    for axis in AXES:
+        value = grid.get(axis, DEFAULTS[axis])
+        axes[axis] = value if isinstance(value, list) else [value]
+    # Only sizes have a coarse and a fine picture; names are all equally wanted.
+    ranks = [
+        coarse_first(len(axes[axis])) if axis in ("B", "T", "I", "H") else [0] * len(axes[axis])
+        for axis in AXES
+    ]
+    found = []
+    for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
+        values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
+        order = sum(ranks[axis][k] for axis, k in enumerate(chosen))
+        found.append((order, make_case(**values)))
+    return [case for _, case in sorted(found, key=lambda pair: pair[0])]
+
+
+def preset_names(path: Path = PRESETS) -> list[str]:
+    """The names of the presets in a file."""
+    return list(_read(path))
+
+
+def load_preset(name: str, path: Path = PRESETS) -> Preset:
+    """One preset of the built-in file, or of a user's own.
+
+    Raises:
+        ValueError: for an unknown preset or a grid that describes no case.
+        FileNotFoundError: if ``path`` does not exist.
+    """
+    presets = _read(path)
+    if name not in presets:
+        raise ValueError(f"preset is {name!r}; accepted from {path.name}: {', '.join(presets)}")
+    table = presets[name]
+    requests: list[Request] = []
+    for grid in table.get("grid", []):
+        requests += _requests(grid)
+    if "shapes" in table:
+        requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
+    return Preset(
+        name=name,
+        about=table.get("about", ""),
+        providers=tuple(table.get("providers", ())),
+        requests=tuple(dict.fromkeys(requests)),
+    )
+
+
+def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
+    kind = grid.get("kind", "time")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+    if kind == "time" and ("regimes" in grid or "seeds" in grid):
+        raise ValueError("regimes and seeds belong to grids of kind error")
+    providers = tuple(grid["providers"]) if "providers" in grid else None
+    seeds = range(grid["seeds"]) if "seeds" in grid else (None,)
+    for case, regime, seed in itertools.product(expand(grid), grid.get("regimes", [None]), seeds):
+        # The default is no regime, so that a case asked for both ways is one request.
+        yield Request(kind, case, None if regime == "default" else regime, seed, providers)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def _shapes(path: Path) -> Iterator[Case]:
+    """The published shapes of a CSV file: training sets run both passes, inference sets one.
+
+    Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
+    DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(row for row in file if not row.startswith("#")))
+    for track, row in itertools.product(("layer", "recurrence"), rows):
+        for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
+            shape = {
+                # DeepBench's plain RNN is the rectified one.
+                "cell": {"rnn": "rnn_relu"}.get(row["cell"], row["cell"]),
+                "pass": pass_,
+                "track": track,
+                "dtype": "fp16",
+                "B": int(row["batch"]),
+                "T": int(row["seq_len"]),
+                "H": int(row["hidden"]),
+            }
+            yield make_case(**DEFAULTS | shape)
