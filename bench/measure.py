@@ -245,7 +245,7 @@ def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
     A value that is not finite where the truth is counts as wrong, whatever the norm.
     """
     for name, found in errors.items():
-        allowed = metrics.tolerance(case.dtype, case.precision, name)
+        allowed = metrics.tolerance(case, name)
         off = found["rel_l2"]
         if not off <= allowed:  # also when it is NaN
             return f"{name} is off by {off:.3g} (relative L2) from float64; accepted: {allowed:.3g}"

@@ -77,7 +77,8 @@ class Source:
     def _generator(self, name: str, shape: tuple[int, ...]) -> torch.Generator:
         local = math.prod(shape) > SAME_EVERYWHERE
         generator = torch.Generator(self.device if local else "cpu")
-        return generator.manual_seed((self.seed << 32) | zlib.crc32(name.encode()))
+        # Of a seed the CPU's generator keeps 32 bits, so these must hold both seed and name.
+        return generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
 
     def normal(self, name: str, *shape: int) -> Tensor:
         made = self._generator(name, shape)

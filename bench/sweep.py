@@ -273,7 +273,8 @@ def sweep(
 def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
     """A dry run's lines."""
     for item in plan.items:
-        yield f"{item.kind:5} {item.case.case_id}: {', '.join(item.providers)}"
+        words = [item.case.case_id, item.regime, f"seed {item.seed}" if item.seed else None]
+        yield f"{item.kind:5} {' '.join(filter(None, words))}: {', '.join(item.providers)}"
     reasons = Counter((item.providers[0], reason) for item, reason in plan.skipped)
     for (name, reason), count in sorted(reasons.items()):
         yield f"skip  {name} in {count} cases: {reason}"

@@ -114,4 +114,4 @@ def test_a_tolerance_would_catch_swapped_gates():
 
     runner = Runner(Provider("p", swapped, lambda c, m: None, lambda: None), problem, CPU)
     off = runner.errors()["y"]["rel_l2"]
-    assert off > 2 * metrics.tolerance("bf16", "none", "y")
+    assert off > 2 * metrics.tolerance(case, "y")
