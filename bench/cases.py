@@ -19,14 +19,15 @@ ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 class Cell:
     """A recurrent cell as the suite knows it.
 
-    ``name`` is the cell's in ``reference`` (the float64 truth), ``function`` its layer's in
-    ``kernels``; ``states`` is 2 for a cell that carries c beside h.
+    ``name`` is the cell's in ``reference`` (the float64 truth); ``function`` its layer's in
+    ``kernels`` and ``torch_class`` its class in ``torch.nn``, or None where there is none;
+    ``states`` is 2 for a cell that carries c beside h.
     """
 
     name: str
     gates: int
     states: int
-    function: str
+    function: str | None
     torch_class: str | None
     nonlinearity: str | None = None
 

@@ -58,6 +58,26 @@ def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> list[float
     return [float(np.median(samples[end - n : end])) for n, end in zip(blocks, ends, strict=True)]
 
 
+def paired_ratio(
+    mine: tuple[Sequence[float], Sequence[int]],
+    other: tuple[Sequence[float], Sequence[int]],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time over another's, from visits that were neighbours in time, so that drift cancels.
+
+    Args:
+        mine, other: samples and visit lengths; the k-th visits of both are neighbours.
+
+    Returns:
+        The median over visits of the ratio of visit medians, its bootstrap interval (None with one
+        visit in common), and the number of visits.
+    """
+    a, b = block_medians(*mine), block_medians(*other)
+    ratios = [x / y for x, y in zip(a, b, strict=False)]
+    low, high = interval(ratios, seed) or (None, None)
+    return {"ratio": float(np.median(ratios)), "low": low, "high": high, "visits": len(ratios)}
+
+
 def half_width(samples: Sequence[float]) -> float:
     """Relative half-width of the median's 95 % interval by order statistics, quick enough to ask
     after every visit; infinite below 6 samples, where no pair of order statistics covers 95 %.

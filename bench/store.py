@@ -95,6 +95,7 @@ FIELDS: dict[str, Field] = {
     "time": _required("string", "when the case ended, ISO 8601, UTC"),
     "samples_ms": Field("array", "every sample in the order taken, ms"),
     "blocks": Field("array", "samples per visit; providers take turns by visits"),
+    "versus": Field("object", "time over the baseline's by visits: provider, ratio, low, high"),
     "regime": Field("string", "weights and inputs of an error case"),
     "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
 }

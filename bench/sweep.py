@@ -16,7 +16,7 @@ from bench import environment, model, providers, store
 from bench.cases import matches, shard
 from bench.environment import Machine
 from bench.isolation import Isolated, Item, Stopped
-from bench.presets import PRESETS, load_preset
+from bench.presets import KINDS, PRESETS, load_preset
 
 RESULTS = environment.ROOT / "results"
 FAILED = ("error", "oom", "timeout", "incorrect")
@@ -79,11 +79,14 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     """Which items are left to do for these options on this machine.
 
     Raises:
-        ValueError: for a preset, provider, filter or shard that does not exist.
+        ValueError: for a kind, preset, provider, filter or shard that does not exist.
     """
+    for kind in options.kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+    providers.load(options.plugins)  # before the preset, which may name a plugin's cell
     preset = load_preset(options.preset, options.preset_file)
     names = preset.providers or ("torch.nn", "ours", "reference")
-    providers.load(options.plugins)
     plan = Plan(options.run or default_run(options.preset))
     statuses = finished(folder, plan.run_id)
     again = statuses_to_rerun(options.rerun)

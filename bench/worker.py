@@ -22,8 +22,9 @@ from bench import environment, measure, model, providers, store
 from bench.cases import Case
 from bench.problem import Problem, make_problem
 from bench.regimes import apply_regime
-from bench.statistics import summary
+from bench.statistics import paired_ratio, summary
 
+BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
 POISONED = 3  # exit code after an error that leaves the device unusable
 
 
@@ -161,10 +162,10 @@ class Worker:
         )
         after = environment.sensors()
         device = environment.with_sensors(self.facts, before, after)
-        for runner in ready:
-            name = runner.provider.name
-            if name in failed:
-                continue
+        done = {runner.provider.name: runner for runner in ready}
+        for name in failed:
+            del done[name]
+        for name, runner in done.items():
             self.say(turn=name, doing="memory")
             figures = summary(runner.samples, self.settings.target, self.settings.seed)
             self._record(
@@ -179,10 +180,25 @@ class Worker:
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=runner.samples,
                 blocks=runner.blocks,
+                versus=self._versus(runner, done),
                 **figures,
                 **model.rates(case, figures["median_ms"], self.limits),
             )
         return late
+
+    def _versus(
+        self, runner: measure.Runner, done: dict[str, measure.Runner]
+    ) -> dict[str, Any] | None:
+        """The provider against torch.nn under the same clock, where that was timed beside it."""
+        name = BASELINES[runner.mode]
+        if name not in done or done[name] is runner:
+            return None
+        found = paired_ratio(
+            (runner.samples, runner.blocks),
+            (done[name].samples, done[name].blocks),
+            self.settings.seed,
+        )
+        return {"provider": name} | found
 
 
 def _is_oom(fault: BaseException) -> bool:

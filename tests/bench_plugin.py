@@ -7,6 +7,8 @@ from functools import partial
 
 import torch
 
+import reference
+from bench.cases import Cell, add_cell
 from bench.problem import run_reference
 from bench.providers import Call, provider
 
@@ -67,3 +69,13 @@ provider("no-memory")(partial(_only_in_time, act=_no_memory))
 provider("aborts")(partial(_only_in_time, act=os.abort))
 provider("killed")(partial(_only_in_time, act=lambda: os.kill(os.getpid(), signal.SIGKILL)))
 provider("hangs")(partial(_only_in_time, act=lambda: time.sleep(3600)))
+
+
+def _leaky_step(gx, state, w_hh, b_hh=None):
+    """A cell of the user's own: a leaky integrator."""
+    (h,) = state
+    return (0.9 * h + 0.1 * torch.tanh(gx + torch.nn.functional.linear(h, w_hh, b_hh)),)
+
+
+reference.CELLS["leaky"] = reference.Cell(_leaky_step, gates=1, states=("h",))
+add_cell(Cell("leaky", 1, 1, None, None))

@@ -52,6 +52,16 @@ def test_block_medians():
     assert statistics.block_medians([1, 2, 3, 10, 20], [3, 2]) == [2, 15]
 
 
+def test_drift_cancels_in_a_ratio_of_neighbours():
+    drift = np.linspace(1.0, 2.0, 30)  # the machine slows down while both take turns
+    mine = [d * x for d in drift for x in (2.0, 2.01)]
+    other = [d for d in drift for _ in range(3)]
+    found = statistics.paired_ratio((mine, [2] * 30), (other, [3] * 30))
+    assert found["ratio"] == pytest.approx(2.005) and found["visits"] == 30
+    assert found["high"] - found["low"] < 1e-6
+    assert statistics.paired_ratio(([1.0], [1]), ([2.0], [1]))["low"] is None
+
+
 def test_summary_says_whether_it_converged():
     steady = statistics.summary([1.0, 1.001] * 50, target=0.01)
     assert steady["converged"] and steady["n"] == 100

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import environment, providers, store, sweep
+import reference
+from bench import cases, environment, providers, store, sweep
 from bench.environment import ROOT
 
 PLUGIN = Path(__file__).parent / "bench_plugin.py"
@@ -48,15 +49,17 @@ def preset(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _forget_plugin() -> Iterator[None]:
     """Leave the registry as it was."""
-    before = dict(providers.PROVIDERS)
+    tables: tuple[dict, ...] = (providers.PROVIDERS, cases.CELLS, reference.CELLS)
+    before = [dict(table) for table in tables]
     yield
     sys.modules.pop("bench_plugin_bench_plugin", None)
-    providers.PROVIDERS.clear()
-    providers.PROVIDERS.update(before)
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
 
 
-def options(preset: Path, **values: object) -> sweep.Options:
-    base: dict = {"preset": "little", "preset_file": preset, "plugins": (PLUGIN,), "run": "run"}
+def options(path: Path, **values: object) -> sweep.Options:
+    base: dict = {"preset": "little", "preset_file": path, "plugins": (PLUGIN,), "run": "run"}
     return sweep.Options(**base | values)
 
 
@@ -116,6 +119,17 @@ def test_a_record_tells_everything(preset: Path, tmp_path: Path):
         else:
             assert record["median_ms"] is None and record["compile_s"] is None
             assert {"y", "h_n", "dx", "dh0", "dw_hh_l0"} <= record["errors"].keys()
+
+
+def test_a_plugins_cell_is_measured_like_any_other(preset: Path, tmp_path: Path):
+    grid = '[own]\nabout = "x"\n[[own.grid]]\ncell = "leaky"\ndtype = "fp32"\nB = 2\nT = 3\nH = 4\n'
+    preset.write_text(grid)
+    chosen = options(preset, preset="own", providers="reference,good,torch.nn,ours")
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"ok": 2, "unsupported": 2}
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons["torch.nn"] == "torch.nn has no cell leaky"
+    assert reasons["ours"] == "kernels has no cell leaky"
 
 
 def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
+    if case.kind.function is None:
+        return f"kernels has no cell {case.cell}"
     if graph and not machine.is_cuda:
         return "a CUDA graph needs a CUDA device"
     if not machine.is_cuda and not machine.interpreted:
@@ -43,7 +45,7 @@ def build(problem: Problem, mode: str = "auto") -> Call:
             return named_outputs(y, h_n if c_n is None else (h_n, c_n))
 
     else:
-        layer = getattr(kernels, case.kind.function)
+        layer = getattr(kernels, str(case.kind.function))
         extra = {"nonlinearity": case.kind.nonlinearity} if case.kind.nonlinearity else {}
         weights, hx = layer_weights(case, leaves), initial_state(leaves)
         direction = "both" if case.directions == 2 else "forward"
