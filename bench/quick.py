@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench import sweep
+from bench import environment, sweep
 from bench.progress import bar
 from bench.sweep_command import outcome
 
@@ -20,7 +20,9 @@ PARTS = (("time", "speed", 0.5), ("error", "numerical error", 0.85))
 
 def command(
     max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.5,
-    preset: Annotated[str, typer.Option(help="Measure another preset as briefly.")] = "quick",
+    preset: Annotated[
+        str | None, typer.Option(help="Measure another preset as briefly as quick or quick-gpu.")
+    ] = None,
     fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
     results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
 ) -> None:
@@ -29,6 +31,7 @@ def command(
     On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
+    preset = preset or ("quick-gpu" if environment.probe().is_cuda else "quick")
     settings = {"seconds": 0.5, "target": 0.02, "seed": 0}
     started = time.monotonic()
     folder = results

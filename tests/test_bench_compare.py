@@ -98,6 +98,7 @@ def bench(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
 
 
+@pytest.mark.slow
 def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
     out = tmp_path / "out.json"
     chosen = ("--providers", "good,good-too,refuses,wrong")

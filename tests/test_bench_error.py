@@ -218,3 +218,33 @@ def test_repeatability_of_torch_on_this_machine():
 
 def test_dtype_table_is_complete():
     assert {DTYPE[name] for name in ("fp32", "fp16", "bf16")} <= metrics.FORMATS.keys()
+
+
+@INTERPRETED
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_our_fp32_is_within_4x_of_torch(cell: str, directions: int):
+    asked = case(cell=cell, directions=directions, B=3, T=7, H=33, I=20, **{"pass": "fwd+bwd"})
+    ours, theirs = errors("ours", asked), errors("torch.nn", asked)
+    for name in theirs:
+        # Where torch happens to be exact, one rounding is not much.
+        allowed = 4 * max(theirs[name]["rel_l2"], metrics.ROUNDOFF["fp32"])
+        assert ours[name]["rel_l2"] <= allowed, name
+
+
+@INTERPRETED
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_our_16_bit_error_is_what_the_model_says(cell: str, dtype: str):
+    asked = case(cell=cell, dtype=dtype, B=4, T=8, H=64)
+    expected = bound.growth(asked, asked.T)[-1]
+    assert errors("ours", asked)["y"]["rel_l2"] < 1.5 * expected
+
+
+@INTERPRETED
+@pytest.mark.parametrize("regime", list(REGIMES))
+def test_ours_gives_no_nan_for_finite_input(regime: str):
+    for cell, dtype in (("lstm", "fp32"), ("gru", "bf16"), ("rnn_tanh", "fp16")):
+        asked = case(cell=cell, dtype=dtype, B=2, T=4, H=16, **{"pass": "fwd+bwd"})
+        found = errors("ours", asked, regime)
+        assert all(math.isfinite(each["rel_l2"]) for each in found.values()), (cell, dtype)

@@ -50,6 +50,7 @@ def preset(tmp_path: Path) -> Path:
 def _forget_plugin() -> Iterator[None]:
     """Leave the registry as it was."""
     tables: tuple[dict, ...] = (providers.PROVIDERS, cases.CELLS, reference.CELLS)
+    providers.load()
     before = [dict(table) for table in tables]
     yield
     sys.modules.pop("bench_plugin_bench_plugin", None)
@@ -71,14 +72,17 @@ def facts(found: list[store.Record]) -> set[tuple]:
     return {tuple(record[name] for name in FACTS) for record in found}
 
 
+@pytest.mark.slow
 def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Path):
     bad = "raises,no-memory,aborts,killed,hangs,wrong,refuses"
-    chosen = options(preset, providers=f"good,{bad}", filter="cell=lstm H=4")
+    every = f"good,needs-room,{bad}"
+    chosen = options(preset, providers=every, filter="cell=lstm H=4")
     _, counts, left = sweep.sweep(chosen, QUICK, tmp_path / "results", timeout=8)
     assert left == 0
     found = {record["provider"]: record for record in records(tmp_path / "results")}
     assert {name: record["status"] for name, record in found.items()} == {
         "good": "ok",
+        "needs-room": "ok",
         "raises": "error",
         "no-memory": "oom",
         "aborts": "error",
@@ -92,12 +96,12 @@ def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Pa
     assert "broke while timed" in found["raises"]["reason"]
     assert "SIGABRT" in found["aborts"]["reason"]
     assert "y is off by" in found["wrong"]["reason"] and found["wrong"]["errors"]
-    assert sum(counts.values()) == 8
+    assert sum(counts.values()) == 9
 
     # Nothing is left to do; failures are measured again only when asked.
     plan = sweep.make_plan(chosen, environment.probe(), next((tmp_path / "results").iterdir()))
-    assert plan.items == [] and plan.done == 8
-    again = options(preset, providers=f"good,{bad}", filter="cell=lstm H=4", rerun="failed")
+    assert plan.items == [] and plan.done == 9
+    again = options(preset, providers=every, filter="cell=lstm H=4", rerun="failed")
     plan = sweep.make_plan(again, environment.probe(), next((tmp_path / "results").iterdir()))
     assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
 
@@ -132,6 +136,21 @@ def test_a_plugins_cell_is_measured_like_any_other(preset: Path, tmp_path: Path)
     assert reasons["ours"] == "kernels has no cell leaky"
 
 
+def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch):
+    class Entry:
+        def load(self) -> None:
+            providers.provider("installed")(lambda problem: None)
+
+    def entries(group: str) -> list[Entry]:
+        return [Entry()] if group == "rnnbench.plugins" else []
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entries)
+    assert "installed" in providers.load()
+    with pytest.raises(ValueError, match="registered already"):
+        providers.load()
+
+
+@pytest.mark.slow
 def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
     for name, shards in (("whole", ["1/1"]), ("parts", ["1/2", "2/2"])):
         for each in shards:
@@ -156,6 +175,7 @@ def sweep_words(preset: Path, results: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
     words = sweep_words(preset, tmp_path / "results")
     draw = random.Random(0)
@@ -178,6 +198,7 @@ def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
     assert "none new" in run_cli(*words).stdout
 
 
+@pytest.mark.slow
 def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
     _, counts, left = sweep.sweep(
         options(preset), {"seconds": 30.0, "target": 1e-9, "seed": 0}, tmp_path, max_minutes=0.1
