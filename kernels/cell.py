@@ -1,0 +1,30 @@
+"""What the persistent loop needs to know of a cell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recurrent cell: two device functions and the sizes that the loop allocates for them.
+
+    All device values are float32 blocks `[units, batch]`; `state[0]` is the hidden state h.
+
+    - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent ones
+      (`R h`, with the recurrent bias if the cell keeps it apart), each a tuple in torch's gate order.
+    - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the input
+      gates, of the recurrent gates, and of the previous state but for what flows through `R`.
+    """
+
+    name: str
+    gates: int
+    states: int  # tensors in the state: h, and for LSTM also c
+    saved: int  # activations kept for the backward pass per unit and step: 0 or 4
+    step: Callable
+    step_gradient: Callable
+    # Whether a recurrent gate's gradient differs from its input gate's (GRU's reset gate acts on one).
+    separate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.saved not in (0, 4):
+            raise ValueError(f"saved must be 0 or 4, got {self.saved} for cell {self.name!r}")

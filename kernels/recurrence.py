@@ -1,0 +1,548 @@
+"""The persistent recurrent loop: one kernel forward in time, one backward through time, for every cell.
+
+A *group* of programs shares one direction and one part of the batch. In the forward kernel each program
+of a group owns UNITS hidden units: it keeps their rows of the recurrent weights on chip for all time
+steps, reads the previous hidden state of all units, and writes the next one of its own. A barrier among
+the group ends each step. Blocks are unit-major, `[units, batch]`: the weights are the stationary left
+operand of the product, which tensor cores read from shared memory as it lies.
+
+The same kernels also run stepwise, one launch for each step, with the state in `state_ptr` between the
+launches: then no program ever waits for another (see `launch.py`).
+
+Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidden units. `step` counts
+in the order of computation; `time` is the index into the tensors.
+"""
+
+import triton
+import triton.language as tl
+
+from .barrier import arrive, wait
+
+BOTH = tl.constexpr(0)
+PRODUCT = tl.constexpr(1)
+POINTWISE = tl.constexpr(2)
+
+
+@triton.jit
+def time_of(step, length, reverse):
+    """The time index of a step: a reversed sequence begins at its own last element."""
+    return tl.where(reverse != 0, length - 1 - step, step)
+
+
+@triton.jit
+def is_reset(resets_ptr, row, mask):
+    """Whether the state returns to its initial value before the step at `row` = time * B + batch."""
+    return tl.load(resets_ptr + row, mask=mask, other=0) != 0
+
+
+@triton.jit
+def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
+    state = ()
+    for k in tl.static_range(STATES):
+        state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
+    return state
+
+
+@triton.jit
+def store_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
+    for k in tl.static_range(STATES):
+        tl.store(state_ptr + k * plane + offset, state[k], mask=mask)
+
+
+@triton.jit
+def select(condition, new, old, N: tl.constexpr):
+    chosen = ()
+    for k in tl.static_range(N):
+        chosen = chosen + (tl.where(condition, new[k], old[k]),)
+    return chosen
+
+
+@triton.jit
+def keep(condition, values, N: tl.constexpr):
+    kept = ()
+    for k in tl.static_range(N):
+        kept = kept + (tl.where(condition, values[k], 0.0),)
+    return kept
+
+
+@triton.jit
+def poison(values, failed, N: tl.constexpr):
+    poisoned = ()
+    for k in tl.static_range(N):
+        poisoned = poisoned + (tl.where(failed, float("nan"), values[k]),)
+    return poisoned
+
+
+@triton.jit
+def replace_first(values, first, N: tl.constexpr):
+    replaced = (first,)
+    for k in tl.static_range(1, N):
+        replaced = replaced + (values[k],)
+    return replaced
+
+
+@triton.jit
+def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
+    """One float32 block for each gate; gate g lies g*H after the first."""
+    gates = ()
+    for g in tl.static_range(GATES):
+        gates = gates + (tl.load(ptr + offset + g * H, mask=mask, other=0.0).to(tl.float32),)
+    return gates
+
+
+@triton.jit
+def store_gates(ptr, offset, mask, gates, GATES: tl.constexpr, H: tl.constexpr):
+    for g in tl.static_range(GATES):
+        tl.store(ptr + offset + g * H, gates[g].to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Unit-major rows `[units * padded gates, batch]` to one block `[units, batch]` for each gate."""
+    if GATES == 1:
+        gates = (rows,)
+    else:
+        even, odd = tl.split(tl.permute(tl.reshape(rows, (UNITS, 2, 2, BLOCK_B)), (0, 3, 1, 2)))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        gates = (first, second, third, fourth)
+    return gates
+
+
+@triton.jit
+def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
+    """The four activations of each unit, which lie side by side, as float32 blocks."""
+    if SAVED == 4:
+        kinds = tl.arange(0, 4)[None, None, :]
+        packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
+        even, odd = tl.split(tl.reshape(packed.to(tl.float32), (offset.shape[0], offset.shape[1], 2, 2)))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        saved = (first, second, third, fourth)
+    else:
+        saved = ()
+    return saved
+
+
+@triton.jit
+def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
+    if SAVED == 4:
+        pairs = tl.join(tl.join(saved[0], saved[2]), tl.join(saved[1], saved[3]))
+        packed = tl.reshape(pairs.to(ptr.dtype.element_ty), (offset.shape[0], offset.shape[1], 4))
+        kinds = tl.arange(0, 4)[None, None, :]
+        tl.store(ptr + offset[:, :, None] * 4 + kinds, packed, mask=mask[:, :, None])
+
+
+@triton.jit
+def load_weights(w_rows, mask, first, limit, STRIDE: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The columns `first` to `first + BLOCK_K` of some rows; those from `limit` on are zero."""
+    ks = first + tl.arange(0, BLOCK_K)
+    full = mask[:, None]
+    if limit is not None:
+        full = full & (ks < limit)[None, :]
+    return tl.load(w_rows[:, None] + ks[None, :] * STRIDE, mask=full, other=0.0)
+
+
+@triton.jit
+def load_operand(rows, first, limit, BLOCK_K: tl.constexpr):
+    """The right operand `[BLOCK_K, batch]`, past L1, since other programs wrote it in this launch."""
+    ks = first + tl.arange(0, BLOCK_K)
+    pointers = rows[None, :] + ks[:, None]
+    if limit is None:
+        operand = tl.load(pointers, cache_modifier=".cg")
+    else:
+        operand = tl.load(pointers, mask=(ks < limit)[:, None], other=0.0, cache_modifier=".cg")
+    return operand
+
+
+@triton.jit
+def multiply(
+    product,
+    weights,  # the resident chunks
+    w_rows,
+    w_mask,
+    rows,  # pointers to the operand's columns, all of them valid
+    first,
+    limit,
+    STRIDE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    AHEAD: tl.constexpr,  # chunks of the operand that are on their way while one is multiplied
+    PRECISION: tl.constexpr,
+):
+    """product + weights @ operand over the columns `first` to `limit`, one chunk of K at a time."""
+    operands = ()
+    for k in tl.static_range(RESIDENT + AHEAD):
+        if k < RESIDENT:
+            operands = operands + (load_operand(rows, first + k * BLOCK_K, limit, BLOCK_K),)
+        if k >= AHEAD:
+            product = tl.dot(
+                weights[k - AHEAD], operands[k - AHEAD], product, input_precision=PRECISION
+            )
+    if RESIDENT < CHUNKS:
+        for chunk in range(RESIDENT, CHUNKS):
+            start = first + chunk * BLOCK_K
+            streamed = load_weights(w_rows, w_mask, start, limit, STRIDE, BLOCK_K)
+            operand = load_operand(rows, start, limit, BLOCK_K)
+            product = tl.dot(streamed, operand, product, input_precision=PRECISION)
+    return product
+
+
+RUNTIME = ["T", "B", "begin", "end", "tiles", "batch_groups", "reverse", "first_program", "max_polls"]
+
+
+@triton.jit(do_not_specialize=RUNTIME)  # a new length or batch size compiles nothing
+def forward_kernel(
+    gx_ptr,  # [T, B, D, G*H] the input gates
+    w_ptr,  # [D, G*H, H] recurrent weights
+    bias_ptr,  # [D, G*H] recurrent bias, or None
+    h0_ptr,  # [D, B, H]
+    lengths_ptr,  # [B] int32, or None
+    resets_ptr,  # [T, B] uint8, or None
+    initial_ptr,  # [STATES, D, B, H] float32, read at resets only, or None
+    state_ptr,  # [STATES, D, B, H] float32: the initial state comes in, the final one goes out
+    y_ptr,  # [T, B, D*H]
+    history_ptr,  # [STATES-1, T, B, D, H] float32: the state but for h after each step, or None
+    saved_ptr,  # [T, B, D, H, SAVED] activations for the backward pass, or None
+    counters_ptr,  # [groups * tiles, COUNTER_STRIDE] int32, zeroed
+    error_ptr,  # [1] int64, zeroed
+    T,
+    B,
+    begin,  # the steps of this launch
+    end,
+    tiles,  # batch tiles that each program serves in turn within a step
+    batch_groups,
+    reverse,  # 1 if the only direction is backward in time
+    first_program,
+    max_polls,
+    STEP: tl.constexpr,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    GATES: tl.constexpr,
+    STATES: tl.constexpr,
+    SAVED: tl.constexpr,
+    UNITS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,  # chunks of K whose weights stay on chip; the others stream from L2
+    AHEAD: tl.constexpr,
+    INTERLEAVED: tl.constexpr,  # several tiles: their states live in memory
+    PERSISTENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Steps `begin` to `end` of h(t) = STEP(gx(t), R h(t-1) + b, state(t-1)) for one group member."""
+    GROUP: tl.constexpr = (H + UNITS - 1) // UNITS
+    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    LIMIT: tl.constexpr = None if H % BLOCK_K == 0 else H
+    PADDED: tl.constexpr = 1 if GATES == 1 else 4
+    IO: tl.constexpr = y_ptr.dtype.element_ty
+
+    program = tl.program_id(0) + first_program
+    member = program % GROUP
+    direction = (program // GROUP) % D
+    batch_group = program // (GROUP * D)
+    reversed_time = direction ^ reverse
+
+    units = member * UNITS + tl.arange(0, UNITS)
+    rows = tl.arange(0, UNITS * PADDED)
+    row_unit = member * UNITS + rows // PADDED
+    row_gate = rows % PADDED
+    row_mask = (row_unit < H) & (row_gate < GATES)
+    w_rows = w_ptr + ((direction * GATES + row_gate) * H + row_unit) * H
+    weights = ()
+    for k in tl.static_range(RESIDENT):
+        weights = weights + (load_weights(w_rows, row_mask, k * BLOCK_K, LIMIT, 1, BLOCK_K),)
+    if bias_ptr is not None:
+        bias_offset = (direction * GATES + row_gate) * H + row_unit
+        bias = tl.load(bias_ptr + bias_offset, mask=row_mask, other=0.0).to(tl.float32)
+
+    plane = D * B.to(tl.int64) * H  # between two tensors of the state
+    if not INTERLEAVED:
+        batch = batch_group * BLOCK_B + tl.arange(0, BLOCK_B)
+        unit_mask = (units < H)[:, None] & (batch < B)[None, :]
+        state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+        state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
+
+    failed = False
+    for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
+        step, tile = item, batch_group
+        if INTERLEAVED:
+            step, tile = item // tiles, batch_group + (item % tiles) * batch_groups
+            batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
+            unit_mask = (units < H)[:, None] & (batch < B)[None, :]
+            state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+            state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
+
+        length = T
+        if lengths_ptr is not None:
+            length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
+        active = (batch < B) & (step < length)
+        time = tl.where(active, time_of(step, length, reversed_time), step)
+        row = time * B + batch
+        mask = unit_mask & active[None, :]
+        at = (row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
+        x_at = (row * D + direction).to(tl.int64)[None, :] * (GATES * H) + units[:, None]
+        x = load_gates(gx_ptr, x_at, mask, GATES, H)
+
+        from_initial = active & (step == 0)
+        if resets_ptr is not None:
+            from_initial = from_initial | is_reset(resets_ptr, row, active)
+            if initial_ptr is not None:
+                first = load_state(initial_ptr, state_offset, plane, mask & from_initial[None, :], STATES)
+                state = select(from_initial[None, :], first, state, STATES)
+
+        if PERSISTENT and GROUP > 1:
+            group = tile * D + direction
+            code = ((step + 1).to(tl.int64) << 32) | (group << 1)
+            failed |= wait(counters_ptr, group, step * GROUP, max_polls, error_ptr, code)
+
+        product = tl.zeros((UNITS * PADDED, BLOCK_B), tl.float32)
+        if bias_ptr is not None:
+            product += bias[:, None]
+        if GROUP == 1:  # the whole previous state is this program's own
+            product = tl.dot(weights[0], state[0].to(IO), product, input_precision=PRECISION)
+        else:
+            # Without a previous step, an idle column included, h0 is read: no load needs a mask.
+            inside = tl.minimum(batch, B - 1)
+            first_rows = h0_ptr + (direction * B + inside).to(tl.int64) * H
+            previous_row = time_of(step - 1, length, reversed_time) * B + batch
+            later_rows = y_ptr + (previous_row * D + direction).to(tl.int64) * H
+            h_rows = tl.where(from_initial | (active == 0), first_rows, later_rows)
+            product = multiply(
+                product, weights, w_rows, row_mask, h_rows, 0, LIMIT, 1,
+                BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
+            )
+
+        r = split_gates(product, GATES, UNITS, BLOCK_B)
+        new = STEP(x, r, state)
+        state = select(active[None, :], new[0], state, STATES)
+        h = tl.where(active[None, :], state[0], 0.0)
+        if PERSISTENT and GROUP > 1:
+            h = tl.where(failed, float("nan"), h)
+        tl.store(y_ptr + at, h.to(IO), mask=unit_mask)
+        if PERSISTENT and GROUP > 1:
+            arrive(counters_ptr, group)
+        if history_ptr is not None:
+            for k in tl.static_range(1, STATES):
+                tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=mask)
+        if saved_ptr is not None:
+            store_saved(saved_ptr, at, mask, new[1], SAVED)
+        if INTERLEAVED:
+            store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
+        elif GROUP == 1:
+            tl.debug_barrier()
+
+    if not INTERLEAVED:
+        if PERSISTENT and GROUP > 1:
+            state = poison(state, failed, STATES)
+        store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def backward_kernel(
+    w_ptr,  # [D, G*H, H]
+    h0_ptr,  # [D, B, H]
+    initial_ptr,  # [STATES, D, B, H] float32
+    lengths_ptr,  # [B] int32, or None
+    resets_ptr,  # [T, B] uint8, or None
+    y_ptr,  # [T, B, D*H]
+    history_ptr,  # [STATES-1, T, B, D, H] float32, or None
+    saved_ptr,  # [T, B, D, H, SAVED], or None
+    dy_ptr,  # [T, B, D*H]
+    dgx_ptr,  # [T, B, D, G*H] gradients of the input gates
+    dr_ptr,  # [T, B, D, G*H] gradients of the recurrent gates: dgx itself unless SEPARATE
+    dstate_ptr,  # [STATES, D, B, H] float32: the final state's gradient comes in, the initial one's goes out
+    dinitial_ptr,  # [STATES, D, B, H] float32: what flows to the initial state at resets, or None
+    partial_ptr,  # [SPLIT, D, B, H] float32: unfinished sums, or None
+    counters_ptr,  # [(1 + blocks) * groups * tiles, COUNTER_STRIDE] int32, zeroed
+    error_ptr,  # [1] int64, zeroed
+    T,
+    B,
+    begin,  # the items of this launch: item n is step T - 1 - n, and item T ends at the initial state
+    end,
+    tiles,
+    batch_groups,
+    reverse,
+    first_program,
+    max_polls,
+    STEP_GRADIENT: tl.constexpr,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    GATES: tl.constexpr,
+    STATES: tl.constexpr,
+    SAVED: tl.constexpr,
+    SEPARATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # units whose product one program computes
+    SPLIT: tl.constexpr,  # programs that share those units, each with its part of K = G*H
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    AHEAD: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    PHASE: tl.constexpr,  # BOTH, or PRODUCT and POINTWISE in launches of their own
+    PRECISION: tl.constexpr,
+):
+    """Back through the steps: the state's gradient, and the gates' gradients that the GEMMs outside take.
+
+    R^T is short and wide (K = G*H), so SPLIT programs each multiply BLOCK_M units by a part of K, leave
+    the partial sums in memory, and meet at a barrier of their own; each then finishes its own units.
+    """
+    UNITS: tl.constexpr = BLOCK_M // SPLIT
+    BLOCKS: tl.constexpr = (H + BLOCK_M - 1) // BLOCK_M
+    GROUP: tl.constexpr = BLOCKS * SPLIT
+    ALONE: tl.constexpr = GROUP == 1
+    K: tl.constexpr = GATES * H
+    # A lone program takes one gate for each chunk; else a part of K is a whole number of chunks.
+    CHUNKS: tl.constexpr = GATES if ALONE else (K + SPLIT * BLOCK_K - 1) // (SPLIT * BLOCK_K)
+    LIMIT: tl.constexpr = None if K % (SPLIT * BLOCK_K) == 0 else K
+    IO: tl.constexpr = dgx_ptr.dtype.element_ty
+
+    program = tl.program_id(0) + first_program
+    member = program % GROUP
+    block = member // SPLIT
+    part = member % SPLIT
+    direction = (program // GROUP) % D
+    batch_group = program // (GROUP * D)
+    reversed_time = direction ^ reverse
+    groups = batch_groups * tiles * D
+
+    outputs = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    units = block * BLOCK_M + part * UNITS + tl.arange(0, UNITS)
+    w_rows = w_ptr + direction * K * H + outputs
+    first = part * (CHUNKS * BLOCK_K)
+    weights = ()
+    if PHASE != POINTWISE:
+        for k in tl.static_range(RESIDENT):
+            if ALONE:
+                chunk = load_weights(w_rows + k * H * H, outputs < H, 0, H, H, BLOCK_K)
+            else:
+                chunk = load_weights(w_rows, outputs < H, first + k * BLOCK_K, LIMIT, H, BLOCK_K)
+            weights = weights + (chunk,)
+
+    plane = D * B.to(tl.int64) * H
+    if not INTERLEAVED:
+        batch = batch_group * BLOCK_B + tl.arange(0, BLOCK_B)
+        unit_mask = (units < H)[:, None] & (batch < B)[None, :]
+        state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+        dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
+        if ALONE:  # the recurrent gates' gradients of the step done last, if an earlier launch did one
+            length = T
+            if lengths_ptr is not None:
+                length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
+            done = (batch < B) & (begin > 0) & (T - begin < length)
+            row = time_of(T - begin, length, reversed_time) * B + batch
+            at = (row * D + direction).to(tl.int64)[None, :] * K + units[:, None]
+            dr = load_gates(dr_ptr, at, unit_mask & done[None, :], GATES, H)
+
+    failed = False
+    for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
+        n, tile = item, batch_group
+        if INTERLEAVED:
+            n, tile = item // tiles, batch_group + (item % tiles) * batch_groups
+            batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
+            unit_mask = (units < H)[:, None] & (batch < B)[None, :]
+            state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+            if PHASE != PRODUCT:
+                dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
+        step = T - 1 - n
+        group = tile * D + direction
+
+        length = T
+        if lengths_ptr is not None:
+            length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
+        active = (batch < B) & (step < length) & (step >= 0)
+        mask = unit_mask & active[None, :]
+        time = tl.where(active, time_of(step, length, reversed_time), step)
+        row = time * B + batch
+        at = (row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
+        # The step done last gave its gates' gradients; here they go through R^T.
+        later_active = (batch < B) & (step + 1 < length) & (n > 0)
+        later_row = time_of(step + 1, length, reversed_time) * B + batch
+
+        # All that does not depend on other programs is on its way before the wait.
+        if PHASE != PRODUCT:
+            dy = tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32)
+            saved = load_saved(saved_ptr, at, mask, SAVED)
+            from_initial = active & (step == 0)
+            if resets_ptr is not None:
+                from_initial = from_initial | is_reset(resets_ptr, row, active)
+            earlier_row = time_of(step - 1, length, reversed_time) * B + batch
+            earlier_at = (earlier_row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
+            first_mask = mask & from_initial[None, :]
+            earlier_mask = mask & (from_initial == 0)[None, :]
+            state = (tl.load(y_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+            earlier = tl.load(y_ptr + earlier_at, mask=earlier_mask, other=0.0).to(tl.float32)
+            initial = load_state(initial_ptr, state_offset, plane, first_mask, STATES)
+            previous = (tl.where(from_initial[None, :], initial[0], earlier),)
+            for k in tl.static_range(1, STATES):
+                history = history_ptr + (k - 1) * T * plane
+                state = state + (tl.load(history + at, mask=mask, other=0.0),)
+                earlier = tl.load(history + earlier_at, mask=earlier_mask, other=0.0)
+                previous = previous + (tl.where(from_initial[None, :], initial[k], earlier),)
+
+        if PERSISTENT and not ALONE:
+            code = ((step + 2).to(tl.int64) << 32) | (group << 1) | 1
+            failed |= wait(counters_ptr, group, n * GROUP, max_polls, error_ptr, code)
+
+        if PHASE != POINTWISE:
+            product = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
+            if ALONE:
+                for g in tl.static_range(GATES):
+                    product = tl.dot(weights[g], dr[g].to(IO), product, input_precision=PRECISION)
+            else:
+                # An idle column reads some weights instead: no load needs a mask.
+                later_rows = dr_ptr + (later_row * D + direction).to(tl.int64) * K
+                rows = tl.where(later_active, later_rows, w_ptr)
+                product = multiply(
+                    product, weights, w_rows, outputs < H, rows, first, LIMIT, H,
+                    BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
+                )
+            if SPLIT > 1:
+                output_at = (direction * B + batch).to(tl.int64)[None, :] * H + outputs[:, None]
+                output_mask = (outputs < H)[:, None] & (batch < B)[None, :]
+                tl.store(partial_ptr + part * plane + output_at, product, mask=output_mask)
+                if PERSISTENT:
+                    meeting = groups + group * BLOCKS + block
+                    arrive(counters_ptr, meeting)
+                    failed |= wait(counters_ptr, meeting, (n + 1) * SPLIT, max_polls, error_ptr, code)
+
+        if PHASE != PRODUCT:
+            if SPLIT > 1:
+                product = tl.zeros((UNITS, BLOCK_B), tl.float32)
+                for p in tl.static_range(SPLIT):
+                    sums = partial_ptr + p * plane + state_offset
+                    product += tl.load(sums, mask=unit_mask, other=0.0, cache_modifier=".cg")
+            dh = dstate[0] + tl.where(later_active[None, :], product, 0.0)
+            if PERSISTENT and not ALONE:
+                dh = tl.where(failed, float("nan"), dh)
+            dstate = replace_first(dstate, dh, STATES)
+            if resets_ptr is not None:
+                was_reset = (is_reset(resets_ptr, later_row, later_active))[None, :]
+                for k in tl.static_range(STATES):
+                    slot = dinitial_ptr + k * plane + state_offset
+                    total = tl.load(slot, mask=unit_mask & was_reset, other=0.0) + dstate[k]
+                    tl.store(slot, total, mask=unit_mask & was_reset)
+                dstate = keep(was_reset == 0, dstate, STATES)
+
+            gradients = STEP_GRADIENT(
+                replace_first(dstate, dstate[0] + dy, STATES), state, previous, saved
+            )
+            dstate = select(active[None, :], gradients[2], dstate, STATES)
+            dgx = keep(active[None, :], gradients[0], GATES)
+            dr = dgx
+            if SEPARATE:
+                dr = keep(active[None, :], gradients[1], GATES)
+            gate_at = (row * D + direction).to(tl.int64)[None, :] * K + units[:, None]
+            gate_mask = unit_mask & (step >= 0)
+            store_gates(dr_ptr, gate_at, gate_mask, dr, GATES, H)
+            if PERSISTENT and not ALONE:
+                arrive(counters_ptr, group)
+            if SEPARATE:
+                store_gates(dgx_ptr, gate_at, gate_mask, dgx, GATES, H)
+            if INTERLEAVED:
+                store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
+
+    if not INTERLEAVED and PHASE != PRODUCT:
+        store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
