@@ -1,0 +1,204 @@
+"""Invented records for tests of the reporting half. Never a result: the device's name says so."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bench import store
+from bench.cases import DEFAULTS, Case, make_case
+
+DEVICE = "Synthetic test device"
+# Invented speed of each provider: (microseconds per step, share of the peak).
+SPEED = {
+    "torch.nn": (4.0, 0.5),
+    "torch.nn-graph": (3.5, 0.5),
+    "ours": (2.5, 0.6),
+    "ours-stepwise": (9.0, 0.55),
+    "ours-stepwise-graph": (5.0, 0.55),
+    "ours-gemm": (11.0, 0.7),
+    "flashrnn-fused": (4.5, 0.4),
+    "torchrl-triton": (15.0, 0.15),
+    "reference": (120.0, 0.3),
+}
+ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+
+
+def facts(cuda: bool = True) -> dict[str, Any]:
+    """The invented device's and software's facts."""
+    device = {
+        "name": DEVICE,
+        "kind": "cuda" if cuda else "cpu",
+        "capability": "9.0" if cuda else None,
+        "driver": "000.00" if cuda else None,
+        "cuda": "0.0" if cuda else None,
+        "cudnn": 92000 if cuda else None,
+        "clocks": None,
+        "temperature_c": None,
+        "power_w": None,
+        "throttle": None,
+    }
+    software = {
+        "python": "3.11.0", "torch": "2.13.0", "triton": "3.7.1", "numpy": "2.4.6",
+        "platform": "synthetic",
+    }  # fmt: skip
+    return {
+        "run_id": "synthetic-000000000000",
+        "device": device,
+        "software": software,
+        "code": "000000000000",
+        "commit": "0" * 40,
+        "dirty": False,
+        "time": "2026-01-01T00:00:00+00:00",
+        "interpreted": False,
+        "seed": 0,
+    }
+
+
+def _noise(*words: Any) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(repr(words).encode()))
+
+
+def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store.Record:
+    """One invented timing."""
+    latency, share = SPEED[provider]
+    gates = case.kind.gates
+    passes = 1 if case.pass_ == "fwd" else 3
+    rate = {"fp32": 5e13, "fp16": 4e14, "bf16": 4e14}[case.dtype] * share
+    step = latency * 1e-3 + passes * 4 * gates * case.H**2 * case.B / rate * 1e3
+    noise = _noise(case.case_id, provider)
+    samples = step * case.T * (1 + 0.02 * np.abs(noise.standard_normal(12)))
+    median = float(np.median(samples))
+    algorithm = None
+    if provider.startswith("torch.nn"):
+        small = case.H <= 128
+        one = "small-h" if small else "persist" if case.dtype == "fp16" else "standard"
+        algorithm = one if case.pass_ == "fwd" else f"{one}/{one}"
+    graph = provider.endswith("-graph")
+    return store.blank(
+        **facts(cuda)
+        | case.fields()
+        | {
+            "kind": "time",
+            "status": "ok",
+            "provider": provider,
+            "provider_version": "0.0",
+            "mode": "graph" if graph else "event" if cuda else "host",
+            "n": len(samples),
+            "median_ms": median,
+            "p20_ms": float(np.percentile(samples, 20)),
+            "p80_ms": float(np.percentile(samples, 80)),
+            "ci_low_ms": median * 0.985,
+            "ci_high_ms": median * 1.015,
+            "converged": True,
+            "us_per_step": median * 1e3 / case.T,
+            "tokens_per_s": 1e3 * case.B * case.T / median,
+            "tflops": 1.0,
+            "gbps": 1.0,
+            "floor_share": min(1.0, 1.4 * case.T * 1e-3 / median + 0.1),
+            "peak_bytes": case.T * case.B * case.H * 8 * passes + 2**20 if cuda else None,
+            "compile_s": 1.0,
+            "algorithm": algorithm,
+            "samples_ms": [float(f"{value:.6g}") for value in samples],
+            "blocks": [4, 4, 4],
+        }
+        | changes
+    )  # fmt: skip
+
+
+def failed(case: Case, provider: str, status: str, reason: str, **changes: Any) -> store.Record:
+    """One invented failure."""
+    fields = {"kind": "time", "status": status, "reason": reason, "provider": provider}
+    return store.blank(**facts() | case.fields() | fields | changes)
+
+
+def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store.Record:
+    """One invented error record."""
+    noise = _noise(case.case_id, provider, seed, changes.get("regime"))
+    base = ROUNDOFF[case.dtype] * {"ours": 0.9, "torch.nn": 1.1}.get(provider, 1.4)
+    tensors = ["y", "h_n"] + (["dx", "dw_hh_l0"] if case.pass_ != "fwd" else [])
+    errors = {}
+    for tensor in tensors:
+        grown = base * (3 if tensor.startswith("d") else 1) * case.T**0.1 * case.H**0.05
+        value = float(grown * noise.uniform(0.7, 1.4))
+        errors[tensor] = {
+            "max_abs": 4 * value, "mean_abs": value / 2, "rel_l2": value, "max_ulp": 9.0,
+            "p99_ulp": 3.0,
+        }  # fmt: skip
+    fields = {"kind": "error", "status": "ok", "provider": provider, "errors": errors}
+    return store.blank(
+        **facts()
+        | case.fields()
+        | fields
+        | {"seed": seed, "interpreted": provider == "ours"}
+        | changes
+    )
+
+
+def cases(**axes: Any) -> Iterator[Case]:
+    """The product of axis values, as a preset's grid."""
+    lists = {k: v if isinstance(v, list) else [v] for k, v in {**DEFAULTS, **axes}.items()}
+    for values in itertools.product(*lists.values()):
+        yield make_case(**dict(zip(lists, values, strict=True)))
+
+
+def small() -> list[store.Record]:
+    """A little of everything: times, failures, errors with seeds, formats, regimes and effects."""
+    found: list[store.Record] = []
+    both = {"cell": ["lstm", "gru"], "pass": ["fwd", "fwd+bwd"]}
+    providers = ("torch.nn", "ours", "ours-stepwise", "ours-gemm", "flashrnn-fused", "reference")
+    grids = [
+        {"B": [1, 16, 64], "T": 256, "H": [64, 128, 512, 1000, 1024]},
+        {"B": 16, "T": [64, 128, 256, 512], "H": 512},
+    ]
+    for case in dict.fromkeys(c for grid in grids for c in cases(**both, **grid)):
+        for provider in providers:
+            if provider == "flashrnn-fused" and case.cell == "gru":
+                reason = "FlashRNN's fused backend has no GRU"
+                found.append(failed(case, provider, "unsupported", reason))
+            elif provider == "reference" and case.H >= 1000 and case.B == 64:
+                found.append(failed(case, provider, "oom", "out of memory: 1.00 GiB asked for"))
+            elif provider == "ours-stepwise" and case.H == 1024 and case.B == 16:
+                found.append(failed(case, provider, "timeout", "no answer in 180 s"))
+            else:
+                found.append(timed(case, provider))
+    found += list(error_records())
+    return found
+
+
+def error_records() -> Iterator[store.Record]:
+    """Errors over T with seeds, over formats, regimes, and one rounding at a time."""
+    cells = ["lstm", "gru"]
+    names = ("ours", "torch.nn", "reference")
+    for case in cases(cell=cells, dtype=["fp32", "fp16", "bf16"], B=4, T=[1, 4, 16, 64], H=32,
+                      **{"pass": "fwd+bwd"}):  # fmt: skip
+        for provider, seed in itertools.product(names, range(3)):
+            yield erroneous(case, provider, seed)
+    for case in cases(cell=cells, dtype="fp32", B=4, T=16, H=32, **{"pass": "fwd+bwd"}):
+        for regime, provider in itertools.product(("orthogonal-1.1", "large", "tiny"), names):
+            yield erroneous(case, provider, regime=regime)
+    for case in cases(cell=cells, dtype="bf16", B=4, T=[16, 64], H=64):
+        for effect in ("inputs", "product", "carry-fp32", "carry-io", "all"):
+            yield erroneous(case, f"effect-{effect}")
+
+
+def many(count: int = 10_000) -> list[store.Record]:
+    """As many records as asked for, over a grid like a paper's."""
+    grid = cases(
+        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
+        **{"pass": ["fwd", "fwd+bwd"]},
+        dtype=["bf16", "fp16", "fp32"],
+        B=[1, 4, 16, 64, 256],
+        T=[64, 256, 1024, 2048],
+        H=[64, 128, 256, 384, 512, 768, 1000, 1024],
+    )
+    providers = ("torch.nn", "ours", "ours-stepwise", "reference")
+    found: Iterable[store.Record] = (
+        timed(case, provider) for case, provider in itertools.product(grid, providers)
+    )
+    errors = list(error_records())
+    return [*itertools.islice(found, count - len(errors)), *errors]
