@@ -41,6 +41,8 @@ def forward(
     counters, error = _counters(plan, gx.device, plan.batch_groups * plan.tiles * D)
 
     def launch(begin: int, end: int) -> None:
+        if B == 0:
+            return
         forward_kernel[(plan.programs,)](
             gx, w_hh, b_hh, initial[0], lengths, resets,
             initial.float() if resets is not None else None,
@@ -91,6 +93,8 @@ def backward(
     initial_state = initial.float()
 
     def launch(begin: int, end: int, phase: int) -> None:
+        if B == 0:
+            return
         backward_kernel[(plan.programs,)](
             w_hh, initial[0], initial_state, lengths, resets, y, history, saved, dy, dgx, dr,
             dstate, dinitial, partial, counters, error,

@@ -1,0 +1,233 @@
+"""The loop as torch operators: forward, backward, and what autograd and torch.compile need of them."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from . import failures, launch
+from .cell import Cell
+from .cells import CELLS
+from .plan import DEVICES, Device, Plan, Problem, backward_plan, forward_plan
+from .recurrence import forward_kernel
+
+# Decided when the kernels are decorated: TRITON_INTERPRET=1 before the import.
+INTERPRETED = not isinstance(forward_kernel, JITFunction)
+MODES = ("auto", "persistent", "stepwise")
+
+
+def check_runnable(device: torch.device) -> None:
+    """Raise RuntimeError unless the kernels can run on tensors of this device."""
+    if device.type == "cuda" or (device.type == "cpu" and INTERPRETED):
+        return
+    if device.type == "cpu":
+        raise RuntimeError(
+            "the kernels run on a GPU, got CPU tensors: move them to one, or set TRITON_INTERPRET=1 "
+            "before importing kernels to run Triton's interpreter on the CPU"
+        )
+    raise RuntimeError(f"the kernels run on CUDA and ROCm devices, got tensors on {device}")
+
+
+def product_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """How float32 products are rounded: "ieee" or "tf32", as torch's setting for its own RNNs says."""
+    if dtype != torch.float32 or device.type != "cuda":
+        return "ieee"
+    return "tf32" if torch.backends.cudnn.rnn.fp32_precision == "tf32" else "ieee"
+
+
+@lru_cache
+def device_limits(device: torch.device) -> Device:
+    """What a plan must obey on this device; in the interpreter, an H100's limits."""
+    if device.type != "cuda":
+        return DEVICES["h100"]
+    found = torch.cuda.get_device_properties(device)
+    shared = getattr(found, "shared_memory_per_block_optin", 0) or 64 * 1024
+    return Device(found.name, found.multi_processor_count, shared)
+
+
+def plans(
+    cell: Cell, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"
+) -> tuple[Plan, Plan]:
+    """The forward and the backward plan for these weights [D, G*H, H] and this batch size."""
+    problem = Problem(
+        gates=cell.gates,
+        B=max(batch, 1),
+        H=w_hh.shape[-1],
+        directions=w_hh.shape[0],
+        dtype=str(w_hh.dtype).removeprefix("torch."),
+        precision=precision,
+    )
+    limits = device_limits(w_hh.device)
+    if INTERPRETED and w_hh.device.type == "cpu":
+        if mode == "persistent":
+            raise ValueError(
+                "mode='persistent' needs programs that run at the same time, and the interpreter "
+                "runs them one after another; use 'auto' or 'stepwise'"
+            )
+        mode = "stepwise"
+    return forward_plan(problem, limits, mode), backward_plan(problem, limits, mode)
+
+
+@torch.library.custom_op("rnnbench::recurrence", mutates_args=())
+def recurrence_op(
+    gx: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    initial: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    cell: str,
+    reverse: bool,
+    save: bool,
+    mode: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The forward loop: y [T,B,D*H], final state [STATES,D,B,H], and two tensors for the backward pass
+    (the history of the further states, and the activations), empty unless `save`.
+    """
+    failures.check(wait=False)
+    chosen = CELLS[cell]
+    plan, _ = plans(chosen, w_hh, gx.shape[1], mode, precision)
+    y, final, history, saved = launch.forward(
+        chosen, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
+    )
+    empty = gx.new_empty(0)
+    return (
+        y,
+        final.to(gx.dtype),
+        empty.float() if history is None else history,
+        empty.clone() if saved is None else saved,
+    )
+
+
+@recurrence_op.register_fake
+def _(gx, w_hh, b_hh, initial, lengths, resets, cell, reverse, save, mode, precision):
+    T, B, D, _ = gx.shape
+    H, chosen = w_hh.shape[-1], CELLS[cell]
+    history = gx.new_empty(0, dtype=torch.float32)
+    saved = gx.new_empty(0)
+    if save and chosen.states > 1:
+        history = gx.new_empty(chosen.states - 1, T, B, D, H, dtype=torch.float32)
+    if save and chosen.saved:
+        saved = gx.new_empty(T, B, D, H, chosen.saved)
+    return gx.new_empty(T, B, D * H), torch.empty_like(initial), history, saved
+
+
+@torch.library.custom_op("rnnbench::recurrence_backward", mutates_args=())
+def recurrence_backward_op(
+    dy: Tensor,
+    dfinal: Tensor,
+    w_hh: Tensor,
+    initial: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    y: Tensor,
+    history: Tensor,
+    saved: Tensor,
+    cell: str,
+    reverse: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+    mode: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loop back through time: gradients of gx, w_hh, b_hh and the initial state."""
+    failures.check(wait=False)
+    chosen = CELLS[cell]
+    _, plan = plans(chosen, w_hh, dy.shape[1], mode, precision)
+    dgx, dr, dinitial = launch.backward(
+        chosen, plan, dy, dfinal.float(), w_hh, initial, lengths, resets, y,
+        history if history.numel() else None, saved if saved.numel() else None, reverse, precision,
+    )  # fmt: skip
+    D, H = w_hh.shape[0], w_hh.shape[-1]
+    dw = dy.new_empty(0)
+    if needs_weight:
+        dw = torch.stack(
+            [
+                weight_gradient(
+                    dr[:, :, d], y[:, :, d * H : (d + 1) * H], initial[0, d], lengths, resets,
+                    reverse or d == 1,
+                )
+                for d in range(D)
+            ]
+        )  # fmt: skip
+    db = dr.sum((0, 1)) if needs_bias else dy.new_empty(0)
+    return dgx, dw, db, dinitial.to(dy.dtype)
+
+
+@recurrence_backward_op.register_fake
+def _(
+    dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, cell, reverse, needs_weight,
+    needs_bias, mode, precision,
+):  # fmt: skip
+    (T, B, _), (D, K, _) = dy.shape, w_hh.shape
+    return (
+        dy.new_empty(T, B, D, K),
+        torch.empty_like(w_hh) if needs_weight else dy.new_empty(0),
+        dy.new_empty(D, K) if needs_bias else dy.new_empty(0),
+        torch.empty_like(initial),
+    )
+
+
+def weight_gradient(
+    dr: Tensor,  # [T, B, K]
+    y: Tensor,  # [T, B, H]
+    h0: Tensor,  # [B, H]
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """The sum of dr(t)^T h(t-1) over time and batch: one product, and one for the first step's h0."""
+    later, earlier, first = dr[1:], y[:-1], dr[0]
+    back = None if resets is None else resets[1:] != 0
+    if reverse:
+        later, earlier, first = dr[:-1], y[1:], dr[-1]
+        back = None if resets is None else resets[:-1] != 0
+        if lengths is not None:  # the first step is each sequence's own last, where y[1:] is padding
+            last = lengths.long() - 1
+            first = dr[last, torch.arange(len(last), device=dr.device)]
+            if back is not None:
+                back = back & (torch.arange(len(dr) - 1, device=dr.device)[:, None] < last)
+    if back is not None:
+        earlier = torch.where(back[..., None], h0, earlier)
+    total = later.flatten(0, 1).t() @ earlier.flatten(0, 1)
+    return torch.addmm(total, first.t(), h0)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    _, w_hh, b_hh, initial, lengths, resets, ctx.cell, ctx.reverse, ctx.saves, ctx.mode, precision = inputs
+    y, final, history, saved = output
+    ctx.precision, ctx.final = precision, (final.shape, final.dtype)
+    ctx.has_bias = b_hh is not None
+    ctx.save_for_backward(w_hh, initial, lengths, resets, y, history, saved)
+    ctx.mark_non_differentiable(history, saved)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, dy, dfinal, _dhistory, _dsaved):
+    if not ctx.saves:
+        raise RuntimeError("recurrence was called with save=False, so it kept nothing to go back through")
+    w_hh, initial, lengths, resets, y, history, saved = ctx.saved_tensors
+    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
+    dfinal = initial.new_zeros(initial.shape) if dfinal is None else dfinal.contiguous()
+    _, needs_weight, needs_bias, needs_initial, *_ = ctx.needs_input_grad
+    dgx, dw, db, dinitial = recurrence_backward_op(
+        dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, ctx.cell, ctx.reverse,
+        needs_weight, needs_bias and ctx.has_bias, ctx.mode, ctx.precision,
+    )  # fmt: skip
+    return (
+        dgx,
+        dw if needs_weight else None,
+        db if needs_bias and ctx.has_bias else None,
+        dinitial if needs_initial else None,
+        *(None,) * 7,
+    )
+
+
+def _no_double_backward(ctx, *grads):
+    raise RuntimeError("the kernels have no second derivative: double backward is not supported")
+
+
+recurrence_op.register_autograd(_backward, setup_context=_setup_context)
+recurrence_backward_op.register_autograd(_no_double_backward)
