@@ -46,7 +46,7 @@ def forward(
         forward_kernel[(plan.programs,)](
             gx, w_hh, b_hh, initial[0], lengths, resets,
             initial.float() if resets is not None else None,
-            state, y, history, saved, counters, error,
+            state, y, history, saved, None, counters, error,
             T, B, begin, end, plan.tiles, plan.batch_groups, int(reverse), 0, MAX_POLLS,
             STEP=cell.step, H=H, D=D, GATES=cell.gates, STATES=cell.states, SAVED=cell.saved,
             UNITS=plan.units, BLOCK_B=plan.block_b, BLOCK_K=plan.block_k, RESIDENT=plan.resident,

@@ -205,6 +205,7 @@ def forward_kernel(
     y_ptr,  # [T, B, D*H]
     history_ptr,  # [STATES-1, T, B, D, H] float32: the state but for h after each step, or None
     saved_ptr,  # [T, B, D, H, SAVED] activations for the backward pass, or None
+    product_ptr,  # [D, B, G*H] float32: R h(t-1) + b where a GEMM outside made it, else None
     counters_ptr,  # [groups * tiles, COUNTER_STRIDE] int32, zeroed
     error_ptr,  # [1] int64, zeroed
     T,
@@ -251,7 +252,7 @@ def forward_kernel(
     row_mask = (row_unit < H) & (row_gate < GATES)
     w_rows = w_ptr + ((direction * GATES + row_gate) * H + row_unit) * H
     weights = ()
-    for k in tl.static_range(RESIDENT):
+    for k in tl.static_range(RESIDENT):  # none with a GEMM outside
         weights = weights + (load_weights(w_rows, row_mask, k * BLOCK_K, LIMIT, 1, BLOCK_K),)
     if bias_ptr is not None:
         bias_offset = (direction * GATES + row_gate) * H + row_unit
@@ -297,24 +298,28 @@ def forward_kernel(
             code = ((step + 1).to(tl.int64) << 32) | (group << 1)
             failed |= wait(counters_ptr, group, step * GROUP, max_polls, error_ptr, code)
 
-        product = tl.zeros((UNITS * PADDED, BLOCK_B), tl.float32)
-        if bias_ptr is not None:
-            product += bias[:, None]
-        if GROUP == 1:  # the whole previous state is this program's own
-            product = tl.dot(weights[0], state[0].to(IO), product, input_precision=PRECISION)
+        if product_ptr is not None:
+            product_at = (direction * B + batch).to(tl.int64)[None, :] * (GATES * H) + units[:, None]
+            r = load_gates(product_ptr, product_at, mask, GATES, H)
         else:
-            # Without a previous step, an idle column included, h0 is read: no load needs a mask.
-            inside = tl.minimum(batch, B - 1)
-            first_rows = h0_ptr + (direction * B + inside).to(tl.int64) * H
-            previous_row = time_of(step - 1, length, reversed_time) * B + batch
-            later_rows = y_ptr + (previous_row * D + direction).to(tl.int64) * H
-            h_rows = tl.where(from_initial | (active == 0), first_rows, later_rows)
-            product = multiply(
-                product, weights, w_rows, row_mask, h_rows, 0, LIMIT, 1,
-                BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
-            )
+            product = tl.zeros((UNITS * PADDED, BLOCK_B), tl.float32)
+            if bias_ptr is not None:
+                product += bias[:, None]
+            if GROUP == 1:  # the whole previous state is this program's own
+                product = tl.dot(weights[0], state[0].to(IO), product, input_precision=PRECISION)
+            else:
+                # Without a previous step, an idle column included, h0 is read: no load needs a mask.
+                inside = tl.minimum(batch, B - 1)
+                first_rows = h0_ptr + (direction * B + inside).to(tl.int64) * H
+                previous_row = time_of(step - 1, length, reversed_time) * B + batch
+                later_rows = y_ptr + (previous_row * D + direction).to(tl.int64) * H
+                h_rows = tl.where(from_initial | (active == 0), first_rows, later_rows)
+                product = multiply(
+                    product, weights, w_rows, row_mask, h_rows, 0, LIMIT, 1,
+                    BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
+                )
+            r = split_gates(product, GATES, UNITS, BLOCK_B)
 
-        r = split_gates(product, GATES, UNITS, BLOCK_B)
         new = STEP(x, r, state)
         state = select(active[None, :], new[0], state, STATES)
         h = tl.where(active[None, :], state[0], 0.0)
@@ -330,8 +335,6 @@ def forward_kernel(
             store_saved(saved_ptr, at, mask, new[1], SAVED)
         if INTERLEAVED:
             store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
-        elif GROUP == 1:
-            tl.debug_barrier()
 
     if not INTERLEAVED:
         if PERSISTENT and GROUP > 1:
@@ -354,7 +357,7 @@ def backward_kernel(
     dr_ptr,  # [T, B, D, G*H] gradients of the recurrent gates: dgx itself unless SEPARATE
     dstate_ptr,  # [STATES, D, B, H] float32: the final state's gradient comes in, the initial one's goes out
     dinitial_ptr,  # [STATES, D, B, H] float32: what flows to the initial state at resets, or None
-    partial_ptr,  # [SPLIT, D, B, H] float32: unfinished sums, or None
+    partial_ptr,  # [SPLIT, D, B, H] float32: parts of R^T dr, from other programs or a GEMM, or None
     counters_ptr,  # [(1 + blocks) * groups * tiles, COUNTER_STRIDE] int32, zeroed
     error_ptr,  # [1] int64, zeroed
     T,
@@ -427,7 +430,7 @@ def backward_kernel(
         unit_mask = (units < H)[:, None] & (batch < B)[None, :]
         state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
         dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
-        if ALONE:  # the recurrent gates' gradients of the step done last, if an earlier launch did one
+        if ALONE and PHASE == BOTH:  # the recurrent gates' gradients of the step done last, if an earlier launch did one
             length = T
             if lengths_ptr is not None:
                 length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
@@ -509,7 +512,7 @@ def backward_kernel(
                     failed |= wait(counters_ptr, meeting, (n + 1) * SPLIT, max_polls, error_ptr, code)
 
         if PHASE != PRODUCT:
-            if SPLIT > 1:
+            if SPLIT > 1 or PHASE == POINTWISE:
                 product = tl.zeros((UNITS, BLOCK_B), tl.float32)
                 for p in tl.static_range(SPLIT):
                     sums = partial_ptr + p * plane + state_offset
