@@ -14,7 +14,7 @@ from .recurrence import forward_kernel
 
 # Decided when the kernels are decorated: TRITON_INTERPRET=1 before the import.
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
-MODES = ("auto", "persistent", "stepwise")
+MODES = ("auto", "persistent", "stepwise", "gemm")
 
 
 def check_runnable(device: torch.device) -> None:
@@ -65,7 +65,8 @@ def plans(
                 "mode='persistent' needs programs that run at the same time, and the interpreter "
                 "runs them one after another; use 'auto' or 'stepwise'"
             )
-        mode = "stepwise"
+        if mode == "auto":
+            mode = "stepwise"
     return forward_plan(problem, limits, mode), backward_plan(problem, limits, mode)
 
 
@@ -184,7 +185,9 @@ def weight_gradient(
     if reverse:
         later, earlier, first = dr[:-1], y[1:], dr[-1]
         back = None if resets is None else resets[:-1] != 0
-        if lengths is not None:  # the first step is each sequence's own last, where y[1:] is padding
+        if (
+            lengths is not None
+        ):  # the first step is each sequence's own last, where y[1:] is padding
             last = lengths.long() - 1
             first = dr[last, torch.arange(len(last), device=dr.device)]
             if back is not None:
@@ -196,7 +199,19 @@ def weight_gradient(
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    _, w_hh, b_hh, initial, lengths, resets, ctx.cell, ctx.reverse, ctx.saves, ctx.mode, precision = inputs
+    (
+        _,
+        w_hh,
+        b_hh,
+        initial,
+        lengths,
+        resets,
+        ctx.cell,
+        ctx.reverse,
+        ctx.saves,
+        ctx.mode,
+        precision,
+    ) = inputs
     y, final, history, saved = output
     ctx.precision, ctx.final = precision, (final.shape, final.dtype)
     ctx.has_bias = b_hh is not None
@@ -207,7 +222,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, dy, dfinal, _dhistory, _dsaved):
     if not ctx.saves:
-        raise RuntimeError("recurrence was called with save=False, so it kept nothing to go back through")
+        raise RuntimeError(
+            "recurrence was called with save=False, so it kept nothing to go back through"
+        )
     w_hh, initial, lengths, resets, y, history, saved = ctx.saved_tensors
     dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     dfinal = initial.new_zeros(initial.shape) if dfinal is None else dfinal.contiguous()

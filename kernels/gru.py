@@ -1,7 +1,7 @@
 """The GRU (Cho et al. 2014) in torch's variant, whose reset gate acts after the recurrent product.
 
-    r, z = sigmoid(W x + R h + b)           n = tanh(W x + b + r (R h + b_hn))
-    h' = (1 - z) n + z h
+r, z = sigmoid(W x + R h + b)           n = tanh(W x + b + r (R h + b_hn))
+h' = (1 - z) n + z h
 """
 
 import triton

@@ -1,11 +1,17 @@
-"""From tensors and a plan to launches: persistent, or stepwise with the same kernels.
+"""From tensors and a plan to launches: persistent, stepwise, or with a GEMM for each step.
 
-Both functions take contiguous tensors of one device and trust them (`checks.py` has looked).
+`forward` and `backward` take contiguous tensors of one device and trust them (`checks.py` has looked).
+Every mode launches the same two kernels with the same arguments but for the range of steps.
 """
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import gemm
 from .barrier import ABORTED, COUNTER_STRIDE
 from .cell import Cell
 from .failures import watch
@@ -30,38 +36,30 @@ def forward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Run the loop: y [T, B, D*H], the final state [STATES, D, B, H] in float32, and what is saved."""
-    (T, B, D, _), H = gx.shape, w_hh.shape[-1]
-    y = gx.new_empty(T, B, D * H)
-    state = initial.float().clone()
-    history = saved = None
-    if save and cell.states > 1:
-        history = state.new_empty(cell.states - 1, T, B, D, H)
-    if save and cell.saved:
-        saved = gx.new_empty(T, B, D, H, cell.saved)
-    counters, error = _counters(plan, gx.device, plan.batch_groups * plan.tiles * D)
-
-    def launch(begin: int, end: int) -> None:
-        if B == 0:
-            return
-        forward_kernel[(plan.programs,)](
-            gx, w_hh, b_hh, initial[0], lengths, resets,
-            initial.float() if resets is not None else None,
-            state, y, history, saved, None, counters, error,
-            T, B, begin, end, plan.tiles, plan.batch_groups, int(reverse), 0, MAX_POLLS,
-            STEP=cell.step, H=H, D=D, GATES=cell.gates, STATES=cell.states, SAVED=cell.saved,
-            UNITS=plan.units, BLOCK_B=plan.block_b, BLOCK_K=plan.block_k, RESIDENT=plan.resident,
-            AHEAD=plan.ahead, INTERLEAVED=plan.tiles > 1, PERSISTENT=plan.mode == "persistent",
-            PRECISION=precision, **_options(plan),
-        )  # fmt: skip
-
-    if plan.mode == "persistent":
-        _check_targets(plan.group, T)
-        launch(0, T)
-        watch(error, "forward")
-    else:
+    T, B = gx.shape[:2]
+    arguments = forward_arguments(
+        cell, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
+    )
+    y, state = arguments["y_ptr"], arguments["state_ptr"]
+    launch = partial(forward_kernel[(plan.programs,)], **arguments, **options(plan))
+    if B == 0:
+        pass
+    elif plan.mode == "persistent":
+        _check_targets(plan, T)
+        launch(begin=0, end=T)
+        watch(arguments["error_ptr"], "forward")
+    elif plan.mode == "stepwise":
         for step in range(T):
-            launch(step, step + 1)
-    return y, state, history, saved
+            launch(begin=step, end=step + 1)
+    else:
+        product = arguments["product_ptr"]
+        with gemm.matmul_precision(precision) if gx.dtype == torch.float32 else nullcontext():
+            for step in range(T):
+                gemm.forward_product(
+                    product, step, y, initial[0], w_hh, b_hh, lengths, resets, reverse
+                )
+                launch(begin=step, end=step + 1)
+    return y, state, arguments["history_ptr"], arguments["saved_ptr"]
 
 
 def backward(
@@ -82,60 +80,186 @@ def backward(
     """Run back through time: the input gates' and the recurrent gates' gradients [T, B, D, G*H] (one
     tensor where they are equal), and the initial state's [STATES, D, B, H] in float32.
     """
-    (T, B, _), (D, K, H) = dy.shape, w_hh.shape
-    dgx = dy.new_empty(T, B, D, K)
-    dr = torch.empty_like(dgx) if cell.separate else dgx
-    dstate = dfinal.clone()
-    dinitial = torch.zeros_like(dstate) if resets is not None else None
-    partial = dstate.new_empty(plan.split, D, B, H) if plan.split > 1 else None
-    meetings = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
-    counters, error = _counters(plan, dy.device, meetings)
-    initial_state = initial.float()
-
-    def launch(begin: int, end: int, phase: int) -> None:
-        if B == 0:
-            return
-        backward_kernel[(plan.programs,)](
-            w_hh, initial[0], initial_state, lengths, resets, y, history, saved, dy, dgx, dr,
-            dstate, dinitial, partial, counters, error,
-            T, B, begin, end, plan.tiles, plan.batch_groups, int(reverse), 0, MAX_POLLS,
-            STEP_GRADIENT=cell.step_gradient, H=H, D=D, GATES=cell.gates, STATES=cell.states,
-            SAVED=cell.saved, SEPARATE=cell.separate, BLOCK_M=plan.units, SPLIT=plan.split,
-            BLOCK_B=plan.block_b, BLOCK_K=plan.block_k, RESIDENT=plan.resident, AHEAD=plan.ahead,
-            INTERLEAVED=plan.tiles > 1, PERSISTENT=plan.mode == "persistent", PHASE=phase,
-            PRECISION=precision, **_options(plan),
-        )  # fmt: skip
-
-    if plan.mode == "persistent":
-        _check_targets(plan.group, T + 1)
-        launch(0, T + 1, BOTH.value)
-        watch(error, "backward")
-    else:
+    T, B = dy.shape[:2]
+    arguments = backward_arguments(
+        cell,
+        plan,
+        dy,
+        dfinal,
+        w_hh,
+        initial,
+        lengths,
+        resets,
+        y,
+        history,
+        saved,
+        reverse,
+        precision,
+    )
+    dgx, dr = arguments["dgx_ptr"], arguments["dr_ptr"]
+    launch = partial(backward_kernel[(plan.programs,)], **arguments, **options(plan))
+    if B == 0:
+        pass
+    elif plan.mode == "persistent":
+        _check_targets(plan, T + 1)
+        launch(begin=0, end=T + 1, PHASE=BOTH.value)
+        watch(arguments["error_ptr"], "backward")
+    elif plan.mode == "stepwise":
+        phases = (PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,)
         for item in range(T + 1):
-            if plan.split > 1:
-                launch(item, item + 1, PRODUCT.value)
-                launch(item, item + 1, POINTWISE.value)
-            else:
-                launch(item, item + 1, BOTH.value)
+            for phase in phases:
+                launch(begin=item, end=item + 1, PHASE=phase.value)
+    else:
+        product = arguments["partial_ptr"]
+        with gemm.matmul_precision(precision) if dy.dtype == torch.float32 else nullcontext():
+            for item in range(T + 1):
+                if item > 0:
+                    gemm.backward_product(product, T - item, dr, w_hh, lengths, reverse)
+                launch(begin=item, end=item + 1, PHASE=POINTWISE.value)
+    dstate, dinitial = arguments["dstate_ptr"], arguments["dinitial_ptr"]
     return dgx, dr, dstate if dinitial is None else dstate + dinitial
 
 
+def forward_arguments(
+    cell: Cell,
+    plan: Plan,
+    gx: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    initial: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    save: bool,
+    precision: str,
+) -> dict[str, Any]:
+    """All of `forward_kernel`'s arguments but `begin` and `end`, with the tensors that it writes."""
+    (T, B, D, K), H = gx.shape, w_hh.shape[-1]
+    with_gemm = plan.mode == "gemm"
+    state = initial.float().clone()
+    saves_history, saves_gates = save and cell.states > 1, save and cell.saved > 0
+    counters, error = _counters(plan, gx.device, plan.batch_groups * plan.tiles * D)
+    return {
+        "gx_ptr": gx,
+        "w_ptr": w_hh,
+        "bias_ptr": None if with_gemm else b_hh,
+        "h0_ptr": initial[0],
+        "lengths_ptr": lengths,
+        "resets_ptr": resets,
+        "initial_ptr": None if resets is None else initial.float(),
+        "state_ptr": state,
+        "y_ptr": gx.new_empty(T, B, D * H),
+        "history_ptr": state.new_empty(cell.states - 1, T, B, D, H) if saves_history else None,
+        "saved_ptr": gx.new_empty(T, B, D, H, cell.saved) if saves_gates else None,
+        "product_ptr": state.new_empty(D, B, K) if with_gemm else None,
+        "counters_ptr": counters,
+        "error_ptr": error,
+        "T": T,
+        "B": B,
+        "tiles": plan.tiles,
+        "batch_groups": plan.batch_groups,
+        "reverse": int(reverse),
+        "first_program": 0,
+        "max_polls": MAX_POLLS,
+        "STEP": cell.step,
+        "H": H,
+        "D": D,
+        "GATES": cell.gates,
+        "STATES": cell.states,
+        "SAVED": cell.saved,
+        "UNITS": plan.units,
+        "BLOCK_B": plan.block_b,
+        "BLOCK_K": plan.block_k,
+        "RESIDENT": plan.resident,
+        "AHEAD": plan.ahead,
+        "INTERLEAVED": plan.tiles > 1,
+        "PERSISTENT": plan.mode == "persistent",
+        "PRECISION": precision,
+    }
+
+
+def backward_arguments(
+    cell: Cell,
+    plan: Plan,
+    dy: Tensor,
+    dfinal: Tensor,
+    w_hh: Tensor,
+    initial: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    y: Tensor,
+    history: Tensor | None,
+    saved: Tensor | None,
+    reverse: bool,
+    precision: str,
+) -> dict[str, Any]:
+    """All of `backward_kernel`'s arguments but `begin`, `end` and `PHASE`, with what it writes."""
+    (T, B, _), (D, K, H) = dy.shape, w_hh.shape
+    dgx = dy.new_empty(T, B, D, K)
+    dstate = dfinal.clone()
+    sums = plan.split > 1 or plan.mode == "gemm"
+    meetings = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
+    counters, error = _counters(plan, dy.device, meetings)
+    return {
+        "w_ptr": w_hh,
+        "h0_ptr": initial[0],
+        "initial_ptr": initial.float(),
+        "lengths_ptr": lengths,
+        "resets_ptr": resets,
+        "y_ptr": y,
+        "history_ptr": history,
+        "saved_ptr": saved,
+        "dy_ptr": dy,
+        "dgx_ptr": dgx,
+        "dr_ptr": torch.empty_like(dgx) if cell.separate else dgx,
+        "dstate_ptr": dstate,
+        "dinitial_ptr": None if resets is None else torch.zeros_like(dstate),
+        "partial_ptr": dstate.new_empty(plan.split, D, B, H) if sums else None,
+        "counters_ptr": counters,
+        "error_ptr": error,
+        "T": T,
+        "B": B,
+        "tiles": plan.tiles,
+        "batch_groups": plan.batch_groups,
+        "reverse": int(reverse),
+        "first_program": 0,
+        "max_polls": MAX_POLLS,
+        "STEP_GRADIENT": cell.step_gradient,
+        "H": H,
+        "D": D,
+        "GATES": cell.gates,
+        "STATES": cell.states,
+        "SAVED": cell.saved,
+        "SEPARATE": cell.separate,
+        "BLOCK_M": plan.units,
+        "SPLIT": plan.split,
+        "BLOCK_B": plan.block_b,
+        "BLOCK_K": plan.block_k,
+        "RESIDENT": plan.resident,
+        "AHEAD": plan.ahead,
+        "INTERLEAVED": plan.tiles > 1,
+        "PERSISTENT": plan.mode == "persistent",
+        "PRECISION": precision,
+    }
+
+
+def options(plan: Plan) -> dict[str, Any]:
+    """Launch options: warps, and the promise that all programs run at once."""
+    cooperative = plan.mode == "persistent" and plan.group > 1 and not torch.version.hip
+    return {"num_warps": plan.num_warps, "launch_cooperative_grid": cooperative}
+
+
 def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:
-    """One counter for each group that meets, and the word that tells of a failure; fresh in each call."""
+    """One counter for each group that meets, and the word that tells of a failure; fresh each call."""
     if plan.mode != "persistent" or plan.group == 1:
         return None, None
     counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)
     return counters, torch.zeros(1, dtype=torch.int64, device=device)
 
 
-def _options(plan: Plan) -> dict:
-    cooperative = plan.mode == "persistent" and plan.group > 1 and not torch.version.hip
-    return {"num_warps": plan.num_warps, "launch_cooperative_grid": cooperative}
-
-
-def _check_targets(group: int, steps: int) -> None:
-    if group * steps >= ABORTED:
+def _check_targets(plan: Plan, steps: int) -> None:
+    if plan.group > 1 and plan.group * steps >= ABORTED:
         raise ValueError(
-            f"{steps} steps of {group} programs exceed the barrier's counter: "
-            f"split the sequence into parts of under {ABORTED // group} steps"
+            f"{steps} steps of {plan.group} programs exceed the barrier's counter: "
+            f"split the sequence into parts of under {ABORTED // plan.group} steps"
         )

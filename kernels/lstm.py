@@ -1,7 +1,7 @@
 """The LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
 
-    i, f, o = sigmoid(W x + R h + b)        g = tanh(W x + R h + b)
-    c' = f c + i g                          h' = o tanh(c')
+i, f, o = sigmoid(W x + R h + b)        g = tanh(W x + R h + b)
+c' = f c + i g                          h' = o tanh(c')
 """
 
 import triton

@@ -115,7 +115,9 @@ def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
     if SAVED == 4:
         kinds = tl.arange(0, 4)[None, None, :]
         packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
-        even, odd = tl.split(tl.reshape(packed.to(tl.float32), (offset.shape[0], offset.shape[1], 2, 2)))
+        even, odd = tl.split(
+            tl.reshape(packed.to(tl.float32), (offset.shape[0], offset.shape[1], 2, 2))
+        )
         first, third = tl.split(even)
         second, fourth = tl.split(odd)
         saved = (first, second, third, fourth)
@@ -189,7 +191,17 @@ def multiply(
     return product
 
 
-RUNTIME = ["T", "B", "begin", "end", "tiles", "batch_groups", "reverse", "first_program", "max_polls"]
+RUNTIME = [
+    "T",
+    "B",
+    "begin",
+    "end",
+    "tiles",
+    "batch_groups",
+    "reverse",
+    "first_program",
+    "max_polls",
+]
 
 
 @triton.jit(do_not_specialize=RUNTIME)  # a new length or batch size compiles nothing
@@ -290,7 +302,9 @@ def forward_kernel(
         if resets_ptr is not None:
             from_initial = from_initial | is_reset(resets_ptr, row, active)
             if initial_ptr is not None:
-                first = load_state(initial_ptr, state_offset, plane, mask & from_initial[None, :], STATES)
+                first = load_state(
+                    initial_ptr, state_offset, plane, mask & from_initial[None, :], STATES
+                )
                 state = select(from_initial[None, :], first, state, STATES)
 
         if PERSISTENT and GROUP > 1:
@@ -299,7 +313,9 @@ def forward_kernel(
             failed |= wait(counters_ptr, group, step * GROUP, max_polls, error_ptr, code)
 
         if product_ptr is not None:
-            product_at = (direction * B + batch).to(tl.int64)[None, :] * (GATES * H) + units[:, None]
+            product_at = (direction * B + batch).to(tl.int64)[None, :] * (GATES * H) + units[
+                :, None
+            ]
             r = load_gates(product_ptr, product_at, mask, GATES, H)
         else:
             product = tl.zeros((UNITS * PADDED, BLOCK_B), tl.float32)
@@ -315,8 +331,19 @@ def forward_kernel(
                 later_rows = y_ptr + (previous_row * D + direction).to(tl.int64) * H
                 h_rows = tl.where(from_initial | (active == 0), first_rows, later_rows)
                 product = multiply(
-                    product, weights, w_rows, row_mask, h_rows, 0, LIMIT, 1,
-                    BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
+                    product,
+                    weights,
+                    w_rows,
+                    row_mask,
+                    h_rows,
+                    0,
+                    LIMIT,
+                    1,
+                    BLOCK_K,
+                    RESIDENT,
+                    CHUNKS,
+                    AHEAD,
+                    PRECISION,
                 )
             r = split_gates(product, GATES, UNITS, BLOCK_B)
 
@@ -430,7 +457,9 @@ def backward_kernel(
         unit_mask = (units < H)[:, None] & (batch < B)[None, :]
         state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
         dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
-        if ALONE and PHASE == BOTH:  # the recurrent gates' gradients of the step done last, if an earlier launch did one
+        if (
+            ALONE and PHASE == BOTH
+        ):  # the recurrent gates' gradients of the step done last, if an earlier launch did one
             length = T
             if lengths_ptr is not None:
                 length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
@@ -499,8 +528,19 @@ def backward_kernel(
                 later_rows = dr_ptr + (later_row * D + direction).to(tl.int64) * K
                 rows = tl.where(later_active, later_rows, w_ptr)
                 product = multiply(
-                    product, weights, w_rows, outputs < H, rows, first, LIMIT, H,
-                    BLOCK_K, RESIDENT, CHUNKS, AHEAD, PRECISION,
+                    product,
+                    weights,
+                    w_rows,
+                    outputs < H,
+                    rows,
+                    first,
+                    LIMIT,
+                    H,
+                    BLOCK_K,
+                    RESIDENT,
+                    CHUNKS,
+                    AHEAD,
+                    PRECISION,
                 )
             if SPLIT > 1:
                 output_at = (direction * B + batch).to(tl.int64)[None, :] * H + outputs[:, None]
@@ -509,7 +549,9 @@ def backward_kernel(
                 if PERSISTENT:
                     meeting = groups + group * BLOCKS + block
                     arrive(counters_ptr, meeting)
-                    failed |= wait(counters_ptr, meeting, (n + 1) * SPLIT, max_polls, error_ptr, code)
+                    failed |= wait(
+                        counters_ptr, meeting, (n + 1) * SPLIT, max_polls, error_ptr, code
+                    )
 
         if PHASE != PRODUCT:
             if SPLIT > 1 or PHASE == POINTWISE:
