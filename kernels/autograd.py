@@ -1,4 +1,4 @@
-"""The loop as torch operators: forward, backward, and what autograd and torch.compile need of them."""
+"""The loop as torch operators: forward, backward, and what autograd and torch.compile need."""
 
 from functools import lru_cache
 
@@ -23,14 +23,14 @@ def check_runnable(device: torch.device) -> None:
         return
     if device.type == "cpu":
         raise RuntimeError(
-            "the kernels run on a GPU, got CPU tensors: move them to one, or set TRITON_INTERPRET=1 "
-            "before importing kernels to run Triton's interpreter on the CPU"
+            "the kernels run on a GPU, got CPU tensors: move them to one, or set "
+            "TRITON_INTERPRET=1 before importing kernels to use Triton's interpreter on the CPU"
         )
     raise RuntimeError(f"the kernels run on CUDA and ROCm devices, got tensors on {device}")
 
 
 def product_precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How float32 products are rounded: "ieee" or "tf32", as torch's setting for its own RNNs says."""
+    """How float32 products are rounded: "ieee" or "tf32", as torch is told for its own RNNs."""
     if dtype != torch.float32 or device.type != "cuda":
         return "ieee"
     return "tf32" if torch.backends.cudnn.rnn.fp32_precision == "tf32" else "ieee"
@@ -84,8 +84,8 @@ def recurrence_op(
     mode: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The forward loop: y [T,B,D*H], final state [STATES,D,B,H], and two tensors for the backward pass
-    (the history of the further states, and the activations), empty unless `save`.
+    """The forward loop: y [T,B,D*H], final state [STATES,D,B,H], and for the backward pass the
+    history of the states but h and the activations, empty unless `save`.
     """
     failures.check(wait=False)
     chosen = CELLS[cell]
@@ -179,7 +179,7 @@ def weight_gradient(
     resets: Tensor | None,
     reverse: bool,
 ) -> Tensor:
-    """The sum of dr(t)^T h(t-1) over time and batch: one product, and one for the first step's h0."""
+    """The sum of dr(t)^T h(t-1) over time and batch: one product, and one for the first step."""
     later, earlier, first = dr[1:], y[:-1], dr[0]
     back = None if resets is None else resets[1:] != 0
     if reverse:

@@ -10,10 +10,10 @@ class Cell:
 
     All device values are float32 blocks `[units, batch]`; `state[0]` is the hidden state h.
 
-    - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent ones
-      (`R h`, with the recurrent bias if the cell keeps it apart), each a tuple in torch's gate order.
-    - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the input
-      gates, of the recurrent gates, and of the previous state but for what flows through `R`.
+    - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent
+      ones (`R h` and the recurrent bias), each a tuple in torch's gate order.
+    - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the
+      input gates, of the recurrent gates, and of the previous state but for what flows through `R`.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Cell:
     saved: int  # activations kept for the backward pass per unit and step: 0 or 4
     step: Callable
     step_gradient: Callable
-    # Whether a recurrent gate's gradient differs from its input gate's (GRU's reset gate acts on one).
+    # Whether a recurrent gate's gradient differs from its input gate's, as in the GRU.
     separate: bool = False
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
-"""The recurrent product of one step as a GEMM of torch's, for shapes where it beats the persistent loop.
+"""The recurrent product of one step as a GEMM of torch's, where that beats the persistent loop.
 
-With a large batch, or with exact float32 products, the loop is bound by arithmetic, not by the distance
-between steps; then one GEMM a step by cuBLAS, and the cell's pointwise part by our kernel, are faster.
+With a large batch, or with exact float32 products, the loop is bound by arithmetic, not by the
+distance between steps; then a GEMM a step by cuBLAS, and the cell's pointwise part by our kernel,
+are faster.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def at_step(
     reverse: bool,
     lengths: Tensor | None,
 ) -> Tensor:
-    """The rows [B, N] of one step in the order of computation; arbitrary where a sequence has ended."""
+    """The rows [B, N] of one step in the order of computation; arbitrary past a sequence's end."""
     T, B = tensor.shape[:2]
     if not reverse:
         return tensor[step, :, direction]

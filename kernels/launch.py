@@ -1,7 +1,7 @@
 """From tensors and a plan to launches: persistent, stepwise, or with a GEMM for each step.
 
-`forward` and `backward` take contiguous tensors of one device and trust them (`checks.py` has looked).
-Every mode launches the same two kernels with the same arguments but for the range of steps.
+`forward` and `backward` take contiguous tensors of one device and trust them (`checks.py` has
+looked). Every mode launches the same two kernels with the same arguments but for the steps.
 """
 
 from contextlib import nullcontext
@@ -35,7 +35,7 @@ def forward(
     save: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Run the loop: y [T, B, D*H], the final state [STATES, D, B, H] in float32, and what is saved."""
+    """Run the loop: y [T, B, D*H], the final state [STATES, D, B, H] in float32, what is saved."""
     T, B = gx.shape[:2]
     arguments = forward_arguments(
         cell, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
@@ -77,8 +77,8 @@ def backward(
     reverse: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run back through time: the input gates' and the recurrent gates' gradients [T, B, D, G*H] (one
-    tensor where they are equal), and the initial state's [STATES, D, B, H] in float32.
+    """Run back through time: gradients of the input gates and of the recurrent gates [T, B, D, G*H]
+    (one tensor where they are equal), and of the initial state [STATES, D, B, H] in float32.
     """
     T, B = dy.shape[:2]
     arguments = backward_arguments(
@@ -133,7 +133,7 @@ def forward_arguments(
     save: bool,
     precision: str,
 ) -> dict[str, Any]:
-    """All of `forward_kernel`'s arguments but `begin` and `end`, with the tensors that it writes."""
+    """All of `forward_kernel`'s arguments but `begin` and `end`, with what it writes."""
     (T, B, D, K), H = gx.shape, w_hh.shape[-1]
     with_gemm = plan.mode == "gemm"
     state = initial.float().clone()
@@ -250,7 +250,7 @@ def options(plan: Plan) -> dict[str, Any]:
 
 
 def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:
-    """One counter for each group that meets, and the word that tells of a failure; fresh each call."""
+    """A counter for each group that meets, and the word that tells of a failure, both fresh."""
     if plan.mode != "persistent" or plan.group == 1:
         return None, None
     counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)

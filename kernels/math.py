@@ -1,9 +1,9 @@
 """Device activations: saturating, accurate near zero, and propagating NaN.
 
-Triton's `tl.exp` is the hardware's `ex2` after one rounded product with log2(e), which loses a bit of
-the result for every bit of the argument. `exp` here reduces the range first (Cody and Waite, *Software
-Manual for the Elementary Functions*, 1980), so that all activations stay within a few units in the
-last place over the whole float32 range (stated and tested in `tests/test_activations.py`).
+Triton's `tl.exp` is the hardware's `ex2` after one rounded product with log2(e), which loses a bit
+of the result for every bit of the argument. `exp_negative` reduces the range first (Cody and Waite,
+*Software Manual for the Elementary Functions*, 1980), so that the activations stay within a few
+units in the last place over the whole float32 range.
 """
 
 import triton
@@ -34,7 +34,7 @@ def exp_negative(x):
 
 @triton.jit
 def reciprocal(d):
-    """1 / d for d in [1, 2], without the checks of range that a division carries (four instructions)."""
+    """1 / d for d in [1, 2], without the range checks that a division carries."""
     return tl.rsqrt(d * d)
 
 

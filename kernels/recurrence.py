@@ -1,196 +1,49 @@
-"""The persistent recurrent loop: one kernel forward in time, one backward through time, for every cell.
+"""The persistent recurrent loop: a kernel forward in time and one back through it, for every cell.
 
-A *group* of programs shares one direction and one part of the batch. In the forward kernel each program
-of a group owns UNITS hidden units: it keeps their rows of the recurrent weights on chip for all time
-steps, reads the previous hidden state of all units, and writes the next one of its own. A barrier among
-the group ends each step. Blocks are unit-major, `[units, batch]`: the weights are the stationary left
-operand of the product, which tensor cores read from shared memory as it lies.
+A *group* of programs shares one direction and one part of the batch. In the forward kernel each
+program of a group owns UNITS hidden units: it keeps their rows of the recurrent weights on chip for
+all time steps, reads the previous hidden state of all units, and writes the next one of its own. A
+barrier among the group ends each step. Blocks are unit-major, `[units, batch]`: the weights are the
+stationary left operand of the product, which tensor cores read from shared memory as it lies.
 
-The same kernels also run stepwise, one launch for each step, with the state in `state_ptr` between the
-launches: then no program ever waits for another (see `launch.py`).
+The same kernels also run stepwise, one launch for each step, with the state in `state_ptr` between
+the launches: then no program ever waits for another (see `launch.py`).
 
-Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidden units. `step` counts
-in the order of computation; `time` is the index into the tensors.
+Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidden units. `step`
+counts in the order of computation; `time` is the index into the tensors.
+
+The loops over time switch off the hoisting of invariants: else the addresses of all resident chunks
+stay in registers, three times as many as the kernels need.
 """
 
 import triton
 import triton.language as tl
 
 from .barrier import arrive, wait
+from .blocks import (
+    is_reset,
+    keep,
+    load_gates,
+    load_saved,
+    load_state,
+    load_weights,
+    multiply,
+    poison,
+    replace_first,
+    select,
+    split_gates,
+    store_gates,
+    store_saved,
+    store_state,
+    time_of,
+)
 
+# The phases of a backward launch.
 BOTH = tl.constexpr(0)
 PRODUCT = tl.constexpr(1)
 POINTWISE = tl.constexpr(2)
 
-
-@triton.jit
-def time_of(step, length, reverse):
-    """The time index of a step: a reversed sequence begins at its own last element."""
-    return tl.where(reverse != 0, length - 1 - step, step)
-
-
-@triton.jit
-def is_reset(resets_ptr, row, mask):
-    """Whether the state returns to its initial value before the step at `row` = time * B + batch."""
-    return tl.load(resets_ptr + row, mask=mask, other=0) != 0
-
-
-@triton.jit
-def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
-    state = ()
-    for k in tl.static_range(STATES):
-        state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
-    return state
-
-
-@triton.jit
-def store_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
-    for k in tl.static_range(STATES):
-        tl.store(state_ptr + k * plane + offset, state[k], mask=mask)
-
-
-@triton.jit
-def select(condition, new, old, N: tl.constexpr):
-    chosen = ()
-    for k in tl.static_range(N):
-        chosen = chosen + (tl.where(condition, new[k], old[k]),)
-    return chosen
-
-
-@triton.jit
-def keep(condition, values, N: tl.constexpr):
-    kept = ()
-    for k in tl.static_range(N):
-        kept = kept + (tl.where(condition, values[k], 0.0),)
-    return kept
-
-
-@triton.jit
-def poison(values, failed, N: tl.constexpr):
-    poisoned = ()
-    for k in tl.static_range(N):
-        poisoned = poisoned + (tl.where(failed, float("nan"), values[k]),)
-    return poisoned
-
-
-@triton.jit
-def replace_first(values, first, N: tl.constexpr):
-    replaced = (first,)
-    for k in tl.static_range(1, N):
-        replaced = replaced + (values[k],)
-    return replaced
-
-
-@triton.jit
-def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
-    """One float32 block for each gate; gate g lies g*H after the first."""
-    gates = ()
-    for g in tl.static_range(GATES):
-        gates = gates + (tl.load(ptr + offset + g * H, mask=mask, other=0.0).to(tl.float32),)
-    return gates
-
-
-@triton.jit
-def store_gates(ptr, offset, mask, gates, GATES: tl.constexpr, H: tl.constexpr):
-    for g in tl.static_range(GATES):
-        tl.store(ptr + offset + g * H, gates[g].to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Unit-major rows `[units * padded gates, batch]` to one block `[units, batch]` for each gate."""
-    if GATES == 1:
-        gates = (rows,)
-    else:
-        even, odd = tl.split(tl.permute(tl.reshape(rows, (UNITS, 2, 2, BLOCK_B)), (0, 3, 1, 2)))
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        gates = (first, second, third, fourth)
-    return gates
-
-
-@triton.jit
-def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
-    """The four activations of each unit, which lie side by side, as float32 blocks."""
-    if SAVED == 4:
-        kinds = tl.arange(0, 4)[None, None, :]
-        packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
-        even, odd = tl.split(
-            tl.reshape(packed.to(tl.float32), (offset.shape[0], offset.shape[1], 2, 2))
-        )
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        saved = (first, second, third, fourth)
-    else:
-        saved = ()
-    return saved
-
-
-@triton.jit
-def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
-    if SAVED == 4:
-        pairs = tl.join(tl.join(saved[0], saved[2]), tl.join(saved[1], saved[3]))
-        packed = tl.reshape(pairs.to(ptr.dtype.element_ty), (offset.shape[0], offset.shape[1], 4))
-        kinds = tl.arange(0, 4)[None, None, :]
-        tl.store(ptr + offset[:, :, None] * 4 + kinds, packed, mask=mask[:, :, None])
-
-
-@triton.jit
-def load_weights(w_rows, mask, first, limit, STRIDE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The columns `first` to `first + BLOCK_K` of some rows; those from `limit` on are zero."""
-    ks = first + tl.arange(0, BLOCK_K)
-    full = mask[:, None]
-    if limit is not None:
-        full = full & (ks < limit)[None, :]
-    return tl.load(w_rows[:, None] + ks[None, :] * STRIDE, mask=full, other=0.0)
-
-
-@triton.jit
-def load_operand(rows, first, limit, BLOCK_K: tl.constexpr):
-    """The right operand `[BLOCK_K, batch]`, past L1, since other programs wrote it in this launch."""
-    ks = first + tl.arange(0, BLOCK_K)
-    pointers = rows[None, :] + ks[:, None]
-    if limit is None:
-        operand = tl.load(pointers, cache_modifier=".cg")
-    else:
-        operand = tl.load(pointers, mask=(ks < limit)[:, None], other=0.0, cache_modifier=".cg")
-    return operand
-
-
-@triton.jit
-def multiply(
-    product,
-    weights,  # the resident chunks
-    w_rows,
-    w_mask,
-    rows,  # pointers to the operand's columns, all of them valid
-    first,
-    limit,
-    STRIDE: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    AHEAD: tl.constexpr,  # chunks of the operand that are on their way while one is multiplied
-    PRECISION: tl.constexpr,
-):
-    """product + weights @ operand over the columns `first` to `limit`, one chunk of K at a time."""
-    operands = ()
-    for k in tl.static_range(RESIDENT + AHEAD):
-        if k < RESIDENT:
-            operands = operands + (load_operand(rows, first + k * BLOCK_K, limit, BLOCK_K),)
-        if k >= AHEAD:
-            product = tl.dot(
-                weights[k - AHEAD], operands[k - AHEAD], product, input_precision=PRECISION
-            )
-    if RESIDENT < CHUNKS:
-        for chunk in range(RESIDENT, CHUNKS):
-            start = first + chunk * BLOCK_K
-            streamed = load_weights(w_rows, w_mask, start, limit, STRIDE, BLOCK_K)
-            operand = load_operand(rows, start, limit, BLOCK_K)
-            product = tl.dot(streamed, operand, product, input_precision=PRECISION)
-    return product
-
-
+# Launch arguments that no compilation depends on: a new length or batch size compiles nothing.
 RUNTIME = [
     "T",
     "B",
@@ -204,7 +57,7 @@ RUNTIME = [
 ]
 
 
-@triton.jit(do_not_specialize=RUNTIME)  # a new length or batch size compiles nothing
+@triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
     gx_ptr,  # [T, B, D, G*H] the input gates
     w_ptr,  # [D, G*H, H] recurrent weights
@@ -244,7 +97,7 @@ def forward_kernel(
     PERSISTENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Steps `begin` to `end` of h(t) = STEP(gx(t), R h(t-1) + b, state(t-1)) for one group member."""
+    """Steps `begin` to `end` of state(t) = STEP(gx(t), R h(t-1) + b, state(t-1)), for some units."""
     GROUP: tl.constexpr = (H + UNITS - 1) // UNITS
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
     LIMIT: tl.constexpr = None if H % BLOCK_K == 0 else H
@@ -324,7 +177,7 @@ def forward_kernel(
             if GROUP == 1:  # the whole previous state is this program's own
                 product = tl.dot(weights[0], state[0].to(IO), product, input_precision=PRECISION)
             else:
-                # Without a previous step, an idle column included, h0 is read: no load needs a mask.
+                # Where there is no previous step, idle columns too, h0 is read: no mask needed.
                 inside = tl.minimum(batch, B - 1)
                 first_rows = h0_ptr + (direction * B + inside).to(tl.int64) * H
                 previous_row = time_of(step - 1, length, reversed_time) * B + batch
@@ -382,14 +235,14 @@ def backward_kernel(
     dy_ptr,  # [T, B, D*H]
     dgx_ptr,  # [T, B, D, G*H] gradients of the input gates
     dr_ptr,  # [T, B, D, G*H] gradients of the recurrent gates: dgx itself unless SEPARATE
-    dstate_ptr,  # [STATES, D, B, H] float32: the final state's gradient comes in, the initial one's goes out
-    dinitial_ptr,  # [STATES, D, B, H] float32: what flows to the initial state at resets, or None
-    partial_ptr,  # [SPLIT, D, B, H] float32: parts of R^T dr, from other programs or a GEMM, or None
+    dstate_ptr,  # [STATES, D, B, H] float32: gradients of the final, then of the initial state
+    dinitial_ptr,  # [STATES, D, B, H] float32: what resets pass to the initial state, or None
+    partial_ptr,  # [SPLIT, D, B, H] float32: parts of R^T dr, or all of it by a GEMM, or None
     counters_ptr,  # [(1 + blocks) * groups * tiles, COUNTER_STRIDE] int32, zeroed
     error_ptr,  # [1] int64, zeroed
     T,
     B,
-    begin,  # the items of this launch: item n is step T - 1 - n, and item T ends at the initial state
+    begin,  # the items of this launch: item n is step T-1-n; item T reaches the initial state
     end,
     tiles,
     batch_groups,
@@ -414,10 +267,11 @@ def backward_kernel(
     PHASE: tl.constexpr,  # BOTH, or PRODUCT and POINTWISE in launches of their own
     PRECISION: tl.constexpr,
 ):
-    """Back through the steps: the state's gradient, and the gates' gradients that the GEMMs outside take.
+    """Back through the steps: the state's gradients, and the gates', which GEMMs outside take.
 
-    R^T is short and wide (K = G*H), so SPLIT programs each multiply BLOCK_M units by a part of K, leave
-    the partial sums in memory, and meet at a barrier of their own; each then finishes its own units.
+    R^T is short and wide (K = G*H), so SPLIT programs each multiply BLOCK_M units by a part of K,
+    leave the partial sums in memory, and meet at a barrier of their own; each then finishes its
+    own units.
     """
     UNITS: tl.constexpr = BLOCK_M // SPLIT
     BLOCKS: tl.constexpr = (H + BLOCK_M - 1) // BLOCK_M
