@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench import frames, plots
-from bench.frames import CELL_NAMES, CELL_ORDER, PASS_NAMES, PASS_ORDER
+from bench.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_NAMES, PASS_ORDER
 
 Job = Callable[[Path], list[Path]]
 AXIS_WORDS = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}
@@ -80,7 +80,7 @@ def throughput(
             plots.value_axis(axes, spread.min(), spread.max())
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, axis)
-            axes.set_title(f"{CELL_NAMES.get(cell, cell)}, {PASS_NAMES[pass_]}")
+            plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
     sheet.label(AXIS_WORDS[axis], "tokens/s")
     name = f"throughput-{axis}-{frames.setting_slug(setting)}"
     return sheet.save(folder, name, rows[DATA])
@@ -124,7 +124,7 @@ def step_floor(
             plots.value_axis(axes, values.min(), values.max())
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, "H")
-            axes.set_title(f"{CELL_NAMES.get(cell, cell)}, {PASS_NAMES[pass_]}")
+            plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
     sheet.label(AXIS_WORDS["H"], "µs per step")
     return sheet.save(folder, f"step-H-{frames.setting_slug(setting)}", rows[DATA])
 
@@ -137,20 +137,26 @@ def growth_table(time: pd.DataFrame) -> pd.DataFrame:
     proportional to T; 0 does not grow).
     """
     keys = ["cell", "pass", *frames.SETTING, "provider", "B", "H"]
-    rows = []
     ok = time[time["status"] == "ok"]
-    for values, line in ok.groupby(keys, dropna=False, sort=False):
-        if line["T"].nunique() < 3:
+    # Plain dictionaries: a data frame per curve would take longer than all figures.
+    curves: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for row in ok[[*keys, "T", "median_ms", "peak_bytes"]].to_dict("records"):
+        curves.setdefault(tuple(row[name] for name in keys), {})[row["T"]] = row
+    rows = []
+    for values, points in curves.items():
+        if len(points) < 3:
             continue
+        steps = np.array(list(points), float)
+        times = np.array([point["median_ms"] for point in points.values()], float)
         row = dict(zip(keys, values, strict=True))
-        row |= {"T_from": line["T"].min(), "T_to": line["T"].max(), "points": len(line)}
-        row["us_per_step_fit"] = 1e3 * slope(line["T"], line["median_ms"])
-        row["time_exponent"] = slope(np.log(line["T"]), np.log(line["median_ms"]))
-        held = line[line["peak_bytes"].fillna(0) > 0]
-        if held["T"].nunique() >= 3:
-            row["bytes_per_step_fit"] = slope(held["T"], held["peak_bytes"].astype(float))
-            logs = np.log(held["T"]), np.log(held["peak_bytes"].astype(float))
-            row["memory_exponent"] = slope(*logs)
+        row |= {"T_from": min(points), "T_to": max(points), "points": len(points)}
+        row["us_per_step_fit"] = 1e3 * slope(steps, times)
+        row["time_exponent"] = slope(np.log(steps), np.log(times))
+        memory = np.array([point["peak_bytes"] or 0 for point in points.values()], float)
+        held = memory > 0
+        if held.sum() >= 3:
+            row["bytes_per_step_fit"] = slope(steps[held], memory[held])
+            row["memory_exponent"] = slope(np.log(steps[held]), np.log(memory[held]))
         rows.append(row)
     extra = ["T_from", "T_to", "points", "us_per_step_fit", "time_exponent"]
     return pd.DataFrame(rows, columns=[*keys, *extra, "bytes_per_step_fit", "memory_exponent"])
@@ -224,10 +230,9 @@ def growth(
                 axes.text(
                     0.03 + 0.2 * (k % 5), 0.99 - 0.09 * (k // 5), f"{exponent:.2f}",
                     transform=axes.transAxes, color=plots.look(provider).color, va="top",
-                    fontsize=5.5, fontweight="bold",
                 )  # fmt: skip
             plots.mark_failures(axes, failed[failed["cell"] == cell], "T")
-            axes.set_title(CELL_NAMES.get(cell, cell))
+            plots.head(axes, CELL_NAMES.get(cell, cell))
             axes.set_ylabel(words)
     for axes in sheet.axes[-1]:
         axes.set_xlabel(AXIS_WORDS["T"])

@@ -19,9 +19,16 @@ from bench import store
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
 CELL_ORDER = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 CELL_NAMES = {"rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)", "gru": "GRU", "lstm": "LSTM"}
+PROVIDER_ORDER = (
+    *("ours", "ours-persistent", "ours-stepwise", "ours-stepwise-graph", "ours-gemm"),
+    *("ours-graph", "torch.nn", "torch.nn-graph", "reference", "reference-compiled"),
+    *("flashrnn-fused", "flashrnn-alternating", "flashrnn-triton", "torchrl-triton"),
+)
 PASS_ORDER = ("fwd", "fwd+bwd")
 PASS_NAMES = {"fwd": "forward", "fwd+bwd": "forward + backward"}
 NUMBER_ORDER = ("fp32", "fp32:tf32x3", "fp32:tf32", "fp16", "bf16")
+# Where there is less room.
+PASS_HEADS = {"fwd": "forward", "fwd+bwd": "fwd+bwd"}
 # Everything that must be equal before two times may stand in one plot, sizes aside.
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "mode")
 SIZES = ("B", "T", "H")
@@ -203,6 +210,7 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
         "cell": CELL_ORDER,
         "pass": PASS_ORDER,
         "number": NUMBER_ORDER,
+        "provider": PROVIDER_ORDER,
     }
 
     def rank(column: pd.Series) -> pd.Series:

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 
 from bench import frames, plots
 from bench.figures import DATA, cut_words, speedups
-from bench.frames import CELL_NAMES, CELL_ORDER, PASS_NAMES, PASS_ORDER
+from bench.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_ORDER
 
 Job = Callable[[Path], list[Path]]
 # A corner mark for what torch's rule asks of cuDNN; "standard" is unmarked.
@@ -35,7 +35,11 @@ def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
     """Per setting and provider a map of each cell and pass; wide maps make a figure per pass."""
     table = speedups(time)
     for setting, rows in frames.settings(table):
-        for provider in plots.by_look(rows["provider"]):
+        providers = plots.by_look(rows["provider"])
+        # The reference is no rival; its map is drawn where nobody else could run.
+        rivals = [name for name in providers if not name.startswith("reference")]
+        able = set(rows.loc[rows["speedup"].notna(), "provider"])
+        for provider in rivals if able & set(rivals) else providers:
             here = rows[rows["provider"] == provider]
             shown = here[here["speedup"].notna()]
             if shown.empty:
@@ -89,7 +93,7 @@ def speedup_map(
     for (r, cell), (c, pass_) in itertools.product(enumerate(cells), enumerate(passes)):
         axes = sheet.axes[r, c]
         grid(axes, widths, heights)
-        axes.set_title(f"{CELL_NAMES.get(cell, cell)}, {PASS_NAMES[pass_]}")
+        plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
         here = rows[(rows["cell"] == cell) & (rows["pass"] == pass_)]
         for row in here.to_dict("records"):
             x, y = widths.index(row["H"]), heights.index(row["B"])
@@ -139,7 +143,6 @@ def grid(axes: Axes, widths: list[int], heights: list[int]) -> None:
     for name, at, shift in (("B", (0, 1), (-4, 3)), ("H", (0, 0), (-4, -8))):
         axes.annotate(
             name, at, shift, xycoords="axes fraction", textcoords="offset points", ha="right",
-            va="bottom" if name == "B" else "center", fontsize=6, fontweight="bold",
         )  # fmt: skip
 
 
@@ -164,6 +167,6 @@ def failure(axes: Axes, x: int, y: int, status: str) -> None:
     )
     letter = plots.LETTERS[status][0] if status != "ok" else "–"
     axes.text(
-        x, y, letter, ha="center", va="center_baseline", fontsize=5.8, fontweight="bold",
+        x, y, letter, ha="center", va="center_baseline", fontsize=5.8,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     )  # fmt: skip

@@ -18,15 +18,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
+from matplotlib import style, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench import frames
+
 STYLE = Path(__file__).parent / "style.mplstyle"
 FORMATS = ("pdf", "svg", "png")
-SMALL_LETTERS = 98  # of 5.2 points that fit beside each other
+WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
+SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
 WIDTH = 3.3  # inches: one column of a two-column paper
 LETTERS = {
     "oom": ("M", "out of memory"),
@@ -80,8 +83,7 @@ def look(provider: str) -> Look:
 
 def by_look(providers: Iterable[str]) -> list[str]:
     """Providers in the order in which they are drawn and named."""
-    order = {name: rank for rank, name in enumerate(LOOKS)}
-    return sorted(set(providers), key=lambda name: (order.get(name, len(order)), name))
+    return frames.known(providers, frames.PROVIDER_ORDER)
 
 
 def handle(provider: str, line: Any = None) -> Line2D:
@@ -96,7 +98,7 @@ def handle(provider: str, line: Any = None) -> Line2D:
 def apply_style() -> None:
     """Take the project's style, whatever the user's own matplotlib settings are."""
     matplotlib.rcdefaults()
-    matplotlib.style.use(STYLE)
+    style.use(STYLE)
 
 
 class Sheet:
@@ -202,6 +204,8 @@ class Sheet:
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """A data frame as CSV of fixed bytes: six significant digits, Unix line ends."""
+    whole = [name for name in WHOLE if name in frame]
+    frame = frame.assign(**{name: frame[name].astype("Int64") for name in whole})
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -217,13 +221,17 @@ def engineering(value: float, _: Any = None) -> str:
     return f"{value:.3g}"
 
 
-def scientific(value: float, _: Any = None) -> str:
-    """A small number as it is said: 2e-07 is 2e-7.
+def scientific(value: float, digits: int = 1) -> str:
+    """A number as it is said: 2e-07 is 2e-7.
 
-    >>> scientific(2e-7), scientific(1e-12)
-    ('2e-7', '1e-12')
+    >>> scientific(2e-7), scientific(1.234e-12, 3)
+    ('2e-7', '1.23e-12')
     """
-    return re.sub(r"e([-+])0", r"e\1", f"{value:.3g}" if value >= 0.01 else f"{value:.0e}")
+    return re.sub(r"e([-+])0", r"e\1", f"{value:.{digits - 1}e}").replace("e+", "e")
+
+
+def _error_tick(value: float, _: Any = None) -> str:
+    return f"{value:.3g}" if value >= 0.01 else scientific(value)
 
 
 def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
@@ -231,7 +239,7 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
     sizes = sorted(set(values))
     axes.set_xscale("log", base=2)
     axes.set_xlim(sizes[0] / 1.25, sizes[-1] * 1.25)
-    # Labels that would touch are left out; their ticks stay.
+    # Labels that would touch are left out; the markers still show where was measured.
     gap = math.log2(sizes[-1] / sizes[0]) / most
     shown = [sizes[-1]]
     for size in sizes[-2::-1]:
@@ -239,8 +247,7 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
             shown.append(size)
     axes.xaxis.set_major_locator(ticker.FixedLocator(shown))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.0f}"))
-    axes.xaxis.set_minor_locator(ticker.FixedLocator([s for s in sizes if s not in shown]))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def value_axis(axes: Axes, low: float, high: float, *, powers: bool = False) -> None:
@@ -259,7 +266,12 @@ def value_axis(axes: Axes, low: float, high: float, *, powers: bool = False) -> 
         ticks = [s * 10.0**p for p in range(first, math.ceil(math.log10(high)) + 1) for s in subs]
     axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(scientific if powers else engineering))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(_error_tick if powers else engineering))
+
+
+def head(axes: Axes, words: str) -> None:
+    """A panel's heading: plain text, since matplotlib's titles measure every tick to dodge it."""
+    axes.text(0.5, 1.03, words, transform=axes.transAxes, ha="center", va="bottom", fontsize=6.5)
 
 
 def draw_line(
@@ -270,7 +282,7 @@ def draw_line(
     bars = None if low is None else [np.maximum(y - low, 0), np.maximum(high - y, 0)]
     axes.errorbar(
         x, y, yerr=bars, color=shape.color, marker=shape.marker, linestyle=shape.line,
-        elinewidth=0.7, capsize=1.5, capthick=0.6, zorder=3 if provider == "ours" else 2, **extra,
+        elinewidth=0.9, zorder=3 if provider == "ours" else 2, **extra,
     )  # fmt: skip
 
 
@@ -291,7 +303,7 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str) -> None:
         axes.text(
             size, 0.03 + 0.085 * level, LETTERS[status][0], color=look(str(provider)).color,
             transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=5.5,
-            fontweight="bold", zorder=4, clip_on=False,
+            zorder=4, clip_on=False,
         )  # fmt: skip
 
 
