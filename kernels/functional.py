@@ -1,0 +1,322 @@
+"""Whole layers around the loop: the input projection in one GEMM, directions, states, dropout."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from . import checks
+from .autograd import MODES, check_runnable, product_precision, recurrence_op
+from .cell import Cell
+from .cells import CELLS
+
+Weights = Sequence[Tensor]
+States = Tensor | tuple[Tensor, ...]
+
+
+def recurrence(
+    cell: str,
+    gx: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None = None,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Sequence[int] | Tensor | None = None,
+    resets: Tensor | None = None,
+    mode: str = "auto",
+    precision: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The loop alone, of one layer, in one or both directions: h(t) from W x(t) and h(t-1).
+
+    Args:
+        cell: a name in CELLS.
+        gx: [T, B, D, G*H] float32, float16 or bfloat16: W_ih x_t + b_ih for each of the D
+            directions, gates in torch's order. With D = 2 the first runs forward and the second in
+            reverse; with D = 1 `reverse` says which.
+        w_hh, b_hh: [D, G*H, H] and [D, G*H] or None.
+        h0, c0: [D, B, H]; None is zero. c0 is for LSTM.
+        lengths: [B] integers in 1..T. A sequence that has ended keeps its state and gives zeros;
+            the reverse direction begins at the sequence's own last element. The values of a tensor
+            on a GPU are awaited and checked, except in a graph's capture or under torch.compile:
+            there they are taken as at least 1 and at most T.
+        resets: [T, B] bool: the state returns to h0, c0 before that step.
+        mode: "persistent" (one launch for all steps), "stepwise" (one a step), or "auto".
+        precision: how float32 products with w_hh are rounded, "ieee", "tf32" or "tf32x3"; None
+            follows `torch.backends.cudnn.rnn.fp32_precision`, as torch's own layers do.
+
+    Returns:
+        y [T, B, D*H], h_n [D, B, H] and c_n [D, B, H] (None for cells without), in gx's dtype.
+
+    Raises:
+        TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
+        RuntimeError: the tensors are on a device on which the kernels do not run.
+    """
+    chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
+    if isinstance(gx, Tensor) and torch.is_autocast_enabled(gx.device.type):
+        gx, w_hh, b_hh, h0, c0 = _cast(
+            torch.get_autocast_dtype(gx.device.type), gx, w_hh, b_hh, h0, c0
+        )
+        with torch.autocast(gx.device.type, enabled=False):
+            return recurrence(
+                cell, gx, w_hh, b_hh, h0, c0, reverse=reverse, lengths=lengths, resets=resets,
+                mode=mode, precision=precision,
+            )  # fmt: skip
+    checks.check_recurrence(chosen, gx, w_hh, b_hh, h0, c0, reverse, lengths, resets)
+    checks.check_how(mode, precision, gx.dtype, MODES)
+    check_runnable(gx.device)
+    T, B, D, _ = gx.shape
+    zero = gx.new_zeros(D, B, w_hh.shape[-1])
+    given = (h0, c0)[: chosen.states]
+    y, final = _loop(
+        chosen, gx, w_hh, b_hh, torch.stack([zero if s is None else s for s in given]), reverse,
+        _int32(lengths, T, gx.device), resets, mode, precision,
+    )  # fmt: skip
+    return y, final[0], final[1] if chosen.states > 1 else None
+
+
+def layers(
+    cell: str,
+    x: Tensor,
+    weights: Sequence[Weights],
+    hx: States | None = None,
+    *,
+    direction: str = "forward",
+    merge: str = "concat",
+    lengths: Sequence[int] | Tensor | None = None,
+    resets: Tensor | None = None,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    recompute: bool = False,
+    mode: str = "auto",
+    precision: str | None = None,
+) -> tuple[Tensor, States]:
+    """A whole recurrent network: L layers, each in D = 1 or 2 directions.
+
+    Args:
+        cell: a name in CELLS.
+        x: [T, B, I], or [B, T, I] with `batch_first`, or one sequence [T, I]; float32, float16 or
+            bfloat16.
+        weights: for each layer and direction (layer 0 forward, layer 0 reverse, layer 1 forward,
+            ...) a tuple (w_ih [G*H, I], w_hh [G*H, H], b_ih [G*H], b_hh [G*H]), or (w_ih, w_hh).
+        hx: the initial state, [L*D, B, H] ([L*D, H] for one sequence), for LSTM a tuple (h0, c0) of
+            two; None is zero.
+        direction: "forward", "reverse" or "both".
+        merge: how "both" are put together, "concat" ([.., 2*H]) or "sum" ([.., H]).
+        lengths: [B] integers in 1..T, of a batch. A sequence that has ended keeps its state and
+            gives zeros, whatever x holds there; the reverse direction begins at the sequence's own
+            last element. For a tensor on a GPU see `recurrence`.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] for one sequence): the state returns to
+            the initial one before that step, in each direction's own order.
+        dropout: probability of zeroing an output between two layers, only if `training`.
+        recompute: keep no activations of a layer but its input, and compute them again in the
+            backward pass.
+        mode: "persistent" (one launch for all steps), "stepwise" (one a step), or "auto".
+        precision: how the loop's float32 products are rounded, "ieee", "tf32" or "tf32x3"; None
+            follows `torch.backends.cudnn.rnn.fp32_precision`. The products outside the loop follow
+            `torch.backends.cuda.matmul.fp32_precision`.
+
+    Returns:
+        The last layer's output, [T, B, H] or [T, B, 2*H], laid out as x; and the last state, shaped
+        as hx.
+
+    Under autocast all tensors are cast to its dtype, and so are the results.
+
+    Raises:
+        TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
+        RuntimeError: the tensors are on a device on which the kernels do not run.
+    """
+    chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
+    options: dict[str, Any] = {"direction": direction, "merge": merge, "lengths": lengths}
+    options |= {"resets": resets, "batch_first": batch_first, "dropout": dropout}
+    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+        options |= {"training": training, "recompute": recompute, "mode": mode}
+        x, weights, hx = _cast(_autocast_dtype(chosen, x, hx), x, weights, hx)
+        with torch.autocast(x.device.type, enabled=False):
+            return layers(cell, x, weights, hx, precision=precision, **options)
+    checks.check_layers(chosen, x, weights, hx, **options)
+    checks.check_how(mode, precision, x.dtype, MODES)
+    check_runnable(x.device)
+
+    batched = x.dim() == 3
+    if not batched:
+        x = x.unsqueeze(1)
+        resets = None if resets is None else resets.unsqueeze(1)
+    elif batch_first:
+        x = x.transpose(0, 1)
+        resets = None if resets is None else resets.transpose(0, 1)
+    (T, B, _), H = x.shape, weights[0][1].shape[-1]
+    ends = _int32(lengths, T, x.device)
+    if ends is not None:  # padding may hold NaN, and in the weights' gradient 0 * NaN is NaN
+        steps = torch.arange(T, device=x.device)
+        x = x.masked_fill((steps[:, None] >= ends)[..., None], 0)
+    if hx is None:
+        initial = x.new_zeros(chosen.states, len(weights), B, H)
+    else:
+        initial = torch.stack([hx] if isinstance(hx, Tensor) else list(hx))
+        initial = initial if batched else initial.unsqueeze(2)
+
+    reverses = checks.DIRECTIONS[direction]
+    D = len(reverses)
+    last = []
+    for k in range(0, len(weights), D):
+        if k > 0 and training and dropout > 0:
+            x = drop(x, dropout)
+        run = partial(
+            _layer, chosen, reverse=reverses == (True,), lengths=ends, resets=resets, mode=mode,
+            precision=precision,
+        )  # fmt: skip
+        if recompute and torch.is_grad_enabled():
+            x, final = checkpoint(
+                run, x, weights[k : k + D], initial[:, k : k + D], use_reentrant=False,
+                preserve_rng_state=False,
+            )  # fmt: skip
+        else:
+            x, final = run(x, weights[k : k + D], initial[:, k : k + D])
+        if merge == "sum" and D == 2:
+            x = x[..., :H] + x[..., H:]
+        last.append(final)
+
+    states = last[0] if len(last) == 1 else torch.cat(last, dim=1)
+    if not batched:
+        x, states = x.squeeze(1), states.squeeze(2)
+    elif batch_first:
+        x = x.transpose(0, 1)
+    return x, states[0] if chosen.states == 1 else tuple(states[k] for k in range(chosen.states))
+
+
+def rnn(
+    x: Tensor,
+    weights: Sequence[Weights],
+    hx: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    direction: str = "forward",
+    merge: str = "concat",
+    lengths: Sequence[int] | Tensor | None = None,
+    resets: Tensor | None = None,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    recompute: bool = False,
+    mode: str = "auto",
+    precision: str | None = None,
+) -> tuple[Tensor, States]:
+    """`layers` of Elman's cell; nonlinearity is "tanh" or "relu"."""
+    return layers(
+        "rnn_" + checks.check_choice("nonlinearity", nonlinearity, ("tanh", "relu")),
+        x,
+        weights,
+        hx,
+        direction=direction,
+        merge=merge,
+        lengths=lengths,
+        resets=resets,
+        batch_first=batch_first,
+        dropout=dropout,
+        training=training,
+        recompute=recompute,
+        mode=mode,
+        precision=precision,
+    )
+
+
+lstm = partial(layers, "lstm")
+gru = partial(layers, "gru")
+
+
+def _layer(
+    cell: Cell,
+    x: Tensor,
+    weights: Sequence[Weights],  # for each direction
+    initial: Tensor,  # [STATES, D, B, H]
+    *,
+    reverse: bool,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    mode: str,
+    precision: str | None,
+) -> tuple[Tensor, Tensor]:
+    """One layer of a batch x [T, B, I]: y [T, B, D*H] and the last state, like `initial`."""
+    w_ih, w_hh, *biases = (_stack(tensors) for tensors in zip(*weights, strict=True))
+    bias, b_hh = biases or (None, None)
+    if bias is not None and b_hh is not None and not cell.separate:
+        bias, b_hh = bias + b_hh, None  # both are only ever added to the same sum
+    (T, B, _), D = x.shape, len(weights)
+    gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, -1)
+    return _loop(cell, gx, w_hh, b_hh, initial, reverse, lengths, resets, mode, precision)
+
+
+def _loop(
+    cell: Cell,
+    gx: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    initial: Tensor,
+    reverse: bool,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    mode: str,
+    precision: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The operator on tensors as it wants them; activations are saved only for a gradient."""
+    inputs = (gx, w_hh, b_hh, initial)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    y, final, _, _ = recurrence_op(
+        gx.contiguous(),
+        w_hh.contiguous(),
+        None if b_hh is None else b_hh.contiguous(),
+        initial.contiguous(),
+        lengths,
+        None if resets is None else resets.to(torch.uint8).contiguous(),
+        cell.name,
+        bool(reverse),
+        save,
+        mode,
+        precision or product_precision(gx.dtype, gx.device),
+    )
+    return y, final
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """[D, ...] of D tensors, without a copy of a single one."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
+def _int32(lengths: Sequence[int] | Tensor | None, T: int, device: torch.device) -> Tensor | None:
+    """Lengths as the kernels read them; values that could not be checked are kept in range."""
+    if lengths is None:
+        return None
+    ends = torch.as_tensor(lengths).to(device=device, dtype=torch.int32)
+    if isinstance(lengths, Tensor) and not checks.readable(lengths):
+        ends = ends.clamp(1, T)
+    return ends
+
+
+def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:
+    """What autocast computes a layer in: its own dtype, but for torch's GRU on the CPU, which keeps
+    the state's.
+    """
+    dtype = torch.get_autocast_dtype(x.device.type)
+    if cell.name == "gru" and x.device.type == "cpu":
+        dtype = torch.promote_types(dtype, (hx if isinstance(hx, Tensor) else x).dtype)
+    return dtype
+
+
+def _cast(dtype: torch.dtype, *values: Any) -> Any:
+    """All tensors, also in tuples and lists, in `dtype`; other values are left to the checks."""
+    return tuple(
+        v.to(dtype)
+        if isinstance(v, Tensor) and v.dtype in checks.DTYPES
+        else type(v)(_cast(dtype, *v))
+        if isinstance(v, tuple | list)
+        else v
+        for v in values
+    )
