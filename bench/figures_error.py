@@ -7,14 +7,15 @@ the worst gradient (each relative to its own norm). Imports no torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench import frames, plots
+from bench import bound, frames, plots
+from bench.cases import make_case
 from bench.figures import AXIS_WORDS, cut_words
 from bench.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
 
@@ -43,6 +44,7 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 PLAIN = plots.Look("#222222", "o", "-")
 FILES = {"number": "dtype", "regime": "regime", "step": "effects"}
+MODEL: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
 # Unit roundoff of each format: half the distance from 1 to the next number.
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
@@ -90,6 +92,38 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
             yield functools.partial(curves, here, bad, axis, setting, cut)
 
 
+def expected(row: dict[str, Any], axis: str, sizes: Sequence[int]) -> list[float] | None:
+    """The rounding model's relative L2 error of the whole output at sizes along an axis.
+
+    None where the model (bench/ERROR.md) says nothing: other cells, several layers, odd inputs.
+    """
+    regime = row["regime"] if isinstance(row["regime"], str) else None
+    if row["cell"] not in CELL_ORDER or row["layers"] != 1 or row["resets"]:
+        return None
+    if regime is not None and not regime.startswith("orthogonal"):
+        return None
+    found = []
+    for size in sizes:
+        shape = {name: row[name] for name in frames.SIZES} | {axis: size}
+        inputs = "H" if row["inputs"] == "H" else int(row["inputs"])
+        names = {name: row[name] for name in ("cell", "track", "directions", "layers", "resets")}
+        case = make_case(**names, **shape, I=inputs, dtype=row["number"], **{"pass": "fwd"})
+        steps = bound.growth(case, case.T, regime)
+        found.append(float(np.sqrt(np.mean(steps**2))))
+    return found
+
+
+def _models(rows: pd.DataFrame, axis: str) -> dict[str, tuple[list[int], list[float]]]:
+    """The model's curve of each cell that it knows."""
+    found = {}
+    for cell, here in rows[rows["part"] == "output"].groupby("cell"):
+        sizes = sorted({int(size) for size in here[axis]})
+        model = expected(here.to_dict("records")[0], axis, sizes)
+        if model is not None:
+            found[str(cell)] = (sizes, model)
+    return found
+
+
 def _matching(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
     for name, value in setting.items():
         rows = rows[rows[name].isna() if value is None else rows[name] == value]
@@ -112,6 +146,12 @@ def curves(
     handles = [plots.handle(name) for name in providers]
     if roundoff:
         handles.append(plots.Line2D([], [], color="0.45", linewidth=0.7, label="unit roundoff"))
+    modelled = axis in ("T", "H") and "ours" in providers
+    models = _models(rows, axis) if modelled else {}
+    said = []
+    if models:
+        handles.append(plots.Line2D([], [], label="model of ours", **MODEL))
+        said.append("Model: what roundings alone are expected to make of ours (bench/ERROR.md).")
     seeds = rows["seed"].nunique()
     band = f"Line: median of {seeds} seeds; band: least to largest." if seeds > 1 else "One seed."
     sheet = plots.Sheet(
@@ -123,6 +163,7 @@ def curves(
         handles=handles,
         notes=[
             f"Relative L2 error against float64 on the same inputs. {band}",
+            *said,
             *notes(rows),
             *plots.failure_notes(failed),
         ],
@@ -131,6 +172,8 @@ def curves(
     low, high = (values.min(), values.max()) if len(values) else (1e-8, 1e-6)
     if roundoff:
         low, high = min(low, roundoff), max(high, roundoff)
+    for _, model in models.values():
+        low, high = min(low, *model), max(high, *model)
     for r, cell in enumerate(cells):
         for c, part in enumerate(parts):
             axes = sheet.axes[r, c]
@@ -145,6 +188,8 @@ def curves(
                     shown.index, least.clip(lower=low / 2), most.clip(lower=low / 2),
                     color=plots.look(provider).color, alpha=0.18, linewidth=0,
                 )  # fmt: skip
+            if part == "output" and cell in models:
+                axes.plot(*models[cell], **MODEL)
             if roundoff:
                 axes.axhline(roundoff, color="0.45", linewidth=0.7, zorder=1)
             plots.size_axis(axes, [*rows[axis], *failed[axis]])

@@ -15,7 +15,18 @@ from typing import Annotated
 
 import typer
 
-from bench import environment, figures, figures_error, frames, heatmaps, plots, store, tables
+from bench import (
+    environment,
+    exactness,
+    figures,
+    figures_error,
+    frames,
+    heatmaps,
+    plots,
+    store,
+    tables,
+    typeset,
+)
 
 RESULTS = environment.ROOT / "results"
 FEW = 12  # figures that one process draws sooner than others start
@@ -71,7 +82,7 @@ def jobs(run: frames.Run) -> list[figures.Job]:
     if len(error):
         found += figures_error.curve_jobs(error)
         found += figures_error.category_jobs(error)
-    return found
+    return [*found, *exactness.jobs(run.folder)]
 
 
 def _draw(job: figures.Job, folder: Path) -> list[Path]:
@@ -100,7 +111,8 @@ def build(paths: Sequence[Path], *, page: bool = True) -> list[Path]:
     """
     written: list[Path] = []
     for run in load(paths):
-        made = tables.write_all(run, run.folder / "tables")
+        found = [*tables.all_tables(run), *exactness.tables(run.folder)]
+        made = [p for table in found for p in typeset.write(table, run.folder / "tables")]
         made += draw(jobs(run), run.folder / "figures")
         for name in ("tables", "figures"):
             for old in (run.folder / name).glob("*"):

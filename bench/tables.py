@@ -6,13 +6,12 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench import frames, plots, typeset
+from bench import frames, plots
 from bench.figures import growth_table, speedups
 from bench.figures_error import EFFECT
 from bench.frames import CELL_NAMES, PASS_HEADS, SETTING, SIZES
@@ -243,8 +242,3 @@ def all_tables(run: frames.Run) -> list[Table]:
         found.append(error_table(error))
     found.append(failure_table(frames.flat(run.records)))
     return [table for table in found if table is not None]
-
-
-def write_all(run: frames.Run, folder: Path) -> list[Path]:
-    """Write every table that a run's records fill."""
-    return [path for table in all_tables(run) for path in typeset.write(table, folder)]

@@ -64,7 +64,7 @@ def significant(value: Any, digits: int = 3) -> str:
         return "0"
     if digits == 0:
         return f"{value:.0f}"
-    if digits < 0 or abs(value) < 1e-3 or abs(value) >= 1e7:
+    if digits < 0 or abs(value) < 1e-3 or abs(value) >= 1e6:
         return plots.scientific(value, abs(digits))
     rounded = float(f"{value:.{digits - 1}e}")
     places = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
