@@ -33,7 +33,8 @@ def product_precision(dtype: torch.dtype, device: torch.device) -> str:
     """How float32 products are rounded: "ieee" or "tf32", as torch is told for its own RNNs."""
     if dtype != torch.float32 or device.type != "cuda":
         return "ieee"
-    return "tf32" if torch.backends.cudnn.rnn.fp32_precision == "tf32" else "ieee"
+    setting = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if setting == "tf32" else "ieee"
 
 
 @lru_cache

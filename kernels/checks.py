@@ -83,19 +83,18 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
     if isinstance(lengths, Tensor):
         if lengths.dtype not in INTEGERS:
             raise TypeError(f"lengths must be integers, got a tensor of {lengths.dtype}")
-        shape = list(lengths.shape)
+        shape, seen = list(lengths.shape), readable(lengths)
     else:
         if not isinstance(lengths, Sequence) or not all(type(n) is int for n in lengths):
             raise TypeError(f"lengths must be a list of ints or an integer tensor, got {lengths!r}")
-        shape = [len(lengths)]
+        shape, seen = [len(lengths)], True
     if shape != [B]:
         raise ArgumentError(f"lengths must be [B] = {[B]}, one per sequence, got shape {shape}")
-    if isinstance(lengths, Tensor):
-        if not readable(lengths):
-            return
-        lengths = lengths.tolist()
-    if not all(1 <= n <= T for n in lengths):
-        raise ArgumentError(f"lengths must lie in 1..T = 1..{T}, got {list(lengths)}")
+    if not seen:
+        return
+    values = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+    if values and not 1 <= min(values) <= max(values) <= T:
+        raise ArgumentError(f"lengths must lie in 1..T = 1..{T}, got {values}")
 
 
 def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:

@@ -1,0 +1,186 @@
+"""RNN, LSTM and GRU: torch.nn's own modules, with only the computation replaced.
+
+Constructors, parameters, checkpoints, shapes and PackedSequence are torch's. Beyond torch,
+`recompute` keeps no activations for the backward pass, and `forward` takes `resets`. Making or
+loading a module sets `torch._dynamo.config.allow_rnn`, so that torch.compile traces it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .cells import CELLS
+from .checks import ArgumentError, check_resets, kind
+from .functional import layers
+
+if TYPE_CHECKING:
+    Base = nn.RNNBase
+else:
+    Base = object
+
+
+PROJECTION = "the kernels have no projected LSTM (torch.nn.LSTM has)"
+
+
+class ProjectionError(NotImplementedError, ValueError):
+    """proj_size is given; torch raises a ValueError where the cell has no projection."""
+
+
+class _Kernels(Base):
+    """What replaces the computation; stands before torch.nn's class among the bases."""
+
+    recompute = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Kernels":
+        # Without this torch.compile breaks the graph at every subclass of torch.nn's; set when the
+        # first module is made or loaded, since importing Dynamo takes a second.
+        import torch._dynamo
+
+        torch._dynamo.config.allow_rnn = True
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        if not isinstance(recompute, bool):
+            raise TypeError(f"recompute must be a bool, got {kind(recompute)}")
+        if kwargs.get("proj_size"):
+            raise ProjectionError(f"proj_size must be 0, got {kwargs['proj_size']!r}: {PROJECTION}")
+        super().__init__(*args, **kwargs)
+        if self.proj_size:
+            raise ProjectionError(f"proj_size must be 0, got {self.proj_size!r}: {PROJECTION}")
+        self.recompute = recompute
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, resets: Tensor | None = None
+    ) -> tuple[Any, Any]:
+        """What torch's module returns for these arguments.
+
+        Args:
+            input: [T, B, I], [B, T, I] with `batch_first`, [T, I], or a PackedSequence.
+            hx: the initial state, [L*D, B, H] ([L*D, H] for [T, I]), for LSTM (h_0, c_0); or None.
+            resets: [T, B] bool ([B, T] with `batch_first`, [T] for [T, I]), in the order of hx: the
+                state returns to the initial one before that step.
+
+        Raises:
+            TypeError, ValueError or RuntimeError: as torch's module, and where it gives no reason
+                with one; float64 is refused.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, resets)
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a tensor or a PackedSequence, got {kind(input)}")
+        if input.dim() not in (2, 3):
+            raise ArgumentError(
+                f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead"
+            )
+        batch_dim = 0 if self.batch_first else 1
+        x = input if input.dim() == 3 else input.unsqueeze(batch_dim)
+        if x.shape[1 - batch_dim] < 1:
+            raise ArgumentError(
+                f"input must have at least one time step, got shape {list(input.shape)}: "
+                "Expected sequence length to be larger than 0"
+            )
+        if hx is None:
+            self.check_input(x, None)
+        else:
+            states = self._states(hx, input.dim())
+            if input.dim() == 2:
+                states = tuple(state.unsqueeze(1) for state in states)
+            self.check_forward_args(x, _one_or_all(states), None)
+        return self._layers(input, hx, self.batch_first, None, resets)
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Any, resets: Tensor | None
+    ) -> tuple[PackedSequence, Any]:
+        data, batch_sizes, order, back = packed
+        if hx is None:
+            self.check_input(data, batch_sizes)
+        else:
+            self._states(hx, 3)
+            self.check_forward_args(data, hx, batch_sizes)
+            hx = self.permute_hidden(hx, order)
+        T, B = len(batch_sizes), int(batch_sizes[0])
+        if resets is not None:
+            dims, shape = ("[B, T]", (B, T)) if self.batch_first else ("[T, B]", (T, B))
+            check_resets(resets, dims, shape, data)
+            resets = resets.t() if self.batch_first else resets
+            resets = resets if order is None else resets.index_select(1, order)
+        # The packed rows are the running entries of [T, B], one after another.
+        running = torch.arange(B) < batch_sizes[:, None]
+        rows = running.flatten().nonzero().squeeze(1).to(data.device)
+        x = data.new_zeros(T * B, data.shape[1]).index_copy(0, rows, data).view(T, B, -1)
+        y, last = self._layers(x, hx, False, running.sum(0), resets)
+        y = y.flatten(0, 1).index_select(0, rows)
+        return PackedSequence(y, batch_sizes, order, back), self.permute_hidden(last, back)
+
+    def _layers(
+        self, x: Tensor, hx: Any, batch_first: bool, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        return layers(
+            self.mode.lower(),
+            x,
+            self.all_weights,
+            hx,
+            direction="both" if self.bidirectional else "forward",
+            lengths=lengths,
+            resets=resets,
+            batch_first=batch_first,
+            dropout=self.dropout,
+            training=self.training,
+            recompute=self.recompute,
+        )
+
+    def _states(self, hx: Any, rank: int) -> tuple[Tensor, ...]:
+        """The initial state's tensors, as many as the cell has, of this rank."""
+        if CELLS[self.mode.lower()].states == 1:
+            if not isinstance(hx, Tensor):
+                raise TypeError(f"hx must be a tensor, got {kind(hx)}")
+            states: tuple[Tensor, ...] = (hx,)
+        else:
+            if not isinstance(hx, tuple | list) or not all(isinstance(s, Tensor) for s in hx):
+                raise TypeError(f"hx must be a tuple (h_0, c_0) of tensors, got {kind(hx)}")
+            if len(hx) != 2:
+                raise ArgumentError(f"hx must be a tuple (h_0, c_0), got {len(hx)} tensors")
+            states = tuple(hx)
+        if any(state.dim() != rank for state in states):
+            what = "batched 3-D" if rank == 3 else "unbatched 2-D"
+            shapes = ", ".join(str(list(state.shape)) for state in states)
+            raise ArgumentError(f"For {what} input, hx should also be {rank}-D but got {shapes}")
+        return states
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """torch's check, against this call's weights (functional_call may have swapped them)."""
+        dtype = self.all_weights[0][0].dtype
+        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+            raise ArgumentError(
+                f"input dtype {input.dtype} does not match weight dtype {dtype}: convert the input "
+                f"by input.to({dtype}) or the module by .to({input.dtype})"
+            )
+        rank = 3 if batch_sizes is None else 2
+        if input.dim() != rank:
+            raise ArgumentError(f"input must have {rank} dimensions, got {input.dim()}")
+        if input.size(-1) != self.input_size:
+            raise ArgumentError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {input.size(-1)}"
+            )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
+
+
+def _one_or_all(states: tuple[Tensor, ...]) -> Any:
+    return states[0] if len(states) == 1 else states
+
+
+class RNN(_Kernels, nn.RNN):
+    """`torch.nn.RNN` computed by the kernels, with `recompute` and `resets` beyond it."""
+
+
+class LSTM(_Kernels, nn.LSTM):
+    """`torch.nn.LSTM` computed by the kernels, with `recompute` and `resets` beyond it."""
+
+
+class GRU(_Kernels, nn.GRU):
+    """`torch.nn.GRU` computed by the kernels, with `recompute` and `resets` beyond it."""
