@@ -1,15 +1,17 @@
 """What is computed: recurrent networks in plain PyTorch, read like the equations.
 
-`rnn`, `lstm` and `gru` are whole networks, `recurrence` is the loop over time alone, and
-`rnn_step`, `lstm_step` and `gru_step` are the equations. To add a cell, write its step in a file of
-its own and give it a line in `cells.py`; `layers` and `recurrence` then take it by its name.
+`rnn`, `lstm`, `gru` and `slstm` are whole networks, `recurrence` is the loop over time alone, and
+`rnn_step`, `lstm_step`, `gru_step` and `slstm_step` are the equations. To add a cell, write its
+step in a file of its own and give it a line in `cells.py`; `layers` and `recurrence` then take it
+by its name.
 """
 
 from reference.cells import CELLS, Cell
 from reference.gru import gru_step
 from reference.lstm import lstm_step
-from reference.networks import gru, layers, lstm, rnn
+from reference.networks import gru, layers, lstm, rnn, slstm
 from reference.rnn import rnn_step
+from reference.slstm import slstm_step
 from reference.unroll import recurrence
 
 __all__ = [
@@ -23,4 +25,6 @@ __all__ = [
     "recurrence",
     "rnn",
     "rnn_step",
+    "slstm",
+    "slstm_step",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from reference.gru import gru_step
 from reference.lstm import lstm_step
 from reference.rnn import rnn_step
+from reference.slstm import slstm_step
 
 
 class Cell(NamedTuple):
@@ -29,4 +30,5 @@ CELLS = {
     "rnn_relu": Cell(partial(rnn_step, nonlinearity=torch.relu), gates=1, states=("h",)),
     "lstm": Cell(lstm_step, gates=4, states=("h", "c")),
     "gru": Cell(gru_step, gates=3, states=("h",)),
+    "slstm": Cell(slstm_step, gates=4, states=("h", "c", "n", "m")),
 }

@@ -139,3 +139,4 @@ def rnn(
 
 lstm = partial(layers, "lstm")
 gru = partial(layers, "gru")
+slstm = partial(layers, "slstm")
