@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from bench import (
+    device_page,
     environment,
     exactness,
     figures,
@@ -125,7 +126,8 @@ def build(paths: Sequence[Path], *, page: bool = True) -> list[Path]:
                     ".png",
                 ):
                     old.unlink()
-        written += made
+        pictures = [path for path in made if path.parent.name == "figures"]
+        written += [*made, device_page.write(run, pictures, found)]
     return written
 
 

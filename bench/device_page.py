@@ -1,0 +1,128 @@
+"""A device's own page, ``results/<device>/README.md``. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bench import facts, frames, typeset
+from bench.typeset import Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+# File name's first word(s) -> the section it stands in, in the page's order.
+SECTIONS = (
+    (
+        "Throughput",
+        "Median with its 95 % interval, logarithmic axes. A letter at the foot of a panel is a "
+        "point that could not be measured; its reason stands below the figure.",
+        ("throughput-",),
+        ("time",),
+    ),
+    (
+        "Speed over torch.nn",
+        "torch.nn's median over the provider's at the same case and clock.",
+        ("speedup-",),
+        ("speedup",),
+    ),
+    (
+        "Time per step and growth with T",
+        "A recurrent layer's time should be proportional to the number of steps T.",
+        ("step-", "growth-"),
+        ("growth",),
+    ),
+    (
+        "Numerical error",
+        "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
+        ("error-", "activations"),
+        ("error", "activations", "repeatability"),
+    ),
+    (
+        "What the compiler made",
+        "Registers, spills and shared memory of our kernels; compiled, not run.",
+        ("resources-",),
+        ("resources",),
+    ),
+    ("What was not measured", "", (), ("failures",)),
+)
+SHOWN = 6  # figures of a section; more are folded away
+
+
+@dataclass
+class Section:
+    title: str
+    about: str
+    figures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[dict[str, str]] = field(default_factory=list)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=lambda name: name is not None and ".html" in name,
+    )
+
+
+def sections(figures: Sequence[Path], tables: Sequence[Table]) -> list[Section]:
+    """What was made, sorted into the page's sections; empty ones are left out."""
+    names = [path.stem for path in figures if path.suffix == ".png"]
+    found = []
+    for title, about, starts, wanted in SECTIONS:
+        section = Section(title, about)
+        mine = [name for start in starts for name in names if name.startswith(start)]
+        section.figures = [{"name": name, "alt": name.replace("-", " ")} for name in mine]
+        for table in tables:
+            if table.name in wanted:
+                section.tables.append({"name": table.name, "text": typeset.markdown(table)})
+        if section.figures or section.tables:
+            found.append(section)
+    return found
+
+
+def commands(run: frames.Run) -> list[str]:
+    """The commands that measure such a run again."""
+    found = []
+    for preset in facts.presets(run):
+        kinds = {r["kind"] for r in run.records if r["run_id"].startswith(f"{preset}-")}
+        if preset == "quick":
+            found.append("python -m bench quick")
+            continue
+        found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
+        found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)
+        found += ["python -m bench resources"] * ("resources" in kinds)
+    return list(dict.fromkeys(found))
+
+
+def write(run: frames.Run, figures: Sequence[Path], tables: Sequence[Table]) -> Path:
+    """Write a run's page beside its tables and figures."""
+    sources = sorted(
+        str(path.relative_to(run.folder.resolve()))
+        for path in run.sources
+        if path.is_relative_to(run.folder.resolve())
+    )
+    values: dict[str, Any] = {
+        "name": run.name,
+        "folder": run.folder.name,
+        "origin": frames.provenance(facts.frame(run)),
+        "when": facts.when(run),
+        "headlines": facts.headlines(run),
+        "sections": sections(figures, tables),
+        "shown": SHOWN,
+        "versions": facts.versions(run),
+        "providers": facts.providers(run),
+        "protocol": facts.protocol(run),
+        "commands": commands(run),
+        "sources": sources,
+        "caveats": facts.caveats(run),
+        "missing": facts.missing(run),
+    }
+    path = run.folder / "README.md"
+    path.write_text(environment().get_template("device.md.jinja").render(values))
+    return path
