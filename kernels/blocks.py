@@ -7,6 +7,8 @@ counts in the order of computation; `time` and `row` = time * B + batch index th
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def time_of(step, length, reverse):
@@ -121,6 +123,14 @@ def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
 
 
 @triton.jit
+def dot(left, right, total, PRECISION: tl.constexpr):
+    """total + left @ right, with float32 sums."""
+    if INTERPRETED:  # which would multiply the bits of bfloat16 as integers
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, total, input_precision=PRECISION)
+
+
+@triton.jit
 def load_weights(w_rows, mask, first, limit, STRIDE: tl.constexpr, BLOCK_K: tl.constexpr):
     """The columns `first` to `first + BLOCK_K` of some rows; those from `limit` on are zero."""
     ks = first + tl.arange(0, BLOCK_K)
@@ -164,13 +174,11 @@ def multiply(
         if k < RESIDENT:
             operands = operands + (load_operand(rows, first + k * BLOCK_K, limit, BLOCK_K),)
         if k >= AHEAD:
-            product = tl.dot(
-                weights[k - AHEAD], operands[k - AHEAD], product, input_precision=PRECISION
-            )
+            product = dot(weights[k - AHEAD], operands[k - AHEAD], product, PRECISION)
     if RESIDENT < CHUNKS:
         for chunk in range(RESIDENT, CHUNKS):
             start = first + chunk * BLOCK_K
             streamed = load_weights(w_rows, w_mask, start, limit, STRIDE, BLOCK_K)
             operand = load_operand(rows, start, limit, BLOCK_K)
-            product = tl.dot(streamed, operand, product, input_precision=PRECISION)
+            product = dot(streamed, operand, product, PRECISION)
     return product

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from .barrier import arrive, wait
 from .blocks import (
+    dot,
     is_reset,
     keep,
     load_gates,
@@ -72,7 +73,7 @@ def forward_kernel(
     saved_ptr,  # [T, B, D, H, SAVED] activations for the backward pass, or None
     product_ptr,  # [D, B, G*H] float32: R h(t-1) + b where a GEMM outside made it, else None
     counters_ptr,  # [groups * tiles, COUNTER_STRIDE] int32, zeroed
-    error_ptr,  # [1] int64, zeroed
+    error_ptr,  # [1] int64: where a failure leaves its code
     T,
     B,
     begin,  # the steps of this launch
@@ -163,7 +164,7 @@ def forward_kernel(
         if PERSISTENT and GROUP > 1:
             group = tile * D + direction
             code = ((step + 1).to(tl.int64) << 32) | (group << 1)
-            failed |= wait(counters_ptr, group, step * GROUP, max_polls, error_ptr, code)
+            failed = wait(counters_ptr, group, step * GROUP, max_polls, failed, error_ptr, code)
 
         if product_ptr is not None:
             product_at = (direction * B + batch).to(tl.int64)[None, :] * (GATES * H) + units[
@@ -175,7 +176,7 @@ def forward_kernel(
             if bias_ptr is not None:
                 product += bias[:, None]
             if GROUP == 1:  # the whole previous state is this program's own
-                product = tl.dot(weights[0], state[0].to(IO), product, input_precision=PRECISION)
+                product = dot(weights[0], state[0].to(IO), product, PRECISION)
             else:
                 # Where there is no previous step, idle columns too, h0 is read: no mask needed.
                 inside = tl.minimum(batch, B - 1)
@@ -214,6 +215,8 @@ def forward_kernel(
         if saved_ptr is not None:
             store_saved(saved_ptr, at, mask, new[1], SAVED)
         if INTERLEAVED:
+            if PERSISTENT and GROUP > 1:
+                state = poison(state, failed, STATES)
             store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
 
     if not INTERLEAVED:
@@ -239,7 +242,7 @@ def backward_kernel(
     dinitial_ptr,  # [STATES, D, B, H] float32: what resets pass to the initial state, or None
     partial_ptr,  # [SPLIT, D, B, H] float32: parts of R^T dr, or all of it by a GEMM, or None
     counters_ptr,  # [(1 + blocks) * groups * tiles, COUNTER_STRIDE] int32, zeroed
-    error_ptr,  # [1] int64, zeroed
+    error_ptr,  # [1] int64: where a failure leaves its code
     T,
     B,
     begin,  # the items of this launch: item n is step T-1-n; item T reaches the initial state
@@ -370,13 +373,13 @@ def backward_kernel(
 
         if PERSISTENT and not ALONE:
             code = ((step + 2).to(tl.int64) << 32) | (group << 1) | 1
-            failed |= wait(counters_ptr, group, n * GROUP, max_polls, error_ptr, code)
+            failed = wait(counters_ptr, group, n * GROUP, max_polls, failed, error_ptr, code)
 
         if PHASE != POINTWISE:
             product = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
             if ALONE:
                 for g in tl.static_range(GATES):
-                    product = tl.dot(weights[g], dr[g].to(IO), product, input_precision=PRECISION)
+                    product = dot(weights[g], dr[g].to(IO), product, PRECISION)
             else:
                 # An idle column reads some weights instead: no load needs a mask.
                 later_rows = dr_ptr + (later_row * D + direction).to(tl.int64) * K
@@ -403,8 +406,8 @@ def backward_kernel(
                 if PERSISTENT:
                     meeting = groups + group * BLOCKS + block
                     arrive(counters_ptr, meeting)
-                    failed |= wait(
-                        counters_ptr, meeting, (n + 1) * SPLIT, max_polls, error_ptr, code
+                    failed = wait(
+                        counters_ptr, meeting, (n + 1) * SPLIT, max_polls, failed, error_ptr, code
                     )
 
         if PHASE != PRODUCT:
@@ -441,7 +444,11 @@ def backward_kernel(
             if SEPARATE:
                 store_gates(dgx_ptr, gate_at, gate_mask, dgx, GATES, H)
             if INTERLEAVED:
+                if PERSISTENT and not ALONE:
+                    dstate = poison(dstate, failed, STATES)
                 store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
 
     if not INTERLEAVED and PHASE != PRODUCT:
+        if PERSISTENT and not ALONE:
+            dstate = poison(dstate, failed, STATES)
         store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
