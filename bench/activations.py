@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from torch.nn.functional import logsigmoid
 
 from bench import environment, metrics
 from kernels import math as device
@@ -63,6 +64,8 @@ def references(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tens
     return {
         "sigmoid": (device.sigmoid, x, sigmoid),
         "tanh": (device.tanh, x, tanh),
+        "exp": (device.exp, x.clamp(max=88.0), exact.clamp(max=88.0).exp()),  # then it is infinite
+        "log_sigmoid": (device.log_sigmoid, x, logsigmoid(exact)),
         "sigmoid_gradient": (device.sigmoid_gradient, s, s.double() * (1 - s.double())),
         "tanh_gradient": (device.tanh_gradient, t, (1 - t.double()) * (1 + t.double())),
     }

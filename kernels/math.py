@@ -1,9 +1,9 @@
 """Device activations: saturating, accurate near zero, and propagating NaN.
 
 Triton's `tl.exp` is the hardware's `ex2` after one rounded product with log2(e), which loses a bit
-of the result for every bit of the argument. `exp_negative` reduces the range first (Cody and Waite,
-*Software Manual for the Elementary Functions*, 1980), so that the activations stay within a few
-units in the last place over the whole float32 range.
+of the result for every bit of the argument. The functions here reduce the range first (Cody and
+Waite, *Software Manual for the Elementary Functions*, 1980), so that they stay within a few units
+in the last place over the whole float32 range.
 """
 
 import triton
@@ -15,6 +15,7 @@ LN2_HIGH = tl.constexpr(0.693359375)
 LN2_LOW = tl.constexpr(-2.12194440e-4)
 # Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the sum.
 ROUNDER = tl.constexpr(12582912.0)
+BITS_OF_ROUNDER = tl.constexpr(0x4B400000)
 # The bits of 2.0**64; results are scaled by it and back, so that subnormal ones round once.
 BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
 # Below this, tanh by its exponentials would cancel; an odd polynomial takes over.
@@ -22,14 +23,34 @@ TANH_SMALL = tl.constexpr(0.5)
 
 
 @triton.jit
-def exp_negative(x):
-    """exp(x) for x <= 0, in float32; 0 at -inf, NaN at NaN."""
-    x = tl.maximum(x, -110.0, propagate_nan=tl.PropagateNan.ALL)  # exp(-104) already rounds to zero
+def exp_parts(x):
+    """exp(x) = mantissa * 2**k, as the mantissa, near 1, and the integer k + BITS_OF_ROUNDER."""
     shifted = x * LOG2_E + ROUNDER
     exponent = shifted - ROUNDER
     rest = (x - exponent * LN2_HIGH) - exponent * LN2_LOW
-    power = ((shifted.to(tl.int32, bitcast=True) << 23) + BITS_OF_2_64).to(tl.float32, bitcast=True)
-    return (tl.exp2(rest * LOG2_E) * power) * 5.421010862427522e-20  # 2**-64
+    return tl.exp2(rest * LOG2_E), shifted.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def exp_negative(x):
+    """exp(x) for x <= 0, in float32; 0 at -inf, NaN at NaN."""
+    x = tl.maximum(x, -110.0, propagate_nan=tl.PropagateNan.ALL)  # exp(-104) already rounds to zero
+    mantissa, exponent = exp_parts(x)  # of the exponent, the shift keeps k alone
+    power = ((exponent << 23) + BITS_OF_2_64).to(tl.float32, bitcast=True)
+    return (mantissa * power) * 5.421010862427522e-20  # 2**-64
+
+
+@triton.jit
+def exp(x):
+    """exp(x), in float32; 0 at -inf, inf from 88.73 on, NaN at NaN."""
+    x = tl.maximum(x, -110.0, propagate_nan=tl.PropagateNan.ALL)
+    mantissa, exponent = exp_parts(tl.minimum(x, 100.0, propagate_nan=tl.PropagateNan.ALL))
+    exponent = exponent - BITS_OF_ROUNDER
+    # In two factors, neither of which leaves the range: a subnormal or infinite result rounds once.
+    half = exponent >> 1
+    first = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    second = ((exponent - half + 127) << 23).to(tl.float32, bitcast=True)
+    return (mantissa * first) * second
 
 
 @triton.jit
@@ -49,6 +70,22 @@ def sigmoid(x):
 def sigmoid_gradient(y):
     """The derivative of sigmoid, from its output y."""
     return y * (1.0 - y)
+
+
+@triton.jit
+def log_sigmoid(x):
+    """-log(1 + exp(-x)), in float32."""
+    # log(1 + e) = 2 atanh(s) with s = e / (2 + e), which is at most 1/3.
+    half = 0.5 * exp_negative(-tl.abs(x))
+    s = half * reciprocal(1.0 + half)
+    # (atanh(s) - s) / s**3 as a polynomial in s**2: its Chebyshev fit, within 0.01 ulp of atanh.
+    square = s * s
+    p = 0.116195253
+    p = p * square + 0.108516575
+    p = p * square + 0.142962917
+    p = p * square + 0.199998507
+    p = p * square + 0.333333337
+    return tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) - 2.0 * (s + s * square * p)
 
 
 @triton.jit

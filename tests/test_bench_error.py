@@ -179,6 +179,7 @@ def test_activations_over_the_whole_range():
     functions = found["functions"]
     # Stated in kernels/math.py: a few units in the last place; subnormal results round once more.
     assert functions["sigmoid"]["max_ulp"] < 4 and functions["tanh"]["max_ulp"] < 4
+    assert functions["exp"]["max_ulp"] < 2 and functions["log_sigmoid"]["max_ulp"] < 4
     assert functions["sigmoid_gradient"]["max_ulp"] < 2
     assert functions["tanh_gradient"]["max_ulp"] < 2
     tanh = functions["tanh"]["special"]
@@ -186,6 +187,9 @@ def test_activations_over_the_whole_range():
     assert functions["sigmoid"]["special"]["inf"] == "1.0"
     assert functions["sigmoid"]["special"]["-inf"] == "0.0"
     assert functions["sigmoid"]["special"]["nan"] == "nan"
+    exp, log_sigmoid = (functions[name]["special"] for name in ("exp", "log_sigmoid"))
+    assert (exp["inf"], exp["-inf"], exp["nan"], exp["0.0"]) == ("inf", "0.0", "nan", "1.0")
+    assert (log_sigmoid["inf"], log_sigmoid["-inf"], log_sigmoid["nan"]) == ("0.0", "-inf", "nan")
     assert json.loads(json.dumps(found, allow_nan=False))
     for each in functions.values():
         assert len(each["exponents"]) == len(each["max_ulp_per_exponent"]) > 1
