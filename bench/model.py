@@ -26,7 +26,8 @@ class Limits:
         tflops: large GEMM, by number type: "fp16", "bf16", "ieee", "tf32", "tf32x3".
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
         gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
-        barrier_us: one step of a persistent loop that holds nothing but its barrier.
+        barrier_us: one step of a persistent loop that holds nothing but its barrier, by the
+            number of programs that meet (a string, as JSON has it).
         shared_bytes: shared memory of one program.
         multiprocessors: programs that are resident at once, one each.
     """
@@ -34,9 +35,15 @@ class Limits:
     tflops: dict[str, float]
     hbm_gbps: float
     gather_gbps: float
-    barrier_us: float
+    barrier_us: dict[str, float]
     shared_bytes: int
     multiprocessors: int
+
+    def barrier_ms(self, programs: int) -> float:
+        """A step's barrier among so many: that of the largest measured number not above it."""
+        sizes = sorted(map(int, self.barrier_us))
+        size = max((size for size in sizes if size <= programs), default=sizes[0])
+        return self.barrier_us[str(size)] / 1e3
 
 
 def load_limits(folder: Path) -> Limits | None:
@@ -130,7 +137,7 @@ def floor_ms(case: Case, limits: Limits) -> float:
     B) for P multiprocessors, each step every program reads its group's hidden state,
     ceil(B / g) H b bytes, then multiplies. A step is
 
-        barrier + max(gather, multiply),   or multiply alone where w = 1,
+        barrier(w) + max(gather, multiply),   or multiply alone where w = 1,
 
     with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / peak. The loop is T
     steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
@@ -145,7 +152,7 @@ def floor_ms(case: Case, limits: Limits) -> float:
     step = multiply
     if programs > 1:
         gather = math.ceil(case.B / groups) * H * b / (limits.gather_gbps * 1e6)
-        step = limits.barrier_us / 1e3 + max(gather, multiply)
+        step = limits.barrier_ms(programs) + max(gather, multiply)
     loops = 1 if case.pass_ == "fwd" else 2
     loop = max(loops * case.layers * case.T * step, loop_bytes(case) / memory)
     outside = operations(case) - loops * loop_operations(case)
