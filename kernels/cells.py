@@ -4,5 +4,6 @@ from .cell import Cell
 from .gru import GRU
 from .lstm import LSTM
 from .rnn import RNN_RELU, RNN_TANH
+from .slstm import SLSTM
 
-CELLS: dict[str, Cell] = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
+CELLS: dict[str, Cell] = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU, SLSTM)}

@@ -143,7 +143,10 @@ def check_recurrence(
             raise ArgumentError(
                 f"c0 must be None for a cell without a second state, got {kind(c0)}"
             )
-        check_tensor("c0", c0, "[D, B, H]", (D, B, H), gx)
+        if cell.states == 2:
+            check_tensor("c0", c0, "[D, B, H]", (D, B, H), gx)
+        else:
+            check_states("c0", c0, cell.states - 1, "[D, B, H]", (D, B, H), gx)
     check_lengths(lengths, T, B)
     check_resets(resets, "[T, B]", (T, B), gx)
 
@@ -176,7 +179,7 @@ def check_layers(
     H = check_weights(cell, weights, x, D, merge)
     if hx is not None:
         dims, shape = ("[L*D, B, H]", (B, H)) if batched else ("[L*D, H]", (H,))
-        check_hx(cell, hx, dims, (len(weights), *shape), x)
+        check_states("hx", hx, cell.states, dims, (len(weights), *shape), x)
     if lengths is not None and not batched:
         raise ArgumentError("lengths must be None for a single sequence [T, I]: its length is T")
     check_lengths(lengths, T, B)
@@ -230,18 +233,24 @@ def check_weights(cell: Cell, weights: Any, x: Tensor, D: int, merge: str) -> in
     return H
 
 
-def check_hx(cell: Cell, hx: Any, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    """The initial state is one tensor, or (h0, c0) for a cell with two."""
-    if cell.states == 1:
-        check_tensor("hx", hx, dims, shape, like)
+def check_states(
+    name: str, value: Any, count: int, dims: str, shape: Sequence[int], like: Tensor
+) -> None:
+    """A state is one tensor, or a tuple of as many as the cell has."""
+    if count == 1:
+        check_tensor(name, value, dims, shape, like)
         return
-    accepted = f"a tuple (h0, c0) of tensors {dims}"
-    if not isinstance(hx, tuple | list):
-        raise TypeError(f"hx must be {accepted}, got {kind(hx)}")
-    if len(hx) != cell.states:
-        raise ArgumentError(f"hx must be {accepted}, got {len(hx)} entries")
-    for name, tensor in zip(("h0", "c0"), hx, strict=True):
-        check_tensor(f"{name} of hx", tensor, dims, shape, like)
+    labels = [f"{name}[{k}]" for k in range(count)]
+    accepted = f"a tuple of {count} tensors {dims}"
+    if count == 2:
+        labels = [f"{label} of {name}" for label in ("h0", "c0")]
+        accepted = f"a tuple (h0, c0) of tensors {dims}"
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} must be {accepted}, got {kind(value)}")
+    if len(value) != count:
+        raise ArgumentError(f"{name} must be {accepted}, got {len(value)} entries")
+    for label, tensor in zip(labels, value, strict=True):
+        check_tensor(label, tensor, dims, shape, like)
 
 
 def kind(value: object) -> str:

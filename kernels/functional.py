@@ -25,14 +25,14 @@ def recurrence(
     w_hh: Tensor,
     b_hh: Tensor | None = None,
     h0: Tensor | None = None,
-    c0: Tensor | None = None,
+    c0: States | None = None,
     *,
     reverse: bool = False,
     lengths: Sequence[int] | Tensor | None = None,
     resets: Tensor | None = None,
     mode: str = "auto",
     precision: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, States | None]:
     """The loop alone, of one layer, in one or both directions: h(t) from W x(t) and h(t-1).
 
     Args:
@@ -41,7 +41,8 @@ def recurrence(
             directions, gates in torch's order. With D = 2 the first runs forward and the second in
             reverse; with D = 1 `reverse` says which.
         w_hh, b_hh: [D, G*H, H] and [D, G*H] or None.
-        h0, c0: [D, B, H]; None is zero. c0 is for LSTM.
+        h0, c0: [D, B, H]; None is zero. c0 is for cells with a second state tensor (and a tuple
+            for cells with more).
         lengths: [B] integers in 1..T. A sequence that has ended keeps its state and gives zeros;
             the reverse direction begins at the sequence's own last element. The values of a tensor
             on a GPU are awaited and checked, except in a graph's capture or under torch.compile:
@@ -52,7 +53,7 @@ def recurrence(
             follows `torch.backends.cudnn.rnn.fp32_precision`, as torch's own layers do.
 
     Returns:
-        y [T, B, D*H], h_n [D, B, H] and c_n [D, B, H] (None for cells without), in gx's dtype.
+        y [T, B, D*H], h_n [D, B, H] and c_n, as c0 (None for cells without), in gx's dtype.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
@@ -73,12 +74,13 @@ def recurrence(
     check_runnable(gx.device)
     T, B, D, _ = gx.shape
     zero = gx.new_zeros(D, B, w_hh.shape[-1])
-    given = (h0, c0)[: chosen.states]
+    rest = c0 if isinstance(c0, tuple | list) else (c0,) * (chosen.states - 1)
     y, final = _loop(
-        chosen, gx, w_hh, b_hh, torch.stack([zero if s is None else s for s in given]), reverse,
+        chosen, gx, w_hh, b_hh, torch.stack([zero if s is None else s for s in (h0, *rest)]), reverse,
         _int32(lengths, T, gx.device), resets, mode, precision,
     )  # fmt: skip
-    return y, final[0], final[1] if chosen.states > 1 else None
+    h_n, *c_n = final.unbind()
+    return y, h_n, tuple(c_n) if len(c_n) > 1 else c_n[0] if c_n else None
 
 
 def layers(
@@ -106,8 +108,8 @@ def layers(
             bfloat16.
         weights: for each layer and direction (layer 0 forward, layer 0 reverse, layer 1 forward,
             ...) a tuple (w_ih [G*H, I], w_hh [G*H, H], b_ih [G*H], b_hh [G*H]), or (w_ih, w_hh).
-        hx: the initial state, [L*D, B, H] ([L*D, H] for one sequence), for LSTM a tuple (h0, c0) of
-            two; None is zero.
+        hx: the initial state, [L*D, B, H] ([L*D, H] for one sequence), a tuple of such tensors
+            for cells with more than one; None is zero.
         direction: "forward", "reverse" or "both".
         merge: how "both" are put together, "concat" ([.., 2*H]) or "sum" ([.., H]).
         lengths: [B] integers in 1..T, of a batch. A sequence that has ended keeps its state and
@@ -230,6 +232,7 @@ def rnn(
 
 lstm = partial(layers, "lstm")
 gru = partial(layers, "gru")
+slstm = partial(layers, "slstm")
 
 
 def _layer(
