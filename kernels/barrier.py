@@ -27,12 +27,14 @@ def arrive(counters_ptr, group):
 
 
 @triton.jit
-def wait(counters_ptr, group, target, max_polls, error_ptr, code):
-    """Wait until the group's counter reaches `target`; return whether the group has failed.
+def wait(counters_ptr, group, target, max_polls, failed, error_ptr, code):
+    """Wait until the group's counter reaches `target`; return whether the group has failed by now.
 
-    On giving up, `code` is left in `error_ptr` if it is the first failure of this call.
+    A program that gives up leaves `code` in `error_ptr`. After a failure it waits for nobody:
+    however many counters it meets, it gives up once.
     """
     counter_ptr = counters_ptr + group * _STRIDE
+    target = tl.where(failed, 0, target)
     seen = tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu")
     polls = 0
     while (seen < target) & (polls < max_polls):
@@ -40,5 +42,5 @@ def wait(counters_ptr, group, target, max_polls, error_ptr, code):
         polls += 1
     if seen < target:
         tl.atomic_max(counter_ptr, _ABORTED, sem="relaxed", scope="gpu")
-        tl.atomic_cas(error_ptr, tl.full((), 0, tl.int64), code, sem="relaxed", scope="gpu")
-    return (seen < target) | (seen >= _ABORTED)
+        tl.store(error_ptr, code)
+    return failed | (seen < target) | (seen >= _ABORTED)

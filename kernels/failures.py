@@ -1,59 +1,58 @@
-"""Barrier failures, read late so that no call has to wait for the GPU.
+"""Barrier failures, told late so that no call has to wait for the GPU.
 
-A kernel whose barrier gives up leaves a code in its error word and NaN in its outputs. The word is
-copied to the host behind the kernel on its stream, and looked at when the next call comes, or on request.
+A kernel whose barrier gives up leaves NaN in its outputs and a code in its device's word. The word
+lies in page-locked host memory, which the GPU writes over the bus: looking at it costs no copy and
+waits for nothing, launches on several streams share it, and a replayed CUDA graph reports to it.
 """
+
+import threading
 
 import torch
 from torch import Tensor
 
-_pending: list[tuple[Tensor, torch.cuda.Event | None, str]] = []
+_words: dict[torch.device, Tensor] = {}
+_lock = threading.Lock()
 
 
 class BarrierError(RuntimeError):
     """A persistent kernel's barrier was not completed; that call's outputs are NaN."""
 
 
-def watch(error: Tensor | None, kernel: str) -> None:
-    """Remember a launch's error word; never waits."""
-    if error is None:
-        return
-    if error.is_cuda:
-        if torch.cuda.is_current_stream_capturing():
-            return  # a replay has its own word; NaN outputs tell of a failure
-        host = torch.empty(1, dtype=error.dtype, pin_memory=True)
-        host.copy_(error, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        _pending.append((host, event, kernel))
-    else:
-        _pending.append((error, None, kernel))
+def word(device: torch.device) -> Tensor:
+    """The word [1] int64 in which launches on this device leave the code of a failure, else 0."""
+    with _lock:
+        if device not in _words:
+            locked = device.type == "cuda"
+            _words[device] = torch.zeros(1, dtype=torch.int64, pin_memory=locked)
+        return _words[device]
 
 
 def check(wait: bool = True) -> None:
-    """Raise `BarrierError` if a barrier timed out in an earlier call.
+    """Raise `BarrierError` if a barrier timed out in an earlier call, once for each failure.
 
-    With `wait`, the calls still running are awaited first; without, only finished ones are looked at.
+    With `wait`, calls that are still running are awaited first, on all streams; without, this
+    tells of the failures so far and never waits, as each call of a kernel does at its beginning.
     """
-    failure = None
-    for entry in list(_pending):
-        word, event, kernel = entry
-        if event is not None:
-            if not wait and not event.query():
-                continue
-            event.synchronize()
-        _pending.remove(entry)
-        code = int(word.item())
-        if code and failure is None:
-            failure = describe(code, kernel)
-    if failure:
-        raise BarrierError(failure)
+    failures = []
+    for device, found in list(_words.items()):
+        if wait and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        with _lock:  # of several threads, one raises
+            code = int(found.item())
+            if code:
+                found.zero_()
+                failures.append(describe(code, device))
+    if failures:
+        raise BarrierError("; ".join(failures))
 
 
-def describe(code: int, kernel: str) -> str:
-    """The sentence for an error word: `(step + 1) << 32 | group << 1 | is_backward`."""
-    step, group = (code >> 32) - (2 if code & 1 else 1), (code & 0xFFFFFFFF) >> 1
+def describe(code: int, device: torch.device) -> str:
+    """The sentence for a code: `(step + 1) << 32 | group << 1`, or of the backward kernel
+    `(step + 2) << 32 | group << 1 | 1`, whose last step, before the first, is -1.
+    """
+    kernel, shift = ("backward", 2) if code & 1 else ("forward", 1)
     return (
-        f"the barrier of the {kernel} kernel was not completed at step {step} in group {group}: "
-        "a program of the group never arrived; the outputs of that call are NaN"
+        f"the barrier of the {kernel} kernel on {device} was not completed at step "
+        f"{(code >> 32) - shift} in group {(code & 0xFFFFFFFF) >> 1}: a program of the group never "
+        "arrived; the outputs of that call are NaN"
     )

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import gemm
+from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
 from .cell import Cell
-from .failures import watch
 from .plan import Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
@@ -47,7 +46,6 @@ def forward(
     elif plan.mode == "persistent":
         _check_targets(plan, T)
         launch(begin=0, end=T)
-        watch(arguments["error_ptr"], "forward")
     elif plan.mode == "stepwise":
         for step in range(T):
             launch(begin=step, end=step + 1)
@@ -103,7 +101,6 @@ def backward(
     elif plan.mode == "persistent":
         _check_targets(plan, T + 1)
         launch(begin=0, end=T + 1, PHASE=BOTH.value)
-        watch(arguments["error_ptr"], "backward")
     elif plan.mode == "stepwise":
         phases = (PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,)
         for item in range(T + 1):
@@ -250,11 +247,11 @@ def options(plan: Plan) -> dict[str, Any]:
 
 
 def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:
-    """A counter for each group that meets, and the word that tells of a failure, both fresh."""
+    """A fresh counter for each group that meets, and the word that tells of a failure."""
     if plan.mode != "persistent" or plan.group == 1:
         return None, None
     counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)
-    return counters, torch.zeros(1, dtype=torch.int64, device=device)
+    return counters, failures.word(device)
 
 
 def _check_targets(plan: Plan, steps: int) -> None:
