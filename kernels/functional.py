@@ -60,7 +60,7 @@ def recurrence(
         RuntimeError: the tensors are on a device on which the kernels do not run.
     """
     chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
-    if isinstance(gx, Tensor) and torch.is_autocast_enabled(gx.device.type):
+    if isinstance(gx, Tensor) and autocasts(gx):
         gx, w_hh, b_hh, h0, c0 = _cast(
             torch.get_autocast_dtype(gx.device.type), gx, w_hh, b_hh, h0, c0
         )
@@ -75,11 +75,10 @@ def recurrence(
     T, B, D, _ = gx.shape
     zero = gx.new_zeros(D, B, w_hh.shape[-1])
     rest = c0 if isinstance(c0, tuple | list) else (c0,) * (chosen.states - 1)
-    y, final = _loop(
-        chosen, gx, w_hh, b_hh, torch.stack([zero if s is None else s for s in (h0, *rest)]), reverse,
-        _int32(lengths, T, gx.device), resets, mode, precision,
-    )  # fmt: skip
-    h_n, *c_n = final.unbind()
+    initial = torch.stack([zero if state is None else state for state in (h0, *rest)])
+    ends = _int32(lengths, T, gx.device)
+    y, final = _loop(chosen, gx, w_hh, b_hh, initial, reverse, ends, resets, mode, precision)
+    h_n, *c_n = (final[k] for k in range(chosen.states))  # unbind's views refuse changes in place
     return y, h_n, tuple(c_n) if len(c_n) > 1 else c_n[0] if c_n else None
 
 
@@ -138,7 +137,7 @@ def layers(
     chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
     options: dict[str, Any] = {"direction": direction, "merge": merge, "lengths": lengths}
     options |= {"resets": resets, "batch_first": batch_first, "dropout": dropout}
-    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+    if isinstance(x, Tensor) and autocasts(x):
         options |= {"training": training, "recompute": recompute, "mode": mode}
         x, weights, hx = _cast(_autocast_dtype(chosen, x, hx), x, weights, hx)
         with torch.autocast(x.device.type, enabled=False):
@@ -301,6 +300,12 @@ def _int32(lengths: Sequence[int] | Tensor | None, T: int, device: torch.device)
     if isinstance(lengths, Tensor) and not checks.readable(lengths):
         ends = ends.clamp(1, T)
     return ends
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for this tensor's device."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:

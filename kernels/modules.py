@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
 from .checks import ArgumentError, check_resets, kind
-from .functional import layers
+from .functional import autocasts, layers
 
 if TYPE_CHECKING:
     Base = nn.RNNBase
@@ -152,7 +152,7 @@ class _Kernels(Base):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """torch's check, against this call's weights (functional_call may have swapped them)."""
         dtype = self.all_weights[0][0].dtype
-        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != dtype and not autocasts(input):
             raise ArgumentError(
                 f"input dtype {input.dtype} does not match weight dtype {dtype}: convert the input "
                 f"by input.to({dtype}) or the module by .to({input.dtype})"
