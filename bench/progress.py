@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.isolation import Item
 
@@ -46,3 +46,18 @@ class Report:
             left="" if left is None else f"{left / 60:.1f} min left",
             now=f"{item.case.case_id} {provider} {doing}",
         )
+
+
+@contextlib.contextmanager
+def count_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar over ``total`` equal things; what it yields is called with each one's name."""
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, now="starting")
+        yield lambda name: progress.update(task, advance=1, now=name)

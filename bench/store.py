@@ -85,6 +85,7 @@ FIELDS: dict[str, Field] = {
     "compile_s": Field("number", "seconds the first call took beyond a later one"),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),
     "plan": Field("object", "how ours ran: mode, reason, tiles"),
+    "resources": Field("object", "what the compiler made of the kernel: registers, stack, loop"),
     "algorithm": Field("string", "cuDNN's algorithm as torch's rule predicts it"),
     "device": _required("object", "name, kind, capability, driver, clocks before and after"),
     "software": _required("object", "python, torch, triton, numpy, platform"),

@@ -9,12 +9,13 @@ from triton.runtime.jit import JITFunction
 from . import failures, launch
 from .cell import Cell
 from .cells import CELLS
-from .plan import DEVICES, Device, Plan, Problem, backward_plan, forward_plan
+from .devices import DEVICES, Device, describe
+from .plan import MODES as MODES
+from .plan import Plan, Problem, backward_plan, forward_plan
 from .recurrence import forward_kernel
 
 # Decided when the kernels are decorated: TRITON_INTERPRET=1 before the import.
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
-MODES = ("auto", "persistent", "stepwise", "gemm")
 
 
 def check_runnable(device: torch.device) -> None:
@@ -43,8 +44,17 @@ def device_limits(device: torch.device) -> Device:
     if device.type != "cuda":
         return DEVICES["h100"]
     found = torch.cuda.get_device_properties(device)
+    architecture = f"sm_{found.major}{found.minor}"
+    if torch.version.hip:
+        architecture = found.gcnArchName.split(":")[0]
     shared = getattr(found, "shared_memory_per_block_optin", 0) or 64 * 1024
-    return Device(found.name, found.multi_processor_count, shared)
+    return describe(
+        found.name,
+        architecture,
+        found.multi_processor_count,
+        shared,
+        getattr(found, "shared_memory_per_multiprocessor", 0),
+    )
 
 
 def plans(

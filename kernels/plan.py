@@ -1,49 +1,34 @@
 """Which tile a program owns, what stays on chip, and how many programs run: pure arithmetic, no GPU.
 
-A plan holds every number that a launch needs. `forward_plan` and `backward_plan` choose it from the
-problem and the device's limits; `launch.py` obeys it.
+A plan holds every number that a launch needs. `forward_plan` and `backward_plan` take, of all cuts
+that fit the device (`tiles.py`), the one with the least expected time per step (`cost.py`), or the
+per-step GEMM where that is expected to win; `launch.py` obeys.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from . import cost
+from .cost import Cost
+from .devices import DEVICES as DEVICES
+from .devices import Device as Device
+from .tiles import Problem as Problem
+from .tiles import Tile, backward_tiles, forward_tiles, power_of_two
 
-
-@dataclass(frozen=True)
-class Device:
-    """The limits that a plan obeys. Sizes in bytes."""
-
-    name: str
-    multiprocessors: int
-    shared_bytes: int  # most shared memory that one program may use
-
-
-# Limits from each vendor's architecture documents.
-DEVICES = {
-    "a100": Device("a100", 108, 166912),
-    "h100": Device("h100", 132, 232448),
-    "h200": Device("h200", 132, 232448),
-    "b200": Device("b200", 148, 232448),
-    "rtx4090": Device("rtx4090", 128, 101376),
-    "mi300x": Device("mi300x", 304, 65536),
-}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One recurrence: what `forward_plan` and `backward_plan` choose for."""
-
-    gates: int
-    B: int
-    H: int
-    directions: int
-    dtype: str
-    precision: str = "ieee"
+MODES = ("auto", "persistent", "stepwise", "gemm")
+# No compiler gives a thread more, so what fits with as many is certain to run at once.
+MOST_REGISTERS = {"sm": 255, "gfx": 512}
+# A grid is a 32-bit number.
+MOST_PROGRAMS = 2**31 - 1
+# Units and sequences of a program that only does the pointwise part beside a GEMM.
+POINTWISE_UNITS = 64
+POINTWISE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a launch needs to know; `mode` and `reason` are shown to the user."""
+    """Everything a launch needs to know; `mode`, `reason` and `cost` are shown to the user."""
 
     mode: str  # "persistent", "stepwise" or "gemm"
     reason: str
@@ -53,100 +38,191 @@ class Plan:
     block_k: int
     chunks: int  # chunks of K in all
     resident: int  # of them, those whose weights stay on chip
-    ahead: int
+    ahead: int  # chunks of the operand that are under way at once
     group: int  # programs that exchange the state, and so wait for each other
     batch_groups: int
     tiles: int  # batch tiles that each program serves in turn
     directions: int
     num_warps: int
-    shared_bytes: int
+    shared_bytes: int  # of one program, at most
+    capacity: int  # programs that are certain to run at once
+    cost: Cost
 
     @property
     def programs(self) -> int:
         return self.group * self.batch_groups * self.directions
 
-
-def power_of_two(n: int) -> int:
-    """The least power of two that is at least n."""
-    return 1 << max(0, n - 1).bit_length()
+    @property
+    def floor_us(self) -> float:
+        """Expected microseconds per time step."""
+        return self.cost.floor_us
 
 
 def forward_plan(problem: Problem, device: Device, mode: str = "auto") -> Plan:
-    """The forward kernel's plan: a program owns `units` hidden units, all their gates and all of K."""
-    padded = 1 if problem.gates == 1 else 4
-    lone = max(16, power_of_two(problem.H))
-    size = BYTES[problem.dtype]
-    block_b = min(32, max(16, power_of_two(problem.B)))
-    if padded * lone * lone * size + lone * block_b * size <= device.shared_bytes * 3 // 4:
-        units, block_k, chunks = lone, lone, 1
-    else:
-        units, block_k = 64 // padded, 256 // size
-        chunks = -(-problem.H // block_k)
-    return _finish(problem, device, mode, units, 1, padded * units, block_b, block_k, chunks)
+    """The forward loop's plan.
+
+    Raises:
+        ValueError: for an unknown mode, or mode "persistent" where no persistent cut fits.
+    """
+    return _plan(problem, device, mode, backward=False)
 
 
 def backward_plan(problem: Problem, device: Device, mode: str = "auto") -> Plan:
-    """The backward kernel's plan: `split` programs share `units` units, each with its part of K."""
-    lone = max(16, power_of_two(problem.H))
-    size = BYTES[problem.dtype]
-    block_b = min(32, max(16, power_of_two(problem.B)))
-    if problem.gates * lone * lone * size + lone * block_b * size <= device.shared_bytes * 3 // 4:
-        units, split, block_k, chunks = lone, 1, lone, problem.gates
-    else:
-        units, split, block_k = 64, 1 if problem.gates == 1 else 4, 256 // size
-        chunks = -(-problem.gates * problem.H // (split * block_k))
-    return _finish(problem, device, mode, units, split, units, block_b, block_k, chunks)
+    """The backward loop's plan; raises as `forward_plan`."""
+    return _plan(problem, device, mode, backward=True)
 
 
-def _finish(problem, device, mode, units, split, rows, block_b, block_k, chunks) -> Plan:
-    """Residency, grid and mode for a chosen tile."""
-    size = BYTES[problem.dtype]
-    group = -(-problem.H // units) * split
-    chunk_bytes, operand_bytes = rows * block_k * size, block_k * block_b * size
-    ahead = min(chunks, 4)
-    room = device.shared_bytes - (ahead + 1) * operand_bytes - 8192
-    resident = min(chunks, max(0, room // chunk_bytes))
-    if group == 1:
-        resident = chunks
-    ahead = max(1, min(ahead, resident))
-    batch_tiles = -(-problem.B // block_b)
-    reason = "one program holds a batch tile's whole state" if group == 1 else "the group fits at once"
-    chosen = "persistent"
-    batch_groups = batch_tiles
-    if group > 1:
-        batch_groups = min(batch_tiles, device.multiprocessors // (group * problem.directions))
-        if batch_groups == 0:
-            chosen = "stepwise"
-            reason = (
-                f"a group of {group} programs in {problem.directions} direction(s) exceeds "
-                f"the {device.multiprocessors} that run at once"
-            )
-            batch_groups = batch_tiles
+@lru_cache(maxsize=4096)
+def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
+    outside = gemm(problem, device, backward)
+    if mode == "gemm":
+        return replace(outside, reason="asked for")
+    best = min(persistent_plans(problem, device, backward), key=lambda p: p.floor_us, default=None)
     if mode == "stepwise":
-        chosen, reason, batch_groups = "stepwise", "asked for", batch_tiles
-    elif mode == "persistent" and chosen != "persistent":
-        raise ValueError(f"mode='persistent' cannot run: {reason}")
-    tiles = -(-batch_tiles // batch_groups)
+        base = best or _largest_chunks(problem, device, backward)
+        return replace(stepwise(base, problem.B), cost=_stepwise_cost(problem, device, base))
+    if best is None:
+        reason = _why_none_fits(problem, device, backward)
+        if mode == "persistent":
+            raise ValueError(f"mode='persistent' cannot run: {reason}")
+        return replace(outside, reason=f"no persistent loop: {reason}")
+    compared = f"{best.floor_us:.1f} µs a step expected, {outside.floor_us:.1f} with a GEMM per step"
+    if mode == "persistent":
+        return replace(best, reason=f"asked for: {compared}")
+    if outside.floor_us < best.floor_us:
+        reason = (
+            f"a GEMM per step is expected to take {outside.floor_us:.1f} µs, "
+            f"the persistent loop {best.floor_us:.1f} µs"
+        )
+        return replace(outside, reason=reason)
+    held = "one program holds a batch tile's whole state"
+    if best.group > 1:
+        share = "all" if best.resident == best.chunks else f"{best.resident} of {best.chunks} chunks"
+        held = f"{best.group} programs hold {share} of the weights"
+    return replace(best, reason=f"{held}: {compared}")
+
+
+def persistent_plans(problem: Problem, device: Device, backward: bool) -> Iterator[Plan]:
+    """Every persistent plan that is certain to fit, in an order that prefers the simpler."""
+    for tile in backward_tiles(problem) if backward else forward_tiles(problem):
+        found = tile.residency(device)
+        if found is None:
+            continue
+        resident, ahead, shared = found
+        threads = tile.num_warps * device.warp
+        fit = max(1, device.occupancy(shared, most_registers(device), threads))
+        batch_tiles = -(-problem.B // tile.block_b)
+        for per_multiprocessor in dict.fromkeys((1, fit)):
+            capacity = device.multiprocessors * per_multiprocessor
+            batch_groups = batch_tiles
+            if not tile.alone:
+                batch_groups = min(batch_tiles, capacity // (tile.group * problem.directions))
+            elif batch_tiles * problem.directions > MOST_PROGRAMS:
+                continue
+            if batch_groups == 0:
+                continue
+            tiles = -(-batch_tiles // batch_groups)
+            batch_groups = -(-batch_tiles // tiles)
+            yield _from_tile(
+                problem, device, tile, resident, ahead, shared, batch_groups, tiles, capacity
+            )
+
+
+def most_registers(device: Device) -> int:
+    """The most registers that the architecture lets a thread have."""
+    return next(n for name, n in MOST_REGISTERS.items() if device.architecture.startswith(name))
+
+
+def _from_tile(
+    problem: Problem,
+    device: Device,
+    tile: Tile,
+    resident: int,
+    ahead: int,
+    shared: int,
+    batch_groups: int,
+    tiles: int,
+    capacity: int,
+) -> Plan:
     return Plan(
-        mode=chosen,
-        reason=reason,
-        units=units,
-        split=split,
-        block_b=block_b,
-        block_k=block_k,
-        chunks=chunks,
+        mode="persistent",
+        reason="",
+        units=tile.units,
+        split=tile.split,
+        block_b=tile.block_b,
+        block_k=tile.block_k,
+        chunks=tile.chunks,
         resident=resident,
         ahead=ahead,
-        group=group,
+        group=tile.group,
         batch_groups=batch_groups,
         tiles=tiles,
         directions=problem.directions,
-        num_warps=8 if rows * block_b >= 64 * 64 else 4,
-        shared_bytes=resident * chunk_bytes + (ahead + 1) * operand_bytes,
+        num_warps=tile.num_warps,
+        shared_bytes=shared,
+        capacity=capacity,
+        cost=cost.persistent(problem, device, tile, resident, ahead, batch_groups, tiles),
+    )
+
+
+def gemm(problem: Problem, device: Device, backward: bool) -> Plan:
+    """The plan with a GEMM per step outside: the kernels only do the pointwise part."""
+    block_b = min(POINTWISE_BATCH, power_of_two(problem.B))
+    units = min(POINTWISE_UNITS, max(16, power_of_two(problem.H)))
+    batch_groups = -(-problem.B // block_b)
+    return Plan(
+        mode="gemm",
+        reason="",
+        units=units,
+        split=1,
+        block_b=block_b,
+        block_k=16,
+        chunks=0,
+        resident=0,
+        ahead=1,
+        group=-(-problem.H // units),
+        batch_groups=batch_groups,
+        tiles=1,
+        directions=problem.directions,
+        num_warps=4,
+        shared_bytes=0,
+        capacity=MOST_PROGRAMS,
+        cost=cost.per_step_gemm(problem, device, backward),
     )
 
 
 def stepwise(plan: Plan, batch: int) -> Plan:
     """The same tiles, launched once for each step: every batch tile has programs of its own."""
     tiles = -(-batch // plan.block_b)
-    return replace(plan, mode="stepwise", reason="asked for", batch_groups=tiles, tiles=1)
+    return replace(
+        plan, mode="stepwise", reason="asked for", batch_groups=tiles, tiles=1,
+        capacity=MOST_PROGRAMS,
+    )  # fmt: skip
+
+
+def _largest_chunks(problem: Problem, device: Device, backward: bool) -> Plan:
+    """A plan for stepwise launches where no group can be on the device at once."""
+    for tile in backward_tiles(problem) if backward else forward_tiles(problem):
+        found = tile.residency(device)
+        if found is not None:
+            batch_groups = -(-problem.B // tile.block_b)
+            return _from_tile(problem, device, tile, *found, batch_groups, 1, MOST_PROGRAMS)
+    raise ValueError(f"no tile of H={problem.H} fits {device.shared_bytes} bytes of shared memory")
+
+
+def _stepwise_cost(problem: Problem, device: Device, base: Plan) -> Cost:
+    weights = problem.gates * problem.H**2 * problem.directions * problem.size
+    return cost.stepwise(device, base.cost, base.split, weights)
+
+
+def _why_none_fits(problem: Problem, device: Device, backward: bool) -> str:
+    tiles = backward_tiles(problem) if backward else forward_tiles(problem)
+    groups = [tile.group for tile in tiles if tile.residency(device) is not None]
+    if not groups:
+        return f"no tile of H={problem.H} fits {device.shared_bytes} bytes of shared memory"
+    return (
+        f"a group of {min(groups)} programs in {problem.directions} direction(s) exceeds the "
+        f"{device.multiprocessors} that are certain to run at once"
+    )

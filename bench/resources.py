@@ -1,0 +1,365 @@
+"""``python -m bench resources``: what the compiler makes of every planned kernel, with no GPU.
+
+Compiles each distinct kernel that the plan chooses over a grid of cases, for a GPU that need not be
+there, and records registers, stack, shared memory and the instructions of the loop over time. A
+variant already recorded with the same kernels, plan and compiler is not compiled again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import environment, store
+from bench.cases import CELLS, make_case
+from bench.compile_kernel import TORCH_NAMES, Variant
+from kernels.devices import DEVICES, Device
+from kernels.plan import Problem, backward_plan, forward_plan
+
+NUMBERS = ("bf16", "fp16", "fp32:tf32", "fp32:ieee")
+LOOPS = ("fwd", "bwd")
+# By device: hidden sizes and batches. The first one's grid is the full one.
+GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "h100": (
+        (16, 64, 128, 256, 384, 512, 768, 1000, 1024, 1536, 1760, 2048),
+        (1, 8, 16, 64, 128, 256),
+    ),
+    "a100": ((128, 512, 1024), (1, 16, 64)),
+    "b200": ((128, 512, 1024), (1, 16, 64)),
+    "mi300x": ((128, 512, 1024), (1, 16, 64)),
+}
+QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
+# Whose change makes a compiled kernel stale, besides the arguments and options in a variant's key.
+DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "slstm", "launch")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A variant, and the batches whose plan it is."""
+
+    variant: Variant
+    batches: tuple[int, ...]
+    device: str
+
+
+def jobs(
+    device: str,
+    hidden: tuple[int, ...],
+    batches: tuple[int, ...],
+    cells: tuple[str, ...] = tuple(CELLS),
+    numbers: tuple[str, ...] = NUMBERS,
+) -> list[Job]:
+    """The distinct kernels that the plan chooses over a grid, the most used cases first."""
+    found: dict[str, tuple[Variant, list[int]]] = {}
+    for number in numbers:
+        for H in sorted(hidden, key=lambda h: abs(h - 1024)):
+            for cell in cells:
+                for loop in LOOPS:
+                    for B in batches:
+                        variant = planned(device, cell, loop, H, B, number)
+                        key = json.dumps(variant.key(), sort_keys=True)
+                        found.setdefault(key, (variant, []))[1].append(B)
+    return [Job(variant, tuple(served), device) for variant, served in found.values()]
+
+
+def planned(device: str, cell: str, loop: str, H: int, B: int, number: str) -> Variant:
+    """The kernel that a call of this case launches on a device."""
+    dtype, _, precision = number.partition(":")
+    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision or "ieee")
+    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, DEVICES[device])
+    return Variant(cell, loop, H, 1, dtype, precision or "ieee", plan)
+
+
+def code_hash() -> str:
+    """A hash of the device code and its argument tables."""
+    digest = hashlib.sha256()
+    for name in DEVICE_CODE:
+        path = environment.ROOT / "kernels" / f"{name}.py"
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def key_of(job: Job, code: str, triton: str | None) -> str:
+    """What must be equal for a recorded result to stand."""
+    text = json.dumps([job.variant.key(), DEVICES[job.device].architecture, code, triton])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def work(job: Job, dump: Path | None) -> dict[str, Any]:
+    """Compile one variant (in a process of its own pool) and tell what came of it."""
+    from bench import compile_kernel
+
+    device = DEVICES[job.device]
+    started = time.monotonic()
+    try:
+        kernel = compile_kernel.compile_variant(job.variant, device)
+        found = asdict(compile_kernel.inspect(kernel, job.variant, device))
+    except Exception as error:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        return {"status": "error", "reason": words, "compile_s": time.monotonic() - started}
+    if dump is not None:
+        kind, data = compile_kernel.binary(kernel)
+        (dump / f"{name_of(job.variant)}.{kind}").write_bytes(data)
+    seconds = time.monotonic() - started
+    return {"status": "ok", "reason": None, "compile_s": seconds, "resources": found}
+
+
+def name_of(variant: Variant) -> str:
+    """A variant in words, for a file's name."""
+    plan = variant.plan
+    return (
+        f"{variant.cell}-{variant.pass_}-H{variant.H}-{variant.dtype}-{variant.precision}-"
+        f"{plan.mode}-b{plan.block_b}-u{plan.units}-s{plan.split}-k{plan.block_k}-"
+        f"r{plan.resident}-a{plan.ahead}-w{plan.num_warps}-{'x' if plan.tiles > 1 else 'o'}"
+    )
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """An environment whose new processes compile for a GPU and leave no cache behind."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="rnnbench-triton-") as cache:
+        os.environ.pop("TRITON_INTERPRET", None)
+        os.environ["TRITON_CACHE_DIR"] = cache
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def compile_all(
+    todo: list[Job], dump: Path | None = None, processes: int | None = None, deadline: float = 1e99
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Compile in parallel, yielding each result as it comes; a compiler that dies costs one job.
+
+    Nothing is begun after ``deadline`` (of ``time.monotonic``).
+    """
+    waiting = list(reversed(todo))
+    processes = processes or max(1, os.cpu_count() or 1)
+    alone = False
+    with compiling():
+        while waiting and time.monotonic() < deadline:
+            pool = ProcessPoolExecutor(
+                1 if alone else processes, multiprocessing.get_context("spawn")
+            )
+            running: dict[Future[dict[str, Any]], Job] = {}
+            try:
+                while (waiting and time.monotonic() < deadline) or running:
+                    while waiting and len(running) < (1 if alone else processes):
+                        job = waiting.pop()
+                        running[pool.submit(work, job, dump)] = job
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        job = running[future]
+                        result = future.result()
+                        del running[future]
+                        yield job, result
+            except BrokenProcessPool:
+                # Which of the running jobs killed it shows when they run one at a time.
+                if alone or len(running) == 1:
+                    (job,) = running.values()
+                    reason = "the compiler's process died"
+                    yield job, {"status": "error", "reason": reason, "compile_s": None}
+                    alone = False
+                else:
+                    waiting += running.values()
+                    alone = True
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def faults(job: Job, found: dict[str, Any]) -> list[str]:
+    """What a compiled kernel breaks of what the plan promises; empty if nothing."""
+    plan, device, broken = job.variant.plan, DEVICES[job.device], []
+    if found["stack_bytes"]:
+        broken.append(f"uses {found['stack_bytes']} bytes of stack")
+    if found["shared_bytes"] > device.shared_bytes:
+        broken.append(f"needs {found['shared_bytes']} of {device.shared_bytes} bytes of shared memory")
+    elif found["shared_bytes"] > plan.shared_bytes and plan.mode != "gemm":
+        broken.append(
+            f"needs {found['shared_bytes']} bytes of shared memory, the plan says {plan.shared_bytes}"
+        )
+    return broken
+
+
+def record_of(job: Job, result: dict[str, Any], run_id: str, code: str) -> store.Record:
+    """The record of one compiled variant; ``B`` is the smallest batch it serves."""
+    variant, device = job.variant, DEVICES[job.device]
+    number = variant.dtype if variant.dtype != "fp32" else f"fp32:{variant.precision}"
+    case = make_case(
+        cell=variant.cell, track="recurrence", directions=variant.directions, dtype=number,
+        layers=1, B=job.batches[0], T=1, I=0, H=variant.H, resets=0.0,
+        **{"pass": "fwd" if variant.pass_ == "fwd" else "fwd+bwd"},
+    )  # fmt: skip
+    commit, dirty = environment.git_state()
+    found = result.get("resources")
+    if found is not None:
+        found = found | {
+            "loop": variant.pass_,
+            "batches": list(job.batches),
+            "features": list(variant.features),
+            "shared_limit": device.shared_bytes,
+            "faults": faults(job, found),
+            "key": key_of(job, code, environment.version("triton")),
+        }
+    return store.blank(
+        **case.fields(),
+        run_id=run_id,
+        kind="resources",
+        status=result["status"],
+        reason=result["reason"],
+        provider=f"triton-{environment.version('triton')}",
+        provider_version=environment.version("triton"),
+        compile_s=result["compile_s"],
+        plan=asdict(variant.plan),
+        resources=found,
+        device={"name": device_name(device), "kind": "compiled", "capability": device.architecture},
+        software=environment.software_facts(),
+        code=code,
+        commit=commit,
+        dirty=dirty,
+        seed=0,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def device_name(device: Device) -> str:
+    return f"compiled for {device.architecture}"
+
+
+def folder_of(device: Device, results: Path) -> Path:
+    return results / f"compiled-{device.architecture}"
+
+
+def recorded(folder: Path) -> dict[str, store.Record]:
+    """Earlier results by key."""
+    if not any(folder.rglob("*.jsonl")):
+        return {}
+    return {
+        record["resources"]["key"]: record
+        for record in store.read(folder)
+        if record["kind"] == "resources" and record["resources"]
+    }
+
+
+def run(
+    device: str,
+    todo: list[Job],
+    results: Path,
+    dump: Path | None = None,
+    seconds: float = 1e99,
+    fresh: bool = False,
+) -> tuple[Path, list[store.Record], int]:
+    """Compile what is not recorded yet; the folder, all records of these jobs, and those not begun."""
+    from bench.progress import count_bar
+
+    folder = folder_of(DEVICES[device], results)
+    code, triton = code_hash(), environment.version("triton")
+    known = {} if fresh or dump else recorded(folder)
+    keys = {key_of(job, code, triton): job for job in todo}
+    found = [known[key] for key in keys if key in known]
+    missing = [job for key, job in keys.items() if key not in known]
+    run_id = f"resources-{triton}-{code}"
+    if dump is not None:
+        dump.mkdir(parents=True, exist_ok=True)
+    if missing:
+        deadline = time.monotonic() + seconds
+        title = f"compile for {device} ({DEVICES[device].architecture}), Triton {triton}"
+        with (
+            store.Writer(folder / "records" / f"{run_id}.jsonl") as writer,
+            count_bar(title, len(missing)) as advance,
+        ):
+            for job, result in compile_all(missing, dump, deadline=deadline):
+                record = record_of(job, result, run_id, code)
+                writer.append(record)
+                found.append(record)
+                advance(name_of(job.variant))
+    return folder, found, len(keys) - len(found)
+
+
+def summary(records: list[store.Record]) -> list[str]:
+    """The worst of each kind, and every variant that breaks what the plan promises."""
+    lines = []
+    compiled = [record for record in records if record["status"] == "ok"]
+    if compiled:
+        seen = [record["resources"] for record in compiled]
+        lines.append(
+            f"{len(compiled)} kernels: at most {max(s['registers'] for s in seen)} registers, "
+            f"{max(s['stack_bytes'] for s in seen)} bytes of stack, "
+            f"{max(s['shared_bytes'] for s in seen):,} of {seen[0]['shared_limit']:,} bytes of "
+            f"shared memory; {sum(bool(s['faults']) for s in seen)} with a fault"
+        )
+    for record in records:
+        broken = [record["reason"]] if record["status"] != "ok" else record["resources"]["faults"]
+        if broken:
+            lines.append(f"  {record['case_id']} ({record['plan']['mode']}): {'; '.join(broken)}")
+    return lines
+
+
+def record(folder: Path, seconds: float = 30.0) -> Path:
+    """The quick grid, for ``bench quick``: beside a device's own folder; the written folder."""
+    written, records, left = run("h100", jobs("h100", *QUICK), folder.parent, seconds=seconds)
+    print(f"compiled for {DEVICES['h100'].architecture}:", *summary(records), sep="\n")
+    if left:
+        print(f"{left} left; `python -m bench resources --quick` goes on")
+    return written
+
+
+def command(
+    quick: Annotated[bool, typer.Option(help="Only a few kernels of the grid.")] = False,
+    device: Annotated[
+        str, typer.Option(help=f"Which targets, comma-separated: {', '.join(GRIDS)}.")
+    ] = "h100",
+    cells: Annotated[str | None, typer.Option(help="Only these cells, comma-separated.")] = None,
+    numbers: Annotated[
+        str | None, typer.Option(help=f"Only these, comma-separated: {', '.join(NUMBERS)}.")
+    ] = None,
+    hidden: Annotated[str | None, typer.Option(help="Only these H, comma-separated.")] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Keep the binaries here, to look at with cuobjdump.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Compile again what is recorded.")] = False,
+    max_minutes: Annotated[float | None, typer.Option(help="Begin nothing after this.")] = None,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = environment.ROOT / "results",
+) -> None:
+    """Compile every planned kernel of a grid for GPUs that need not be here, and record the facts.
+
+    Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
+    """
+    bad = False
+    for name in device.split(","):
+        if name not in GRIDS:
+            raise ValueError(f"device is {name!r}; accepted: {', '.join(GRIDS)}")
+        sizes, batches, wanted, forms = QUICK if quick else (*GRIDS[name], tuple(CELLS), NUMBERS)
+        todo = jobs(
+            name,
+            tuple(map(int, hidden.split(","))) if hidden else sizes,
+            batches,
+            tuple(cells.split(",")) if cells else wanted,
+            tuple(numbers.split(",")) if numbers else forms,
+        )
+        seconds = 1e99 if max_minutes is None else max_minutes * 60
+        folder, records, left = run(name, todo, results, dump, seconds, fresh)
+        print(f"Triton {environment.version('triton')}:", *summary(records), sep="\n")
+        if left:
+            print(f"{left} left for the next call")
+        print(folder / "records")
+        bad = bad or any(r["status"] != "ok" or r["resources"]["faults"] for r in records)
+    if bad:
+        raise typer.Exit(1)

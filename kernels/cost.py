@@ -1,0 +1,168 @@
+"""What a time step is expected to cost: the floor under each way to run it, part by part.
+
+A model to choose by, not a prediction to cite. Its constants are assumptions until measured on the
+device (`python -m bench check-gpu` and the campaign's microbenchmarks); every one is named here.
+"""
+
+from dataclasses import dataclass
+
+from .devices import Device
+from .tiles import Problem, Tile
+
+# A load path of one multiprocessor from L2, and shared memory's width (NVIDIA's and AMD's
+# architecture papers), in bytes per clock.
+L2_BYTES_PER_CLOCK = 64
+SHARED_BYTES_PER_CLOCK = 128
+# Clocks per instruction of one warp that has its scheduler alone: dependent instructions wait.
+ALONE_CLOCKS = 2.0
+# The same with company, whose instructions fill the waits.
+SHARED_CLOCKS = 1.2
+# Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns, and
+# for each tensor-core instruction. Fitted to the compiler's output for sm_90 (`bench resources`).
+STEP_INSTRUCTIONS = 350
+UNIT_INSTRUCTIONS = {1: 60, 3: 120, 4: 140}  # by gates
+PRODUCT_INSTRUCTIONS = 4
+# Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units.
+TENSOR_SHARE = 0.6
+FMA_SHARE = 0.4
+# The meeting of the few programs that share a backward product, of a whole barrier.
+MEETING_SHARE = 0.8
+# From one kernel's end to the next one's start: replayed in a graph.
+LAUNCH_US = 2.0
+# A GEMM's least time: a skinny one is bound by latency (split over K, or few tiles).
+GEMM_US = 3.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected microseconds per time step, by part. `floor_us` is less than the sum where parts
+    overlap.
+    """
+
+    floor_us: float
+    barrier_us: float = 0.0
+    gather_us: float = 0.0  # the operand from L2
+    weights_us: float = 0.0  # resident weights from shared memory
+    stream_us: float = 0.0  # the other weights from L2
+    product_us: float = 0.0  # arithmetic
+    gates_us: float = 0.0  # pointwise instructions
+    memory_us: float = 0.0  # inputs and outputs in device memory
+    launch_us: float = 0.0
+
+
+def step_bytes(problem: Problem, backward: bool) -> int:
+    """Device memory that a step reads and writes: gates, states, activations."""
+    G, states, size = problem.gates, problem.states, problem.size
+    saved = 0 if G == 1 else 4
+    numbers = (G + 1 + saved) if not backward else (1 + saved + 2 + G * (2 if G == 3 else 1))
+    history = 4 * (states - 1) * (1 if not backward else 2)
+    return problem.B * problem.H * problem.directions * (numbers * size + history)
+
+
+def persistent(
+    problem: Problem,
+    device: Device,
+    tile: Tile,
+    resident: int,
+    ahead: int,
+    batch_groups: int,
+    tiles: int,
+) -> Cost:
+    """A step of the persistent loop: every program's `tiles` batch tiles, and the barrier."""
+    clock = device.clock_ghz * 1e3  # clocks per microsecond
+    programs = tile.group * batch_groups * problem.directions
+    crowd = -(-programs // device.multiprocessors)  # programs that share a multiprocessor
+    columns = problem.H * (problem.gates if tile.backward else 1) / tile.split  # K of one program
+
+    def from_l2(size: float) -> float:
+        each = size / (L2_BYTES_PER_CLOCK * clock)
+        return max(each * crowd, size * programs / (device.l2_gbps * 1e3))
+
+    gather = 0.0
+    if not tile.alone:
+        rounds = -(-tile.chunks // ahead)
+        gather = device.latency_us * rounds + from_l2(columns * tile.block_b * tile.size)
+    share = resident / tile.chunks
+    weight_bytes = tile.rows * columns * tile.size
+    operations = 2 * tile.rows * tile.block_b * columns
+    if problem.exact:
+        weights = 0.0
+        product = operations / (device.fma * FMA_SHARE * clock)
+    else:
+        # Two groups of four warps share 64 rows by columns: each reads all weights.
+        readers = 2 if tile.num_warps == 8 and tile.rows == 64 else 1
+        weights = weight_bytes * share * readers / (SHARED_BYTES_PER_CLOCK * clock)
+        rate = device.tensor if problem.size == 2 else device.tensor_tf32
+        product = operations / (rate * TENSOR_SHARE * clock)
+    stream = 0.0
+    if resident < tile.chunks:
+        stream = from_l2(weight_bytes * (1 - share))
+        stream += device.latency_us * (tile.chunks - resident) / 2
+    owned = tile.units // tile.split * tile.block_b / (tile.num_warps * device.warp)
+    instructions = STEP_INSTRUCTIONS + UNIT_INSTRUCTIONS[problem.gates] * max(owned, 0.5)
+    if not problem.exact:
+        instructions += PRODUCT_INSTRUCTIONS * columns * tile.rows / 64 / 16
+    lone_warp = instructions * ALONE_CLOCKS / clock
+    gates = max(lone_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
+
+    work = gather + crowd * max(weights, product) + stream + gates
+    barrier = 0.0 if tile.alone else device.barrier_us
+    meeting = device.barrier_us * MEETING_SHARE if tile.split > 1 else 0.0
+    work += meeting
+    # A tile's barrier passes while the program works on its other tiles.
+    step = tiles * work + max(0.0, barrier - (tiles - 1) * work)
+    memory = step_bytes(problem, tile.backward) / (device.hbm_gbps * 1e3)
+    return Cost(
+        floor_us=max(step, memory),
+        barrier_us=barrier + meeting * tiles,
+        gather_us=gather * tiles,
+        weights_us=crowd * weights * tiles,
+        stream_us=stream * tiles,
+        product_us=crowd * product * tiles,
+        gates_us=gates * tiles,
+        memory_us=memory,
+    )
+
+
+def per_step_gemm(problem: Problem, device: Device, backward: bool) -> Cost:
+    """A step of a GEMM by torch's library and a pointwise kernel, both replayed from a graph."""
+    operations = 2 * problem.gates * problem.H**2 * problem.B * problem.directions
+    if problem.exact:
+        peak = device.fma * 2 * FMA_SHARE  # a tuned GEMM keeps its operands in registers
+    else:
+        peak = (device.tensor if problem.size == 2 else device.tensor_tf32) * TENSOR_SHARE
+    arithmetic = operations / (peak * device.multiprocessors * device.clock_ghz * 1e3)
+    weights = problem.gates * problem.H**2 * problem.directions * problem.size
+    rate = device.l2_gbps / 2 if weights < device.l2_bytes / 2 else device.hbm_gbps
+    reading = weights / (rate * 1e3)
+    product = max(GEMM_US * problem.directions, arithmetic, reading)
+    # The product goes through memory in float32 once more.
+    sums = 8 * problem.gates * problem.B * problem.H * problem.directions
+    memory = step_bytes(problem, backward) / (device.hbm_gbps * 1e3)
+    gates = 1.0 + sums / (device.l2_gbps / 2 * 1e3) + memory
+    launch = LAUNCH_US * (1 + problem.directions)
+    return Cost(
+        floor_us=launch + product + gates,
+        weights_us=reading,
+        product_us=product,
+        gates_us=gates,
+        memory_us=memory,
+        launch_us=launch,
+    )
+
+
+def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
+    """The loop's kernels launched for each step: no barrier, but weights read anew each time."""
+    launches = 2 if split > 1 else 1
+    stream = weight_bytes / (device.l2_gbps * 1e3)
+    floor = loop.floor_us - loop.barrier_us + launches * LAUNCH_US + stream
+    return Cost(
+        floor_us=floor,
+        gather_us=loop.gather_us,
+        weights_us=loop.weights_us,
+        stream_us=stream,
+        product_us=loop.product_us,
+        gates_us=loop.gates_us,
+        memory_us=loop.memory_us,
+        launch_us=launches * LAUNCH_US,
+    )

@@ -1,0 +1,180 @@
+"""How the loop can be cut into programs, and what each cut needs on chip: arithmetic only.
+
+The forward kernel's left operand has `rows = units * padded gates` rows and K = H columns; the
+backward kernel's has `units` rows and K = G*H columns, which `split` programs share.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .devices import Device
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Tensor cores of Hopper take 64 rows at a time; exact float32 products have no such unit.
+TENSOR_ROWS = 64
+EXACT_ROWS = 32
+# Sequences of a batch tile. Hopper's tensor cores are given 16 at least by the compiler; 8 go by the
+# older, slower instructions, which only a lone program's short product can afford.
+BATCH_TILES = (8, 16, 32, 64)
+LEAST_SHARED_TILE = 16
+# A lone program's most rows (forward) or columns (backward): what its shared memory and its threads'
+# registers hold.
+LONE_ROWS, EXACT_LONE_ROWS = 512, 128
+# Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
+# in registers without spilling.
+LONE_OWNED, MOST_OWNED = 4, 8
+# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger.
+CHUNK_BYTES = 512
+# Registers per thread that the operand's chunks on their way may fill (of 255).
+OPERAND_REGISTERS = 64
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One recurrence: cell (by its gates), sizes, number type and the products' precision."""
+
+    gates: int
+    B: int
+    H: int
+    directions: int
+    dtype: str  # "float32", "float16", "bfloat16"
+    precision: str = "ieee"  # of float32 products: "ieee" or "tf32"
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return BYTES[self.dtype]
+
+    @property
+    def exact(self) -> bool:
+        """Whether products are in exact float32, so that no tensor core takes them."""
+        return self.dtype == "float32" and self.precision == "ieee"
+
+    @property
+    def states(self) -> int:
+        return 2 if self.gates == 4 else 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program owns and how it goes through K."""
+
+    backward: bool
+    group: int  # programs that share a batch tile
+    units: int
+    split: int
+    rows: int
+    block_b: int
+    block_k: int
+    chunks: int
+    num_warps: int
+    size: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether one program holds the whole state, so that nobody waits for anybody."""
+        return self.group == 1
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.rows * self.block_k * self.size
+
+    @property
+    def operand_bytes(self) -> int:
+        return self.block_k * self.block_b * self.size
+
+    def shared_bytes(self, resident: int, ahead: int) -> int:
+        """Shared memory, at most: resident weights, operand chunks under way, streamed chunks, or the
+        product on its way from one layout to another where that is more.
+        """
+        exchange = self.rows * self.block_b * 4  # the product as each thread holds it
+        if self.alone:
+            window = max(self.chunks * self.operand_bytes, 2 * exchange)
+        else:
+            window = (resident if ahead >= resident else ahead + 1) * self.operand_bytes
+            if resident < self.chunks:
+                window += STREAM_STAGES * (self.chunk_bytes + self.operand_bytes)
+        return resident * self.chunk_bytes + max(window, exchange)
+
+    def residency(self, device: Device) -> tuple[int, int, int] | None:
+        """The most resident chunks, with them the most ahead, and the shared memory they need;
+        None where not even the stream fits.
+        """
+        threads = self.num_warps * device.warp
+        most = max(1, OPERAND_REGISTERS * 4 * threads // self.operand_bytes)
+        for resident in range(self.chunks, -1, -1):
+            for ahead in range(max(1, min(most, resident)), 0, -1):
+                shared = self.shared_bytes(resident, ahead)
+                if shared <= device.shared_bytes:
+                    return resident, ahead, shared
+            if self.alone:
+                return None
+        return None
+
+
+# Chunks of weights and operand that the compiler's pipeline keeps under way in the streaming loop.
+STREAM_STAGES = 2
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def forward_tiles(problem: Problem) -> Iterator[Tile]:
+    """All cuts of the forward loop that the kernels are compiled and tested for."""
+    padded = 1 if problem.gates == 1 else 4
+    lone = max(16, power_of_two(problem.H))
+    rows = EXACT_ROWS if problem.exact else TENSOR_ROWS
+    least = 8 if problem.exact else LEAST_SHARED_TILE
+    for block_b in batch_tiles(problem):
+        if lone * padded <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
+            yield from _lone(problem, False, lone, padded * lone, block_b, 1)
+        if problem.H > rows // padded and block_b >= least:
+            yield from _shared(problem, False, rows // padded, rows, block_b, 1)
+
+
+def backward_tiles(problem: Problem) -> Iterator[Tile]:
+    """All cuts of the backward loop that the kernels are compiled and tested for."""
+    lone = max(16, power_of_two(problem.H))
+    rows = EXACT_ROWS if problem.exact else TENSOR_ROWS
+    least = 8 if problem.exact else LEAST_SHARED_TILE
+    for block_b in batch_tiles(problem):
+        if lone * problem.gates <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
+            yield from _lone(problem, True, lone, lone, block_b, problem.gates)
+        for split in (1, 2, 4):
+            if (problem.H > rows or split > 1) and block_b >= least:
+                yield from _shared(problem, True, rows, rows, block_b, split)
+
+
+def _lone(
+    problem: Problem, backward: bool, units: int, rows: int, block_b: int, chunks: int
+) -> Iterator[Tile]:
+    """One program for a batch tile: its weights are one chunk (forward) or one for each gate."""
+    num_warps = min(8, max(4, units * block_b // (32 * LONE_OWNED)))
+    if units * block_b <= num_warps * 32 * MOST_OWNED:
+        yield Tile(
+            backward, 1, units, 1, rows, block_b, units, chunks, num_warps, problem.size
+        )  # fmt: skip
+
+
+def _shared(
+    problem: Problem, backward: bool, units: int, rows: int, block_b: int, split: int
+) -> Iterator[Tile]:
+    """A group of programs for a batch tile, with longer and shorter chunks of K."""
+    num_warps = 8 if rows * block_b >= 64 * 64 else 4
+    if units // split * block_b > num_warps * 32 * MOST_OWNED:
+        return
+    K = problem.H * (problem.gates if backward else 1)
+    longest = CHUNK_BYTES if block_b <= 16 else CHUNK_BYTES // 2
+    for block_k in (longest // problem.size, longest // problem.size // 2):
+        block_k = min(block_k, max(16, power_of_two(-(-K // split))))
+        yield Tile(
+            backward, -(-problem.H // units) * split, units, split, rows, block_b, block_k,
+            -(-K // (split * block_k)), num_warps, problem.size,
+        )  # fmt: skip
+
+
+def batch_tiles(problem: Problem) -> list[int]:
+    """Tiles that are not much too large for the batch."""
+    return [b for b in BATCH_TILES if b <= max(LEAST_SHARED_TILE, power_of_two(problem.B))]
