@@ -133,7 +133,8 @@ def forward_kernel(
 
     failed = False
     for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
-        step, tile = item, batch_group
+        step = item
+        tile = batch_group
         if INTERLEAVED:
             step, tile = item // tiles, batch_group + (item % tiles) * batch_groups
             batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -327,7 +328,8 @@ def backward_kernel(
 
     failed = False
     for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
-        n, tile = item, batch_group
+        n = item
+        tile = batch_group
         if INTERLEAVED:
             n, tile = item // tiles, batch_group + (item % tiles) * batch_groups
             batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
