@@ -19,17 +19,18 @@ ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 class Cell:
     """A recurrent cell as the suite knows it.
 
-    ``name`` is the cell's in ``reference`` (the float64 truth); ``function`` its layer's in
-    ``kernels`` and ``torch_class`` its class in ``torch.nn``, or None where there is none;
-    ``states`` is 2 for a cell that carries c beside h.
+    ``name`` is the cell's in ``reference`` (the float64 truth) and, unless ``kernels`` is False, in
+    ``kernels``; ``torch_class`` its class in ``torch.nn``, or None where there is none. ``states``
+    are the state's tensors, each a letter; the first is the output. One called n, a normaliser that
+    something is divided by, begins at 1 or above in the inputs that are drawn.
     """
 
     name: str
     gates: int
-    states: int
-    function: str | None
-    torch_class: str | None
+    states: tuple[str, ...]
+    torch_class: str | None = None
     nonlinearity: str | None = None
+    kernels: bool = True
 
 
 CELLS: dict[str, Cell] = {}
@@ -41,10 +42,11 @@ def add_cell(cell: Cell) -> Cell:
     return cell
 
 
-add_cell(Cell("rnn_tanh", 1, 1, "rnn", "RNN", nonlinearity="tanh"))
-add_cell(Cell("rnn_relu", 1, 1, "rnn", "RNN", nonlinearity="relu"))
-add_cell(Cell("lstm", 4, 2, "lstm", "LSTM"))
-add_cell(Cell("gru", 3, 1, "gru", "GRU"))
+add_cell(Cell("rnn_tanh", 1, ("h",), "RNN", nonlinearity="tanh"))
+add_cell(Cell("rnn_relu", 1, ("h",), "RNN", nonlinearity="relu"))
+add_cell(Cell("lstm", 4, ("h", "c"), "LSTM"))
+add_cell(Cell("gru", 3, ("h",), "GRU"))
+add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
 
 
 @dataclass(frozen=True)

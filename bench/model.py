@@ -85,15 +85,15 @@ def loop_bytes(case: Case) -> int:
     """Device memory that the loops move at least, per layer, with N = T B D.
 
     Forward: read gx (N G H), write y (N H), read W (D G H^2). With backward also: write and
-    read what is saved (N S H each; S = G, and 1 more for a cell with c), read dy (N H), write dz
-    (N G H), read W again.
+    read what is saved (N S H each; S = G, and 1 more for each state beside h), read dy (N H),
+    write dz (N G H), read W again.
     """
     b, G, H = ITEM_BYTES[case.dtype], case.kind.gates, case.H
     N = case.T * case.B * case.directions
     weights = case.directions * G * H * H
     total = N * (G + 1) * H + weights
     if case.pass_ != "fwd":
-        saved = G + (1 if case.kind.states == 2 else 0)
+        saved = G + len(case.kind.states) - 1
         total += N * H * (2 * saved + 1 + G) + weights
     return total * b * case.layers
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,16 +21,17 @@ DTYPE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAME_EVERYWHERE = 1 << 22
 # The float64 truth may keep about this many bytes for its backward pass.
 TRUTH_BYTES = 4 << 30
+INITIAL = re.compile("[a-z]0")  # h0, c0, ...
 
 
 @dataclass
 class Problem:
     """Inputs of one case, named as torch names them.
 
-    ``inputs`` of the layer track: x [T,B,I], h0 [L*D,B,H], c0 (LSTM) and, per layer and
-    direction, w_ih_l0 [G*H,I], w_hh_l0 [G*H,H], b_ih_l0, b_hh_l0 [G*H] (``_reverse`` appended
-    for the reverse direction). Of the recurrence track: gx [T,B,D,G*H], w_hh [D,G*H,H],
-    b_hh [D,G*H], h0 [D,B,H], c0.
+    ``inputs`` of the layer track: x [T,B,I], the states h0 [L*D,B,H], c0 and so on, and, per
+    layer and direction, w_ih_l0 [G*H,I], w_hh_l0 [G*H,H], b_ih_l0, b_hh_l0 [G*H] (``_reverse``
+    appended for the reverse direction). Of the recurrence track: gx [T,B,D,G*H], w_hh [D,G*H,H],
+    b_hh [D,G*H], h0 [D,B,H], c0 and so on.
     """
 
     case: Case
@@ -60,12 +63,23 @@ def layer_weights(case: Case, inputs: dict[str, Tensor]) -> list[tuple[Tensor, .
     return [tuple(inputs[name] for name in names) for names in weight_names(case)]
 
 
-def initial_state(inputs: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-    return (inputs["h0"], inputs["c0"]) if "c0" in inputs else inputs["h0"]
+def initial_state(inputs: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """The initial state as a layer takes it: one tensor, or a tuple of all."""
+    states = tuple(value for name, value in inputs.items() if INITIAL.fullmatch(name))
+    return states if len(states) > 1 else states[0]
+
+
+def loop_state(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | tuple[Tensor, ...] | None]:
+    """The initial state as ``recurrence`` takes it: h0, and c0 or a tuple of all that follow."""
+    states = initial_state(inputs)
+    if isinstance(states, Tensor):
+        return states, None
+    h0, *rest = states
+    return h0, rest[0] if len(rest) == 1 else tuple(rest)
 
 
 def output_names(case: Case) -> tuple[str, ...]:
-    return ("y", "h_n", "c_n") if case.kind.states == 2 else ("y", "h_n")
+    return ("y", *(f"{name}_n" for name in case.kind.states))
 
 
 class Source:
@@ -95,7 +109,7 @@ class Source:
 
 
 def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") -> Problem:
-    """Draw a case's numbers: x, h0, c0 and gradients normal, weights uniform as torch's default.
+    """Draw a case's numbers: x, states and gradients normal, weights uniform as torch's default.
 
     Everything is drawn in fp32 and rounded to the case's type; the truth starts from the rounded
     numbers, so that input rounding is nobody's error.
@@ -120,9 +134,9 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
         drawn["gx"] = source.normal("gx", T, B, D, rows).mul_(math.sqrt(1 / 3))
         drawn["w_hh"] = source.uniform("w_hh", bound, D, rows, H)
         drawn["b_hh"] = source.uniform("b_hh", bound, D, rows)
-    drawn["h0"] = source.normal("h0", case.layers * D, B, H).mul_(0.5)
-    if case.kind.states == 2:
-        drawn["c0"] = source.normal("c0", case.layers * D, B, H).mul_(0.5)
+    for name in case.kind.states:
+        state = source.normal(f"{name}0", case.layers * D, B, H).mul_(0.5)
+        drawn[f"{name}0"] = 1 + state.abs() if name == "n" else state
     upstream = {"y": source.normal("dy", T, B, D * H)}
     for name in output_names(case)[1:]:
         upstream[name] = source.normal(f"d{name}", case.layers * D, B, H)
@@ -146,19 +160,17 @@ def run_reference(
     import reference
 
     if case.track == "recurrence":
-        y, h_n, c_n = reference.recurrence(
+        y, *last = reference.recurrence(
             case.cell,
             inputs["gx"],
             inputs["w_hh"],
             inputs["b_hh"],
-            inputs["h0"],
-            inputs.get("c0"),
+            *loop_state(inputs),
             lengths=lengths,
             resets=resets,
         )
-        assert c_n is None or isinstance(c_n, Tensor)  # no cell here carries a third state
-        return named_outputs(y, h_n if c_n is None else (h_n, c_n))
-    y, last = reference.layers(
+        return named_outputs(case, y, last)
+    y, hx = reference.layers(
         case.cell,
         inputs["x"],
         layer_weights(case, inputs),
@@ -167,14 +179,18 @@ def run_reference(
         lengths=lengths,
         resets=resets,
     )
-    return named_outputs(y, last)
+    return named_outputs(case, y, hx)
 
 
-def named_outputs(y: Tensor, last: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """torch's (output, state) as y, h_n and, for an LSTM, c_n."""
-    if isinstance(last, tuple):
-        return {"y": y, "h_n": last[0], "c_n": last[1]}
-    return {"y": y, "h_n": last}
+def named_outputs(case: Case, y: Tensor, last: Any) -> dict[str, Tensor]:
+    """An output and the last state, however nested and with None for none, by ``output_names``."""
+    return dict(zip(output_names(case), (y, *_tensors(last)), strict=True))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [] if value is None else [tensor for one in value for tensor in _tensors(one)]
 
 
 def checked_rows(problem: Problem) -> Tensor:
@@ -191,13 +207,13 @@ def checked_rows(problem: Problem) -> Tensor:
 
 
 # Every tensor that has a batch has it second; gradients ("d" before the name) likewise.
-BATCHED = ("x", "gx", "h0", "c0", "y", "h_n", "c_n", "dx", "dgx", "dh0", "dc0")
+BATCHED = re.compile(r"d?(x|gx|y|[a-z]0|[a-z]_n)")
 
 
 def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """Those batch rows of every tensor that has a batch; weights as they are."""
     return {
-        name: value.index_select(1, rows) if name in BATCHED else value
+        name: value.index_select(1, rows) if BATCHED.fullmatch(name) else value
         for name, value in tensors.items()
     }
 

@@ -87,4 +87,4 @@ def _leaky_step(gx, state, w_hh, b_hh=None):
 
 
 reference.CELLS["leaky"] = reference.Cell(_leaky_step, gates=1, states=("h",))
-add_cell(Cell("leaky", 1, 1, None, None))
+add_cell(Cell("leaky", 1, ("h",), kernels=False))

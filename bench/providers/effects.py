@@ -27,9 +27,9 @@ class Roundings:
 
     inputs: start from the drawn fp32 numbers instead of their rounded values (the difference to
     the truth is the inputs' own rounding). projection: W x + b is stored in the I/O type. product:
-    the loop's operand h is. sum: the loop's product accumulates in fp32. activation: sigmoid and
-    tanh are computed in fp32. carry: the state is kept in "fp32" or the "io" type between steps.
-    output: y and the last state are given in the I/O type.
+    the loop's operand h is. sum: the loop's product accumulates in fp32. activation: sigmoid, tanh
+    and their like are computed in fp32. carry: the state is kept in "fp32" or the "io" type between
+    steps. output: y and the last state are given in the I/O type.
     """
 
     inputs: bool = False
@@ -67,7 +67,7 @@ def supports(case: Case, machine: Machine) -> str | None:
 
 def build(problem: Problem, roundings: Roundings) -> Call:
     import torch
-    from torch.nn.functional import linear
+    from torch.nn.functional import linear, logsigmoid
     from torch.overrides import TorchFunctionMode
 
     import reference
@@ -85,6 +85,8 @@ def build(problem: Problem, roundings: Roundings) -> Call:
         given = unrounded.inputs
     leaves = {name: value.double() for name, value in given.items()}
 
+    activations = (torch.sigmoid, torch.tanh, torch.exp, logsigmoid)
+
     def rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value.to(dtype).double()
 
@@ -94,7 +96,7 @@ def build(problem: Problem, roundings: Roundings) -> Call:
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func in (torch.sigmoid, torch.tanh) and roundings.activation:
+            if func in activations and roundings.activation:
                 return func(args[0].float()).double()
             if func is linear:
                 h, w, *bias = args
@@ -115,13 +117,13 @@ def build(problem: Problem, roundings: Roundings) -> Call:
         gx = linear(leaves["x"], leaves["w_ih_l0"], leaves["b_ih_l0"])
         if roundings.projection:
             gx = rounded(gx, io)
-        initial = tuple(leaves[name][0] for name in ("h0", "c0") if name in leaves)
+        initial = tuple(leaves[f"{name}0"][0] for name in case.kind.states)
         with Loop():
             y, last = unroll(
                 cell._replace(step=step), gx, leaves["w_hh_l0"], leaves["b_hh_l0"], initial
             )
         found = {"y": y} | {
-            name: state[None] for name, state in zip(("h_n", "c_n"), last, strict=False)
+            f"{name}_n": state[None] for name, state in zip(case.kind.states, last, strict=True)
         }
         if roundings.output:
             found = {name: rounded(value, io) for name, value in found.items()}

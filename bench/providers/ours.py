@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
-    if case.kind.function is None:
+    if not case.kind.kernels:
         return f"kernels has no cell {case.cell}"
     if graph and not machine.is_cuda:
         return "a CUDA graph needs a CUDA device"
@@ -30,7 +30,7 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
 def build(problem: Problem, mode: str = "auto") -> Call:
     """The public functions of ``kernels`` on the problem's tensors."""
     import kernels
-    from bench.problem import initial_state, layer_weights, named_outputs
+    from bench.problem import initial_state, layer_weights, loop_state, named_outputs
 
     case = problem.case
     leaves = {name: value.detach() for name, value in problem.inputs.items()}
@@ -38,22 +38,21 @@ def build(problem: Problem, mode: str = "auto") -> Call:
     if case.track == "recurrence":
 
         def forward() -> dict[str, Any]:
-            y, h_n, c_n = kernels.recurrence(
-                case.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], leaves["h0"],
-                leaves.get("c0"), **masks,
+            y, *last = kernels.recurrence(
+                case.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], *loop_state(leaves),
+                **masks,
             )  # fmt: skip
-            return named_outputs(y, h_n if c_n is None else (h_n, c_n))
+            return named_outputs(case, y, last)
 
     else:
-        layer = getattr(kernels, str(case.kind.function))
-        extra = {"nonlinearity": case.kind.nonlinearity} if case.kind.nonlinearity else {}
         weights, hx = layer_weights(case, leaves), initial_state(leaves)
         direction = "both" if case.directions == 2 else "forward"
 
         def forward() -> dict[str, Any]:
-            return named_outputs(
-                *layer(leaves["x"], weights, hx, direction=direction, **masks, **extra)
+            y, last = kernels.layers(
+                case.cell, leaves["x"], weights, hx, direction=direction, **masks
             )
+            return named_outputs(case, y, last)
 
     return Call(forward, leaves, after=kernels.check)
 

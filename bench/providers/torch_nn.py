@@ -33,7 +33,7 @@ def cudnn_algorithm(case: Case, machine: Machine) -> str | None:
 
 
 def _algorithm(case: Case, machine: Machine, forward: bool) -> str:
-    plain = case.kind.function == "rnn"
+    plain = case.kind.torch_class == "RNN"
     major, minor = machine.capability
     largest = (384 if forward else 256) if plain else (192 if forward else 128)
     if major >= 6 and largest >= case.H:
@@ -103,7 +103,7 @@ def build(problem: Problem) -> Call:
     hx = (leaves["h0"], leaves["c0"]) if "c0" in leaves else leaves["h0"]
     x = leaves["x"]
     if problem.lengths is None:
-        return Call(lambda: named_outputs(*module(x, hx)), leaves)
+        return Call(lambda: named_outputs(case, *module(x, hx)), leaves)
 
     lengths = problem.lengths.cpu()
 
@@ -111,7 +111,7 @@ def build(problem: Problem) -> Call:
         sequence = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
         y, last = module(sequence, hx)
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=case.T)
-        return named_outputs(y, last)
+        return named_outputs(case, y, last)
 
     return Call(packed, leaves)
 
