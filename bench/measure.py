@@ -32,14 +32,14 @@ MOST_PER_VISIT = 20
 
 
 class Runner:
-    """A provider prepared for a case: ``run`` computes once, ``sample`` times.
+    """A provider built for a case: ``run`` computes once; ``prepare``, then ``sample`` time it.
 
     The call is the same for the check and for the clock: forward under ``no_grad``, or forward
     and ``torch.autograd.grad`` of all outputs with respect to all inputs and weights (so nothing
     accumulates from call to call). A graph provider's call is captured once and replayed.
 
     Raises:
-        Whatever the provider raises while it is built or called the first time.
+        Whatever the provider raises while it is built.
     """
 
     def __init__(self, provider: Provider, problem: Problem, machine: Machine) -> None:
@@ -52,15 +52,20 @@ class Runner:
         self._upstream: dict[str, Tensor] = {}
         self._graph: Any = None
         self._static: dict[str, Tensor] = {}
+        self.compile_s = self.call_ms = 0.0
         with torch_precision(self.case.precision):
             self.call: Call = provider.build(problem)
-            for leaf in self.call.leaves.values():
-                leaf.requires_grad_(self.backward)
+        for leaf in self.call.leaves.values():
+            leaf.requires_grad_(self.backward)
+
+    def prepare(self) -> None:
+        """What comes before the first sample: compiling, a guess of a call's time, capturing."""
+        with torch_precision(self.case.precision):
             first = self._seconds(self._step)
             later = self._seconds(self._step)
             self.compile_s = max(0.0, first - later)
             self.call_ms = later * 1e3
-            if provider.graph:
+            if self.provider.graph:
                 self._capture()
 
     @property
@@ -104,6 +109,8 @@ class Runner:
             for _ in range(3):
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.call.after()  # nothing may be left to be asked of the device while it captures
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._static = self._step()
@@ -130,6 +137,8 @@ class Runner:
         rows = checked_rows(self.problem)
         partial = len(rows) < self.case.B
         if partial:
+            if self.backward and not self._upstream:
+                self.run()  # lays out the upstream gradients
             for name, buffer in self._upstream.items():
                 some = self.problem.upstream[name].index_select(1, rows)
                 buffer.zero_().index_copy_(1, rows, some)
@@ -170,6 +179,9 @@ class Runner:
             for _ in range(count):
                 self.samples.append(clock())
                 self.call.after()
+        if self._graph is not None and not self._static["y"].isfinite().all():
+            # A captured kernel cannot tell the host that it gave up; its NaN does.
+            raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(count)
         self.spent += time.perf_counter() - started
 

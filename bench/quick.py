@@ -15,7 +15,7 @@ from bench.sweep_command import outcome
 
 # Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
 # report.
-PARTS = (("time", "speed", 0.5), ("error", "numerical error", 0.85))
+PARTS = (("time", "speed", 0.55), ("error", "numerical error", 0.85))
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
     preset = preset or ("quick-gpu" if environment.probe().is_cuda else "quick")
-    settings = {"seconds": 0.5, "target": 0.02, "seed": 0}
+    settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
     started = time.monotonic()
     folder = results
     for kind, title, end in PARTS:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench import environment, providers
-from bench.cases import DEFAULTS, Case, make_case
+from bench.cases import DEFAULTS, Case, make_case, matches
 from bench.measure import Runner
 from bench.problem import Problem, make_problem, take_rows
 
@@ -105,10 +105,16 @@ def cases(cuda: bool) -> list[Case]:
 
 
 def main() -> None:
-    """The measuring process of ``bench.error``: ``python -m bench.repeat FOLDER``."""
+    """The measuring process of ``bench.error``: ``python -m bench.repeat FOLDER [FILTER]``."""
+    if environment.interpreted():
+        from bench.interpreter import round_to_nearest
+
+        round_to_nearest()
     path = Path(sys.argv[1]) / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(cases(torch.cuda.is_available()))
+    which = sys.argv[2] if len(sys.argv) > 2 else ""
+    asked = [case for case in cases(torch.cuda.is_available()) if matches(case, which)]
+    found = measure(asked)
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(path)
 

@@ -123,6 +123,7 @@ class Worker:
             self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
                 runner = measure.Runner(providers.PROVIDERS[name], problem, self.machine)
+                runner.prepare()
                 found = runner.errors()
             except Exception as fault:
                 if _is_oom(fault) and not alone and len(names) > 1:
@@ -220,9 +221,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="the device's results folder")
     parser.add_argument("--plugin", type=Path, action="append", default=[])
     options = parser.parse_args()
+    if environment.interpreted():
+        from bench.interpreter import round_to_nearest
+
+        round_to_nearest()
     providers.load(tuple(options.plugin))
     answers = os.fdopen(options.answers, "w")
     worker = Worker(answers, Settings(**json.loads(options.settings)), options.folder)
+    gc.collect()
+    gc.freeze()  # what importing left is no garbage, and looking through it takes time per case
     worker.hello()
     items: list[dict[str, Any]] = []
     arrived = threading.Condition()

@@ -7,6 +7,8 @@ import os
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from bench import bound, metrics
 from bench.cases import DEFAULTS, Case, make_case
@@ -236,13 +238,41 @@ def test_our_fp32_is_within_4x_of_torch(cell: str, directions: int):
         assert ours[name]["rel_l2"] <= allowed, name
 
 
+@pytest.fixture
+def rounding(monkeypatch) -> None:
+    """The interpreter as the measuring process uses it."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        from bench.interpreter import round_to_nearest
+
+        monkeypatch.setattr(InterpreterBuilder, "cast_impl", InterpreterBuilder.cast_impl)
+        round_to_nearest()
+
+
 @INTERPRETED
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_our_16_bit_error_is_what_the_model_says(cell: str, dtype: str):
+def test_our_16_bit_error_is_what_the_model_says(cell: str, dtype: str, rounding: None):
     asked = case(cell=cell, dtype=dtype, B=4, T=8, H=64)
     expected = bound.growth(asked, asked.T)[-1]
     assert errors("ours", asked)["y"]["rel_l2"] < 1.5 * expected
+
+
+@triton.jit
+def _to_bf16(x_ptr, y_ptr, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(y_ptr + at, tl.load(x_ptr + at).to(tl.bfloat16))
+
+
+@INTERPRETED
+def test_bf16_is_rounded_to_nearest(rounding: None):
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, math.inf, -math.inf, 1e-40, 3e38])])
+    x = torch.nn.functional.pad(x, (0, 1024 - len(x))).to(where)
+    y = torch.empty(1024, dtype=torch.bfloat16, device=where)
+    _to_bf16[(1,)](x, y, 1024)
+    assert torch.equal(y, x.to(torch.bfloat16))
 
 
 @INTERPRETED

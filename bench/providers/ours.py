@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from bench.environment import Machine
 from bench.providers import Call, provider
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.problem import Problem
 
 
@@ -20,7 +23,9 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
         return "a CUDA graph needs a CUDA device"
     if not machine.is_cuda and not machine.interpreted:
         return "the kernels need a GPU; on the CPU they run only in Triton's interpreter"
-    if not machine.is_cuda and case.precision in ("tf32", "tf32x3"):
+    if case.precision == "tf32x3":
+        return "the kernels multiply as torch's own setting says, which knows no tf32x3"
+    if not machine.is_cuda and case.precision == "tf32":
         return "the interpreter multiplies in ieee fp32 whatever precision is asked for"
     if not machine.is_cuda and mode not in ("auto", "stepwise"):
         return "the interpreter runs programs one after another, so only step by step"
@@ -54,7 +59,24 @@ def build(problem: Problem, mode: str = "auto") -> Call:
             )
             return named_outputs(case, y, last)
 
-    return Call(forward, leaves, after=kernels.check)
+    return Call(forward, leaves, plan=plan_of(case, leaves, mode), after=kernels.check)
+
+
+def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
+    """What the kernels' plan decides for this case, the backward loop's under "backward"."""
+    import torch
+
+    from kernels.autograd import plans
+    from kernels.cells import CELLS
+
+    if case.track == "layer":
+        names = ["w_hh_l0"] + ["w_hh_l0_reverse"] * (case.directions == 2)
+        w_hh = torch.stack([leaves[name] for name in names])
+    else:
+        w_hh = leaves["w_hh"]
+    precision = case.precision if case.precision == "tf32" else "ieee"
+    forward, backward = map(asdict, plans(CELLS[case.cell], w_hh, case.B, mode, precision))
+    return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 
 
 for _name, _mode, _graph in (
