@@ -19,7 +19,9 @@ NEEDS := $(STAMP)
 ready = @true
 endif
 
-.PHONY: help bench test test-fast lint citation report lock clean
+MINUTES := 60
+
+.PHONY: help bench gpu test test-fast lint citation report lock clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=an interpreter that already has torch]"
@@ -28,6 +30,10 @@ help: ## Show this list
 bench: $(NEEDS) ## Measure speed and error on this machine (under 5 minutes), write tables and plots
 	$(call ready,bench)
 	$(RUN) -m bench quick
+
+gpu: $(NEEDS) ## Turn an hour on a GPU (MINUTES=60) into a complete page; goes on where it stopped
+	$(call ready,bench)
+	$(RUN) -m bench campaign --max-minutes $(MINUTES)
 
 report: $(NEEDS) ## Rebuild every table, plot and page from the stored records (no GPU needed)
 	$(call ready,bench)

@@ -1,0 +1,258 @@
+"""``python -m bench campaign``: from a bare GPU to a complete page, in as many calls as it takes.
+
+The order: check-gpu, the floor, the campaign preset's speed and error, the rest of the paper grid,
+the report. Each call goes on where the last one ended, also on another machine of the same kind if
+it is given the earlier output, keeps to its minutes, and leaves a report of what there is so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import archive, environment, model, sweep
+from bench.error import run_alone
+from bench.isolation import Item
+from bench.progress import bar
+from bench.sweep_command import outcome
+
+STATE = "campaign.json"
+PRESETS = ("campaign", "paper")
+REHEARSAL = ("tiny",)
+SPEED_SHARE = 0.75  # of what is left when the first sweep of speed begins; error gets the rest
+FIRST_REPORT_SECONDS = 60.0  # a guess of the first report's time; later ones follow the last
+SAVE_SECONDS = 120.0  # between two savings during a sweep
+CHECK_SECONDS = 600.0
+# What error is measured alone, and what a rehearsal asks of it.
+ALONE = (
+    ("bench.activations", "activations.json", "64"),
+    ("bench.repeat", "repeatability.json", "cell=rnn_tanh dtype=fp32"),
+)
+
+
+class WrongValue(Exception):
+    """check-gpu did not pass: nothing that is measured would count."""
+
+
+@dataclass
+class Campaign:
+    """One call.
+
+    Args:
+        results: where the device's folder lies.
+        deadline: of ``time.monotonic``.
+        settings: of ``bench.worker.Settings``.
+        save: puts what there is where it outlasts this process.
+        rehearse: a tiny grid, on any machine.
+    """
+
+    results: Path
+    deadline: float
+    settings: dict[str, Any]
+    save: Callable[[], object]
+    rehearse: bool = False
+    timeout: float = 180.0
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder = self.results / environment.slug(environment.probe().name)
+        self.run_id = sweep.default_run("campaign")
+        path = self.folder / STATE
+        self.state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._saved = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds for measuring: until the deadline, less what the report will take."""
+        report = 1.5 * self.state.get("report_seconds", FIRST_REPORT_SECONDS)
+        remaining = self.deadline - time.monotonic()
+        return remaining - min(report, remaining / 2)
+
+    def remember(self, **facts: Any) -> None:
+        self.state |= facts
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STATE).write_text(json.dumps(self.state, indent=1) + "\n")
+
+    def run(self) -> None:
+        """All steps, in order, as far as the time goes.
+
+        Raises:
+            WrongValue: if check-gpu does not pass.
+        """
+        self.check()
+        self.floor()
+        presets = REHEARSAL if self.rehearse else PRESETS
+        for preset in presets:
+            first = preset == presets[0]
+            self.measure(preset, "time", SPEED_SHARE if first else 1.0)
+            if first:
+                self.alone()
+            self.measure(preset, "error")
+        self.report()
+
+    def check(self) -> None:
+        """check-gpu, unless it has passed for this code and these versions on such a device."""
+        software = environment.software_facts()
+        state = {
+            "device": environment.probe().name,
+            "code": environment.code_hash(),
+            **{name: software[name] for name in ("python", "torch", "triton")},
+        }
+        if self.state.get("checked") == state:
+            print("check-gpu: passed before, with this code and these versions")
+            return
+        words = [sys.executable, "-m", "bench", "check-gpu", "--out", str(self.folder)]
+        if self.rehearse:
+            words.append("--rehearse")
+        seconds = max(1.0, min(CHECK_SECONDS, self.deadline - time.monotonic()))
+        try:
+            code = subprocess.run(words, cwd=environment.ROOT, timeout=seconds).returncode
+        except subprocess.TimeoutExpired:
+            raise WrongValue(f"check-gpu did not end within {seconds:.0f} s") from None
+        if code:
+            raise WrongValue("check-gpu did not pass; nothing was measured")
+        self.remember(checked=state)
+        self.save()
+
+    def floor(self) -> None:
+        """The bounds of this device, once."""
+        if (self.folder / model.LIMITS_FILE).exists():
+            print("floor: measured before")
+            return
+        self._alone("bench.floor")
+
+    def alone(self) -> None:
+        """Activations and repeatability, unless this code's are there."""
+        for module, name, brief in ALONE:
+            path = self.folder / "records" / name
+            if path.exists() and json.loads(path.read_text())["code"] == environment.code_hash():
+                print(f"{module}: measured before")
+                continue
+            self._alone(module, *[brief] * self.rehearse)
+
+    def _alone(self, module: str, *words: str) -> None:
+        """A process of its own, whose failure costs only what it measures."""
+        if self.left() <= 0:
+            print(f"{module}: left for the next call")
+            return
+        try:
+            print(f"{module}: {run_alone(module, self.folder, *words, seconds=self.left())}")
+        except RuntimeError as fault:
+            self.failures.append(str(fault))
+            print(f"{module}: failed, and the campaign goes on: {fault}")
+        self.save()
+
+    def measure(self, preset: str, kind: str, share: float = 1.0) -> None:
+        """A preset's speed or error, as far as a share of the time left goes."""
+        seconds = self.left() * share
+        options = sweep.Options(preset=preset, kinds=(kind,), run=self.run_id)
+        with bar(f"{preset} {kind}", max(0.0, seconds)) as progress:
+
+            def follow(done: int, total: int, item: Item, provider: str, doing: str) -> None:
+                progress(done, total, item, provider, doing)
+                if not provider and time.monotonic() - self._saved > SAVE_SECONDS:
+                    self.save()
+                    self._saved = time.monotonic()
+
+            _, counts, undone = sweep.sweep(
+                options, self.settings, self.results, max(0.0, seconds) / 60, self.timeout, follow
+            )
+        print(f"{preset} {kind}: {outcome(counts, undone)}")
+        self.save()
+
+    def report(self) -> None:
+        """Tables, figures and page of everything measured so far."""
+        from bench import report
+
+        if not any((self.folder / "records").glob("*.jsonl")):
+            print("report: nothing has been measured yet")
+            return
+        started = time.monotonic()
+        report.main(self.folder)
+        self.remember(report_seconds=time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def tree(out: Path, pack: bool, resume: Path | None) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """Where to measure into, holding what earlier calls left, and how to save it.
+
+    Without ``pack`` that is ``out`` itself. With it, ``out`` holds nothing but parts, replaced at
+    each saving, and the last saving comes however the call ends.
+    """
+    if not pack:
+        if resume is not None and resume.resolve() != out.resolve():
+            archive.restore(resume, out)
+        yield out, lambda: None
+        return
+    with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
+        inside = Path(name) / "results"
+        inside.mkdir()
+        for source in (resume, out if archive.parts(out) else None):
+            if source is not None:
+                archive.restore(source, inside)
+        save = partial(archive.pack, inside, out)
+        try:
+            yield inside, save
+        finally:
+            print(save())
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)
+
+
+def command(
+    max_minutes: Annotated[float, typer.Option(help="End after about this, report included.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Where results go; results/ by default.")] = None,
+    pack: Annotated[
+        bool, typer.Option(help="Leave in --out nothing but up to 4 tar.gz parts of under 16 MiB.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Begin with an earlier call's output, packed or not.")
+    ] = None,
+    rehearse: Annotated[
+        bool, typer.Option(help="Every step with a tiny grid, also without a GPU.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="Sampling time per provider and case.")] = 0.5,
+    target: Annotated[
+        float, typer.Option(help="Relative half-width of the median's interval to stop at.")
+    ] = 0.01,
+    timeout: Annotated[float, typer.Option(help="Seconds of silence that mean a hang.")] = 180.0,
+) -> None:
+    """Turn an hour on a GPU into a complete page: values, floor, speed, error, report.
+
+    Stops before measuring if check-gpu finds a wrong value. The same command goes on where the last
+    call ended; each call leaves a valid report and stops within its minutes. Needs no network and
+    no compiler but Triton's own.
+    """
+    machine = environment.probe()
+    if not (machine.is_cuda or rehearse):
+        raise RuntimeError(
+            f"campaign needs a GPU, and there is none here, only {machine.name}; --rehearse runs "
+            "every step with a tiny grid on the CPU"
+        )
+    if rehearse and out is None:
+        raise ValueError("--rehearse needs --out, since what it measures is no result to keep")
+    deadline = time.monotonic() + max_minutes * 60
+    signal.signal(signal.SIGTERM, _terminated)
+    settings = {"seconds": seconds, "target": target, "seed": 0}
+    with tree(out or sweep.RESULTS, pack, resume) as (results, save):
+        campaign = Campaign(results, deadline, settings, save, rehearse, timeout)
+        try:
+            campaign.run()
+        except WrongValue as fault:
+            print(f"error: {fault}", file=sys.stderr)
+            raise typer.Exit(1) from None
+    if campaign.failures:
+        raise typer.Exit(1)
