@@ -166,7 +166,8 @@ def _nvidia(kernel: Any) -> Compiled:
         if usage is None:
             raise RuntimeError("cuobjdump -res-usage names no registers")
         code = sass(ask("-sass"))
-    loop = [text for address, text in code if address in time_loop(code)]
+    span = time_loop(code)
+    loop = [text for address, text in code if address in span]
     every = Counter(opcode(text) for _, text in code)
     return _counted(
         [opcode(text) for text in loop],
@@ -242,7 +243,9 @@ def _amd_code(text: str) -> list[str]:
     lines = []
     for raw in text.splitlines():
         line = raw.split(";")[0].strip()
-        if re.fullmatch(r"\.?\w+:", line) or re.match(r"(v|s|ds|global|buffer|flat|scratch)_", line):
+        if re.fullmatch(r"\.?\w+:", line) or re.match(
+            r"(v|s|ds|global|buffer|flat|scratch)_", line
+        ):
             lines.append(line)
     return lines
 

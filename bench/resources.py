@@ -190,7 +190,9 @@ def faults(job: Job, found: dict[str, Any]) -> list[str]:
     if found["stack_bytes"]:
         broken.append(f"uses {found['stack_bytes']} bytes of stack")
     if found["shared_bytes"] > device.shared_bytes:
-        broken.append(f"needs {found['shared_bytes']} of {device.shared_bytes} bytes of shared memory")
+        broken.append(
+            f"needs {found['shared_bytes']} of {device.shared_bytes} bytes of shared memory"
+        )
     elif found["shared_bytes"] > plan.shared_bytes and plan.mode != "gemm":
         broken.append(
             f"needs {found['shared_bytes']} bytes of shared memory, the plan says {plan.shared_bytes}"

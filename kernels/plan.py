@@ -88,7 +88,9 @@ def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
         if mode == "persistent":
             raise ValueError(f"mode='persistent' cannot run: {reason}")
         return replace(outside, reason=f"no persistent loop: {reason}")
-    compared = f"{best.floor_us:.1f} µs a step expected, {outside.floor_us:.1f} with a GEMM per step"
+    compared = (
+        f"{best.floor_us:.1f} µs a step expected, {outside.floor_us:.1f} with a GEMM per step"
+    )
     if mode == "persistent":
         return replace(best, reason=f"asked for: {compared}")
     if outside.floor_us < best.floor_us:
@@ -99,7 +101,9 @@ def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
         return replace(outside, reason=reason)
     held = "one program holds a batch tile's whole state"
     if best.group > 1:
-        share = "all" if best.resident == best.chunks else f"{best.resident} of {best.chunks} chunks"
+        share = (
+            "all" if best.resident == best.chunks else f"{best.resident} of {best.chunks} chunks"
+        )
         held = f"{best.group} programs hold {share} of the weights"
     return replace(best, reason=f"{held}: {compared}")
 
