@@ -94,9 +94,11 @@ def commands(run: frames.Run) -> list[str]:
         if preset == "quick":
             found.append("python -m bench quick")
             continue
+        if preset.startswith("resources"):
+            found.append("python -m bench resources")
+            continue
         found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
         found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)
-        found += ["python -m bench resources"] * ("resources" in kinds)
     return list(dict.fromkeys(found))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import exactness, frames, plots, tables
+from bench import compiled, exactness, frames, plots, tables
 from bench.figures_error import EFFECT
 from bench.frames import CELL_NAMES, PASS_NAMES
 from bench.typeset import interval, significant
@@ -32,7 +32,10 @@ def versions(run: frames.Run) -> dict[str, str]:
     software = [record["software"] for record in run.records]
     for words, found in (
         ("Device", distinct(d.get("name") for d in device)),
-        ("Compute capability", distinct(d.get("capability") for d in device)),
+        (
+            "Compiled for" if _only_compiled(run) else "Compute capability",
+            distinct(d.get("capability") for d in device),
+        ),
         ("Multiprocessors", distinct(d.get("multiprocessors") for d in device)),
         ("Memory", [_gib(v) for v in distinct(d.get("memory_bytes") for d in device)]),
         ("CPU cores", distinct(d.get("cores") for d in device)),
@@ -49,6 +52,10 @@ def versions(run: frames.Run) -> dict[str, str]:
         if found:
             rows[words] = found
     return {words: ", ".join(found) for words, found in rows.items()}
+
+
+def _only_compiled(run: frames.Run) -> bool:
+    return all(record["device"].get("kind") == "compiled" for record in run.records)
 
 
 def _gib(text: str) -> str:
@@ -94,6 +101,11 @@ def protocol(run: frames.Run) -> list[str]:
             f"{len(errors):,} error measurements against a float64 reference on the same rounded "
             f"inputs, {seeds} seed{'s' * (seeds > 1)}."
         )
+    if run.of("resources"):
+        said.append(
+            f"{len(run.of('resources')):,} kernels compiled for a target that need not be present; "
+            "registers, stack and the loop's instructions read from the binary."
+        )
     return said
 
 
@@ -121,7 +133,7 @@ def headlines(run: frames.Run) -> list[str]:
                 f"at {row['most_at']}; {frames.setting_words(row)})."
             )
     said += _error_headlines(run)
-    return said
+    return [*said, *compiled.headline(run.of("resources"))]
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -194,6 +206,8 @@ def caveats(run: frames.Run) -> list[str]:
 
 def missing(run: frames.Run) -> list[str]:
     """Figures that these records do not fill, and what would."""
+    if all(r["kind"] == "resources" for r in run.records):
+        return ["time and error: nothing ran on this target"]
     time = frames.flat(run.of("time"))
     ok = time[time["status"] == "ok"]
     said = []
@@ -207,8 +221,6 @@ def missing(run: frames.Run) -> list[str]:
         said.append("cuDNN's algorithms: need an NVIDIA GPU")
     if not run.of("error"):
         said.append("numerical error: `python -m bench error`")
-    if not run.of("resources"):
-        said.append("what the compiler made: `python -m bench resources`")
     return said
 
 

@@ -17,8 +17,11 @@ from bench import store
 
 # Who a speed-up is over: the same library timed by the same clock.
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
-CELL_ORDER = ("rnn_tanh", "rnn_relu", "gru", "lstm")
-CELL_NAMES = {"rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)", "gru": "GRU", "lstm": "LSTM"}
+CELL_ORDER = ("rnn_tanh", "rnn_relu", "gru", "lstm", "slstm")
+CELL_NAMES = {
+    "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)", "gru": "GRU", "lstm": "LSTM",
+    "slstm": "sLSTM",
+}  # fmt: skip
 PROVIDER_ORDER = (
     *("ours", "ours-persistent", "ours-stepwise", "ours-stepwise-graph", "ours-gemm"),
     *("ours-graph", "torch.nn", "torch.nn-graph", "reference", "reference-compiled"),

@@ -5,10 +5,11 @@ Needs no GPU and imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from typing import Annotated
 import typer
 
 from bench import (
+    compiled,
     device_page,
     environment,
     exactness,
@@ -23,6 +25,7 @@ from bench import (
     figures_error,
     frames,
     heatmaps,
+    page,
     plots,
     store,
     tables,
@@ -74,7 +77,7 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
 
 def jobs(run: frames.Run) -> list[figures.Job]:
     """Every figure that a run's records fill."""
-    found: list[figures.Job] = []
+    found: list[figures.Job] = [*compiled.jobs(run.of("resources"))]
     timed, error = frames.flat(run.of("time")), frames.errors(run.of("error"))
     if (timed["status"] == "ok").any():
         found += figures.line_jobs(timed)
@@ -90,44 +93,84 @@ def _draw(job: figures.Job, folder: Path) -> list[Path]:
     return job(folder)
 
 
-def draw(found: Sequence[figures.Job], folder: Path) -> list[Path]:
-    """Carry out jobs, in several processes where that pays."""
-    processes = min(os.cpu_count() or 1, 8, len(found))
-    if len(found) <= FEW or processes == 1:
+@contextlib.contextmanager
+def drawing(
+    tasks: Sequence[tuple[figures.Job, Path]],
+) -> Iterator[Callable[[], list[list[Path]]]]:
+    """Begin to draw, in several processes where that pays; what is given waits for the files."""
+    processes = min(os.cpu_count() or 1, 8, len(tasks))
+    if len(tasks) <= FEW or processes == 1:
         plots.apply_style()
-        return [path for job in found for path in job(folder)]
+        yield lambda: [job(folder) for job, folder in tasks]
+        return
     with ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=plots.apply_style
     ) as pool:
-        return [path for paths in pool.map(_draw, found, [folder] * len(found)) for path in paths]
+        begun = [pool.submit(_draw, job, folder) for job, folder in tasks]
+        yield lambda: [future.result() for future in begun]
 
 
-def build(paths: Sequence[Path], *, page: bool = True) -> list[Path]:
+def build(paths: Sequence[Path]) -> list[Path]:
     """Write tables, figures and pages of these results folders or record files.
 
     Files of an earlier report that no record fills any more are removed.
 
     Returns:
-        The written files, tables first.
+        The written files: of each run its tables, figures and page, then the results page.
     """
+    runs = load(paths)
+    drawn = {run.folder: jobs(run) for run in runs}
+    tasks = [(job, folder / "figures") for folder, found in drawn.items() for job in found]
     written: list[Path] = []
-    for run in load(paths):
-        found = [*tables.all_tables(run), *exactness.tables(run.folder)]
-        made = [p for table in found for p in typeset.write(table, run.folder / "tables")]
-        made += draw(jobs(run), run.folder / "figures")
-        for name in ("tables", "figures"):
-            for old in (run.folder / name).glob("*"):
-                if old not in made and old.suffix in (
-                    ".csv",
-                    ".md",
-                    ".tex",
-                    ".pdf",
-                    ".svg",
-                    ".png",
-                ):
-                    old.unlink()
-        pictures = [path for path in made if path.parent.name == "figures"]
-        written += [*made, device_page.write(run, pictures, found)]
+    # The tables and the results page are made while other processes draw.
+    with drawing(tasks) as finished:
+        made = {run.folder: all_tables(run) for run in runs}
+        pages = results_pages(runs)
+        pictures = iter(finished())
+    for run in runs:
+        found = made[run.folder]
+        files = [path for table in found for path in typeset.write(table, run.folder / "tables")]
+        figures_made = [path for _ in drawn[run.folder] for path in next(pictures)]
+        written += [*files, *figures_made, device_page.write(run, figures_made, found)]
+        remove_stale(run.folder, {*files, *figures_made})
+    return written + pages
+
+
+def all_tables(run: frames.Run) -> list[typeset.Table]:
+    """Every table that a run fills."""
+    return [*tables.all_tables(run), *exactness.tables(run.folder)]
+
+
+def remove_stale(folder: Path, kept: set[Path]) -> None:
+    """Remove what an earlier report wrote and this one did not."""
+    kinds = {f".{kind}" for kind in (*plots.FORMATS, *typeset.FORMATS)}
+    for name in ("tables", "figures"):
+        for path in (folder / name).glob("*"):
+            if path not in kept and path.suffix in kinds:
+                path.unlink()
+
+
+def results_pages(runs: Sequence[frames.Run]) -> list[Path]:
+    """The HTML pages: one for all devices beside each other, one for each loose file.
+
+    A device's page holds the devices beside it too, also those not reported on now.
+    """
+    groups: dict[Path, list[frames.Run]] = {}
+    for run in runs:
+        devices = (run.folder / "records").is_dir()
+        groups.setdefault(run.folder.parent if devices else run.folder, []).append(run)
+    written = []
+    for folder, members in groups.items():
+        known = {run.folder.resolve() for run in members}
+        others = [
+            path.parent
+            for path in sorted(folder.glob("*/records"))
+            if path.parent.resolve() not in known and any(path.rglob("*.jsonl"))
+        ]
+        everyone = sorted([*members, *load(others)], key=lambda run: str(run.folder))
+        shown = [run for run in everyone if run.of("time") or run.of("error")]
+        path = page.write(shown, folder / page.NAME) if shown else None
+        written += [path] if path else []
     return written
 
 
@@ -138,6 +181,8 @@ def main(*folders: Path) -> list[Path]:
     for folder in dict.fromkeys(path.parent for path in written):
         here = [path for path in written if path.parent == folder]
         print(f"{_shown(folder)}: {len(here)} files")
+    if page.library() is None:
+        print("no results page: it needs the package vl-convert-python")
     print(f"report made in {time.monotonic() - started:.1f} s")
     return written
 

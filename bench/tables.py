@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import frames, plots
+from bench import compiled, frames, plots
 from bench.figures import growth_table, speedups
 from bench.figures_error import EFFECT
 from bench.frames import CELL_NAMES, PASS_HEADS, SETTING, SIZES
@@ -240,5 +240,6 @@ def all_tables(run: frames.Run) -> list[Table]:
         found += [time_table(time), speedup_table(time), growth(time)]
     if len(error):
         found.append(error_table(error))
+    found.append(compiled.table(run.of("resources")))
     found.append(failure_table(frames.flat(run.records)))
     return [table for table in found if table is not None]
