@@ -14,6 +14,7 @@ COMMANDS = {
     "quick": ("bench.quick", "Error and speed on this machine in under five minutes."),
     "sweep": ("bench.sweep_command", "Measure a preset's cases; resumes, keeps to a budget."),
     "error": ("bench.error", "Numerical error against float64: growth, regimes, activations."),
+    "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
     "merge": ("bench.merge", "Join the records of shards or calls into one file."),
     "report": ("bench.report", "Tables, figures and page from stored records."),
