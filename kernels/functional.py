@@ -251,8 +251,8 @@ def _layer(
     bias, b_hh = biases or (None, None)
     if bias is not None and b_hh is not None and not cell.separate:
         bias, b_hh = bias + b_hh, None  # both are only ever added to the same sum
-    (T, B, _), D = x.shape, len(weights)
-    gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, -1)
+    (T, B, _), (D, K, _) = x.shape, w_ih.shape
+    gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, K)
     return _loop(cell, gx, w_hh, b_hh, initial, reverse, lengths, resets, mode, precision)
 
 

@@ -1,0 +1,72 @@
+"""A module of ours beside torch.nn's with the same parameters, and how their results compare."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+import kernels
+
+KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "rnn_tanh": (kernels.RNN, nn.RNN, {}),
+    "rnn_relu": (kernels.RNN, nn.RNN, {"nonlinearity": "relu"}),
+    "lstm": (kernels.LSTM, nn.LSTM, {}),
+    "gru": (kernels.GRU, nn.GRU, {}),
+}
+T, B, I, H = 3, 3, 2, 5
+# Two float32 computations of at most 2 * T steps and sums of under 50 terms, in different orders:
+# each is within 50 * 2**-24 = 3e-6 of the exact value a step, relative to the largest entry.
+TOLERANCE = 3e-5
+
+
+def pair(cell: str, *sizes: int, **options: Any) -> tuple[Any, Any]:
+    """Our module and torch's, with the same parameters."""
+    ours, theirs, more = KINDS[cell]
+    module = ours(*(sizes or (I, H)), **options, **more)
+    twin = theirs(*(sizes or (I, H)), **options, **more)
+    twin.load_state_dict(module.state_dict())
+    return module, twin
+
+
+def state(cell: str, *shape: int) -> Any:
+    one = torch.randn(shape)
+    return (one, torch.randn(shape)) if cell == "lstm" else one
+
+
+def flat(value: Any) -> list[Tensor]:
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in value for tensor in flat(part)]
+
+
+def assert_close(actual: Tensor, expected: Tensor, what: str, bound: float = TOLERANCE) -> None:
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), what
+    if expected.numel():
+        error, size = (actual - expected).abs().max().item(), expected.abs().max().item()
+        assert error <= bound * size, f"{what}: {error:.2e} off, largest entry {size:.2e}"
+
+
+def assert_same(module: nn.Module, twin: nn.Module, *arguments: Any) -> None:
+    """The same results, and the same gradients of the arguments and the parameters."""
+    found = []
+    for each in (module, twin):
+        given = [_leaves(a) for a in arguments]
+        results = flat(each(*given))
+        inputs = [t for t in flat([a for a in given if a is not None]) if t.is_leaf]
+        inputs += list(each.parameters())
+        above = [torch.linspace(-1, 1, r.numel()).view(r.shape) for r in results]
+        gradients = torch.autograd.grad(results, inputs, above, allow_unused=True)
+        found.append([*results, *(g for g in gradients if g is not None)])
+    for k, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        assert_close(ours, theirs, f"result or gradient {k}")
+
+
+def _leaves(argument: Any) -> Any:
+    if isinstance(argument, PackedSequence):
+        return argument._replace(data=argument.data.detach().requires_grad_())
+    if isinstance(argument, tuple):
+        return tuple(_leaves(part) for part in argument)
+    return argument if argument is None else argument.detach().requires_grad_()
