@@ -17,7 +17,7 @@ class Cell:
     """
 
     name: str
-    gates: int
+    gates: int  # 1 to 4
     states: int  # tensors in the state: h, and for LSTM also c
     saved: int  # activations kept for the backward pass per unit and step: 0 or 4
     step: Callable
@@ -26,5 +26,7 @@ class Cell:
     separate: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= self.gates <= 4:
+            raise ValueError(f"gates must be 1 to 4, got {self.gates} for cell {self.name!r}")
         if self.saved not in (0, 4):
             raise ValueError(f"saved must be 0 or 4, got {self.saved} for cell {self.name!r}")

@@ -20,7 +20,7 @@ SHARED_CLOCKS = 1.2
 # Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns, and
 # for each tensor-core instruction. Fitted to the compiler's output for sm_90 (`bench resources`).
 STEP_INSTRUCTIONS = 350
-UNIT_INSTRUCTIONS = {1: 60, 3: 120, 4: 140}  # by gates
+UNIT_INSTRUCTIONS = {1: 60, 2: 90, 3: 120, 4: 140}  # by gates; no cell here has 2
 PRODUCT_INSTRUCTIONS = 4
 # Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units.
 TENSOR_SHARE = 0.6

@@ -1,0 +1,85 @@
+"""A cell of one's own in three steps: in the reference, in the kernels, in the table of cases.
+
+The same steps as for sLSTM, here at run time: three states, two gates, and no class in torch.
+"""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from torch.nn.functional import linear
+
+import kernels
+import reference
+from bench import cases
+from bench.environment import Machine, machine
+from bench.measure import Runner, verdict
+from bench.problem import make_problem
+from bench.providers import PROVIDERS, load
+from kernels.autograd import INTERPRETED
+from kernels.cell import Cell
+from kernels.math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
+
+load()
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+# A gated average s of candidates, its slow trace k, and the output h = s + k.
+
+
+def average_step(gx, state, w_hh, b_hh=None):
+    h, s, k = state
+    gate, new = (gx + linear(h, w_hh, b_hh)).chunk(2, dim=-1)
+    gate, new = torch.sigmoid(gate), torch.tanh(new)
+    s = s + gate * (new - s)
+    k = 0.5 * k + s
+    return s + k, s, k
+
+
+@triton.jit
+def device_step(x, r, state):
+    gate = sigmoid(x[0] + r[0])
+    new = tanh(x[1] + r[1])
+    s = state[1] + gate * (new - state[1])
+    k = 0.5 * state[2] + s
+    return (s + k, s, k), (gate, new, gate, new)
+
+
+@triton.jit
+def device_step_gradient(dstate, state, previous, saved):
+    gate, new, _, _ = saved
+    dk = dstate[2] + dstate[0]
+    ds = dstate[1] + dstate[0] + dk
+    dgate = ds * (new - previous[1]) * sigmoid_gradient(gate)
+    dnew = ds * gate * tanh_gradient(new)
+    gates = (dgate, dnew)
+    return gates, gates, (tl.zeros_like(ds), ds * (1.0 - gate), 0.5 * dk)
+
+
+@pytest.fixture
+def average(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(
+        reference.CELLS, "average", reference.Cell(average_step, 2, ("h", "s", "k"))
+    )
+    cell = Cell("average", 2, 3, 4, device_step, device_step_gradient)
+    monkeypatch.setitem(kernels.CELLS, "average", cell)
+    monkeypatch.setattr(cases, "CELLS", dict(cases.CELLS))
+    cases.add_cell(cases.Cell("average", 2, ("h", "s", "k")))
+    return "average"
+
+
+@pytest.mark.parametrize("track", cases.TRACKS)
+def test_it_is_held_against_the_truth_with_all_its_states(average, track):
+    sizes = {"cell": average, "pass": "fwd+bwd", "dtype": "fp32", "B": 3, "T": 5, "I": 4, "H": 7}
+    asked = cases.make_case(**cases.DEFAULTS | sizes | {"track": track, "resets": 0.3})
+    found = Runner(PROVIDERS["ours"], make_problem(asked, 0, DEVICE), machine()).errors()
+    assert {"y", "h_n", "s_n", "k_n", "dh0", "ds0", "dk0"} < found.keys()
+    assert verdict(found, asked) is None
+
+
+def test_whoever_does_not_know_it_says_so(average):
+    asked = cases.make_case(**cases.DEFAULTS | {"cell": average})
+    h100 = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132)
+    for name in ("torch.nn", "flashrnn-fused", "torchrl-triton"):
+        reason = PROVIDERS[name].supports(asked, h100)
+        assert reason is not None and "average" in reason
+    assert PROVIDERS["ours"].supports(asked, h100) is None
