@@ -15,6 +15,7 @@ from bench.cases import AXES, DEFAULTS, PASSES, Case, make_case
 HERE = Path(__file__).parent
 PRESETS = HERE / "presets.toml"
 KINDS = ("time", "error")
+SIZES = ("B", "T", "I", "H")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
         axes[axis] = value if isinstance(value, list) else [value]
     # Only sizes have a coarse and a fine picture; names are all equally wanted.
     ranks = [
-        coarse_first(len(axes[axis])) if axis in ("B", "T", "I", "H") else [0] * len(axes[axis])
-        for axis in AXES
+        coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
     ]
     found = []
     for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
         values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
         order = sum(ranks[axis][k] for axis, k in enumerate(chosen))
-        found.append((order, make_case(**values)))
+        # Of equal rank, one shape is seen in every cell, pass and type before the next shape.
+        shape = tuple(chosen[AXES.index(axis)] for axis in SIZES)
+        found.append(((order, shape), make_case(**values)))
     return [case for _, case in sorted(found, key=lambda pair: pair[0])]
 
 

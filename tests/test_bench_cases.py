@@ -70,6 +70,8 @@ def test_ends_and_middle_come_first():
     assert coarse_first(5) == [0, 2, 1, 2, 0]
     sizes = [each.H for each in expand({"H": [1, 2, 3, 4, 5]})]
     assert sizes == [1, 5, 3, 2, 4]
+    mixed = [(each.H, each.cell) for each in expand({"cell": ["lstm", "gru"], "H": [1, 2]})]
+    assert mixed == [(1, "lstm"), (1, "gru"), (2, "lstm"), (2, "gru")]
 
 
 def test_a_users_own_file(tmp_path: Path):
