@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import Annotated
@@ -43,10 +42,7 @@ def command(
                 options, settings, results, left / 60, progress=progress
             )
         print(f"{title}: {outcome(counts, undone)}")
-    if importlib.util.find_spec("bench.resources"):
-        from bench import resources
+    from bench import report, resources
 
-        resources.record(folder)
-    from bench import report
-
+    resources.record(folder)
     report.main(folder)

@@ -222,6 +222,18 @@ def test_repeatability_of_torch_on_this_machine():
             assert row["same"] and row["max_abs"] == 0
 
 
+def test_nothing_is_timed_in_the_interpreter():
+    where = Machine("cpu", "test", interpreted=True)
+    runner = Runner(PROVIDERS["reference"], make_problem(case()), where)
+    runner.prepare()
+    with pytest.raises(RuntimeError, match="interpreter"):
+        runner.sample(1)
+    assert runner.samples == []
+    for name in PROVIDERS:
+        if name.startswith("ours"):
+            assert PROVIDERS[name].supports(case(), CPU), "timed on a CPU without a reason not to"
+
+
 def test_dtype_table_is_complete():
     assert {DTYPE[name] for name in ("fp32", "fp16", "bf16")} <= metrics.FORMATS.keys()
 

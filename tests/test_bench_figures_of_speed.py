@@ -98,7 +98,7 @@ def test_the_floor_is_made_of_its_parts():
     # the weights of H=64 fit one program: no barrier
     assert model.floor_ms(small, limits) < 0.01
     large = case(H=1024, B=16, T=1000, track="recurrence")
-    # 8 MiB over 227 KiB: 37 programs, 3 groups of 6 rows; 6 * 2048 bytes at 100 GB/s: 0.123 us.
+    # 8 MiB over 227 KiB: 37 programs, 3 groups of 6 rows; 6 * 2048 B at 100 GB/s: 0.123 us.
     # The product, 2 * 4 * 1024^2 * 16 operations at 700 TFLOP/s, takes longer: 0.192 us.
     assert model.floor_ms(large, limits) == pytest.approx(1000 * (1.0 + 0.192) / 1e3, rel=0.01)
     slow = dataclasses.replace(limits, gather_gbps=10)
