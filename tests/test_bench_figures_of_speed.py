@@ -91,9 +91,13 @@ def test_bytes_are_counted_by_hand():
 
 def test_the_floor_is_made_of_its_parts():
     limits = model.Limits(
-        {"bf16": 700.0}, hbm_gbps=3000, gather_gbps=100, barrier_us={"2": 0.5, "32": 1.0, "64": 9.0},
-        shared_bytes=227 << 10, multiprocessors=132,
-    )  # fmt: skip
+        {"bf16": 700.0},
+        hbm_gbps=3000,
+        gather_gbps=100,
+        barrier_us={"2": 0.5, "32": 1.0, "64": 9.0},
+        shared_bytes=227 << 10,
+        multiprocessors=132,
+    )
     small = case(H=64, B=1, T=1000, track="recurrence")
     # the weights of H=64 fit one program: no barrier
     assert model.floor_ms(small, limits) < 0.01
