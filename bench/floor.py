@@ -39,7 +39,8 @@ STEPS = 2000  # of the barrier's loop
 WORD = 4  # bytes; the bandwidth kernels move int32
 # Words that a program reads at once, and its warps: 64 or 128 bytes for each thread.
 GATHERS = ((4096, 4), (4096, 8), (8192, 8), (8192, 16), (16384, 16), (16384, 32))
-GATHER_BYTES = (64 << 10, 256 << 10, 1 << 20)
+GATHER_BYTES = (64 << 10, 256 << 10, 1 << 20)  # of the source
+GATHER_TOTAL = 16 << 20  # that one program reads in a short run
 COPIES = ((2048, 4), (4096, 4), (4096, 8), (8192, 8))
 COPY_BYTES = 1 << 30
 LAUNCHES = 1000
@@ -191,7 +192,7 @@ def entry(taken: list[float], **facts: Any) -> dict[str, Any]:
 def barriers(device: torch.device, multiprocessors: int) -> Iterator[dict[str, Any]]:
     """A step's time by the number of programs that meet, the device full of such groups."""
     sizes = [1 << k for k in range(multiprocessors.bit_length())]
-    for size in sorted({*sizes, multiprocessors // 2, multiprocessors}):
+    for size in sorted({*sizes, max(1, multiprocessors // 2), multiprocessors}):
         groups = multiprocessors // size
         barrier = Barrier.among(size, groups, device)
         barrier.check(STEPS)
@@ -206,7 +207,7 @@ def gathers(device: torch.device, multiprocessors: int) -> Iterator[dict[str, An
             if words * WORD > size:
                 continue
             sums = torch.empty(multiprocessors, words, dtype=torch.int32, device=device)
-            repeats = (16 << 20) // size
+            repeats = GATHER_TOTAL // size
 
             call = partial(run_gather, source, sums, words, warps)
             found = entry(
@@ -296,6 +297,15 @@ def measure(device: torch.device) -> tuple[dict[str, Any], model.Limits]:
     return found | origin, limits(found, facts)
 
 
+def write(folder: Path, found: dict[str, Any], bounds: model.Limits) -> Path:
+    """Put the samples and then the bounds, whose presence says that all has been measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps(store.clean(found), indent=1) + "\n")
+    path = folder / model.LIMITS_FILE
+    path.write_text(json.dumps(store.clean(dataclasses.asdict(bounds)), indent=1) + "\n")
+    return path
+
+
 def main() -> None:
     """``python -m bench.floor FOLDER``: measure a device's bounds into its results folder."""
     folder = Path(sys.argv[1])
@@ -304,13 +314,7 @@ def main() -> None:
     if not cuda:
         print("every kernel of the floor computes what it should; without a GPU nothing is timed")
         return
-    found, bounds = measure(torch.device("cuda"))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(store.clean(found), indent=1) + "\n")
-    # Last, because its presence says that the floor has been measured.
-    path = folder / model.LIMITS_FILE
-    path.write_text(json.dumps(store.clean(dataclasses.asdict(bounds)), indent=1) + "\n")
-    print(path)
+    print(write(folder, *measure(torch.device("cuda"))))
 
 
 if __name__ == "__main__":

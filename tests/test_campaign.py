@@ -1,9 +1,12 @@
 """The GPU campaign: rehearsed from end to end, resumed, packed, and stopped by a wrong value."""
 
+import contextlib
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +99,38 @@ def test_an_entry_tells_its_interval_and_samples():
     found = floor.entry([1.0, 2.0, 3.0], programs=8)
     assert found["ms"] == 2.0 and found["ms_low"] <= 2.0 <= found["ms_high"]
     assert found["samples_ms"] == [1.0, 2.0, 3.0] and found["programs"] == 8
+
+
+def test_every_bound_is_measured_and_written(tmp_path: Path, monkeypatch):
+    """The measuring process with a card of one multiprocessor played by the interpreter."""
+    for name, value in (
+        ("SAMPLES", 2), ("STEPS", 3), ("LAUNCHES", 2), ("COPY_BYTES", 64 << 10),
+        ("GATHER_BYTES", (32 << 10,)), ("GATHER_TOTAL", 32 << 10), ("PRODUCTS", (("bf16", torch.bfloat16, "none", 8),
+         ("tf32", torch.float32, "tf32", 8))),
+    ):  # fmt: skip
+        monkeypatch.setattr(floor, name, value)
+    clock = iter(range(1, 10**6))
+
+    def milliseconds(call: Callable[[], None]) -> float:
+        call()
+        return float(next(clock) ** 2)  # later calls, the short ones, seem longer: any number does
+
+    card = {"max_shared_mem": 1000, "multiprocessor_count": 1}
+    driver = SimpleNamespace(utils=SimpleNamespace(get_device_properties=lambda device: card))
+    monkeypatch.setattr(floor, "milliseconds", milliseconds)
+    monkeypatch.setattr("triton.runtime.driver._active", driver, raising=False)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 30, 1 << 30))
+    monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr("torch.cuda.graph", lambda graph: contextlib.nullcontext())
+    found, bounds = floor.measure(CPU)
+    floor.write(tmp_path, found, bounds)
+    assert model.load_limits(tmp_path) == bounds
+    kept = json.loads((tmp_path / floor.FILE).read_text())
+    assert [each["how"] for each in kept["launch"]] == ["stream", "graph"]
+    assert [each["programs"] for each in kept["barrier"]] == [1]
+    assert len(kept["gather"]) == 4 and len(kept["copy"]) == len(floor.COPIES)
+    assert kept["device"]["name"] and kept["software"]["triton"]
 
 
 @pytest.mark.gpu
