@@ -1,4 +1,4 @@
-"""``python -m bench plan``: how a case would run on a GPU, what that needs, and its expected time."""
+"""``python -m bench plan``: how a case would run on a GPU, what it needs, how long a step takes."""
 
 from __future__ import annotations
 

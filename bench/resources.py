@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -32,6 +33,7 @@ from kernels.plan import Problem, backward_plan, forward_plan
 
 NUMBERS = ("bf16", "fp16", "fp32:tf32", "fp32:ieee")
 LOOPS = ("fwd", "bwd")
+CELL_NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # By device: hidden sizes and batches. The first one's grid is the full one.
 GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "h100": (
@@ -44,7 +46,9 @@ GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
 # Whose change makes a compiled kernel stale, besides the arguments and options in a variant's key.
-DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "slstm", "launch")
+DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "launch")
+# Whose change may also choose other kernels.
+PLAN_CODE = ("plan", "tiles", "cost", "devices")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def jobs(
     device: str,
     hidden: tuple[int, ...],
     batches: tuple[int, ...],
-    cells: tuple[str, ...] = tuple(CELLS),
+    cells: tuple[str, ...] = CELL_NAMES,
     numbers: tuple[str, ...] = NUMBERS,
 ) -> list[Job]:
     """The distinct kernels that the plan chooses over a grid, the most used cases first."""
@@ -84,10 +88,10 @@ def planned(device: str, cell: str, loop: str, H: int, B: int, number: str) -> V
     return Variant(cell, loop, H, 1, dtype, precision or "ieee", plan)
 
 
-def code_hash() -> str:
-    """A hash of the device code and its argument tables."""
+def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
+    """A hash of some of the kernels' files; by default the device code and its argument tables."""
     digest = hashlib.sha256()
-    for name in DEVICE_CODE:
+    for name in names:
         path = environment.ROOT / "kernels" / f"{name}.py"
         if path.exists():
             digest.update(path.read_bytes())
@@ -195,12 +199,12 @@ def faults(job: Job, found: dict[str, Any]) -> list[str]:
         )
     elif found["shared_bytes"] > plan.shared_bytes and plan.mode != "gemm":
         broken.append(
-            f"needs {found['shared_bytes']} bytes of shared memory, the plan says {plan.shared_bytes}"
+            f"needs {found['shared_bytes']} bytes of shared memory, {plan.shared_bytes} are planned"
         )
     return broken
 
 
-def record_of(job: Job, result: dict[str, Any], run_id: str, code: str) -> store.Record:
+def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str) -> store.Record:
     """The record of one compiled variant; ``B`` is the smallest batch it serves."""
     variant, device = job.variant, DEVICES[job.device]
     number = variant.dtype if variant.dtype != "fp32" else f"fp32:{variant.precision}"
@@ -218,7 +222,7 @@ def record_of(job: Job, result: dict[str, Any], run_id: str, code: str) -> store
             "features": list(variant.features),
             "shared_limit": device.shared_bytes,
             "faults": faults(job, found),
-            "key": key_of(job, code, environment.version("triton")),
+            "key": key,
         }
     return store.blank(
         **case.fields(),
@@ -268,31 +272,39 @@ def run(
     seconds: float = 1e99,
     fresh: bool = False,
 ) -> tuple[Path, list[store.Record], int]:
-    """Compile what is not recorded yet; the folder, all records of these jobs, and those not begun."""
+    """Compile what is not recorded yet: the folder, the jobs' records, how many were not begun."""
     from bench.progress import count_bar
 
     folder = folder_of(DEVICES[device], results)
-    code, triton = code_hash(), environment.version("triton")
-    known = {} if fresh or dump else recorded(folder)
-    keys = {key_of(job, code, triton): job for job in todo}
-    found = [known[key] for key in keys if key in known]
-    missing = [job for key, job in keys.items() if key not in known]
+    triton = environment.version("triton")
+    key = functools.partial(key_of, code=code_hash(), triton=triton)
+    code = code_hash(DEVICE_CODE + PLAN_CODE)
     run_id = f"resources-{triton}-{code}"
+    known = {} if fresh or dump else recorded(folder)
+    found: list[store.Record] = []
+    missing = []
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
-    if missing:
-        deadline = time.monotonic() + seconds
-        title = f"compile for {device} ({DEVICES[device].architecture}), Triton {triton}"
-        with (
-            store.Writer(folder / "records" / f"{run_id}.jsonl") as writer,
-            count_bar(title, len(missing)) as advance,
-        ):
-            for job, result in compile_all(missing, dump, deadline=deadline):
-                record = record_of(job, result, run_id, code)
-                writer.append(record)
-                found.append(record)
-                advance(name_of(job.variant))
-    return folder, found, len(keys) - len(found)
+    with store.Writer(folder / "records" / f"{run_id}.jsonl") as writer:
+        for job in todo:
+            old = known.get(key(job))
+            if old is None:
+                missing.append(job)
+                continue
+            result = {name: old[name] for name in ("status", "reason", "compile_s", "resources")}
+            same = old["code"] == code and old["resources"]["batches"] == list(job.batches)
+            found.append(old if same else record_of(job, result, run_id, code, key(job)))
+            if not same:  # what was compiled for another plan's cases
+                writer.append(found[-1])
+        if missing:
+            deadline = time.monotonic() + seconds
+            title = f"compile for {device} ({DEVICES[device].architecture}), Triton {triton}"
+            with count_bar(title, len(missing)) as advance:
+                for job, result in compile_all(missing, dump, deadline=deadline):
+                    found.append(record_of(job, result, run_id, code, key(job)))
+                    writer.append(found[-1])
+                    advance(name_of(job.variant))
+    return folder, found, len(todo) - len(found)
 
 
 def summary(records: list[store.Record]) -> list[str]:
@@ -348,7 +360,7 @@ def command(
     for name in device.split(","):
         if name not in GRIDS:
             raise ValueError(f"device is {name!r}; accepted: {', '.join(GRIDS)}")
-        sizes, batches, wanted, forms = QUICK if quick else (*GRIDS[name], tuple(CELLS), NUMBERS)
+        sizes, batches, wanted, forms = QUICK if quick else (*GRIDS[name], CELL_NAMES, NUMBERS)
         todo = jobs(
             name,
             tuple(map(int, hidden.split(","))) if hidden else sizes,

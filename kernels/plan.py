@@ -1,4 +1,4 @@
-"""Which tile a program owns, what stays on chip, and how many programs run: pure arithmetic, no GPU.
+"""Which tile a program owns, what stays on chip, how many programs run: arithmetic, no GPU.
 
 A plan holds every number that a launch needs. `forward_plan` and `backward_plan` take, of all cuts
 that fit the device (`tiles.py`), the one with the least expected time per step (`cost.py`), or the
@@ -23,7 +23,8 @@ MOST_REGISTERS = {"sm": 255, "gfx": 512}
 MOST_PROGRAMS = 2**31 - 1
 # Units and sequences of a program that only does the pointwise part beside a GEMM.
 POINTWISE_UNITS = 64
-POINTWISE_BATCH = 16
+POINTWISE_BATCH = 8
+POINTWISE_BYTES = 16  # of shared memory for each: its four activations change owner
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def gemm(problem: Problem, device: Device, backward: bool) -> Plan:
         tiles=1,
         directions=problem.directions,
         num_warps=4,
-        shared_bytes=0,
+        shared_bytes=POINTWISE_BYTES * units * block_b,
         capacity=MOST_PROGRAMS,
         cost=cost.per_step_gemm(problem, device, backward),
     )

@@ -13,16 +13,16 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Tensor cores of Hopper take 64 rows at a time; exact float32 products have no such unit.
 TENSOR_ROWS = 64
 EXACT_ROWS = 32
-# Sequences of a batch tile. Hopper's tensor cores are given 16 at least by the compiler; 8 go by the
-# older, slower instructions, which only a lone program's short product can afford.
+# Sequences of a batch tile. The compiler gives Hopper's tensor cores 16 at least; 8 go by older,
+# slower instructions, which only a lone program's short product can afford.
 BATCH_TILES = (8, 16, 32, 64)
 LEAST_SHARED_TILE = 16
-# A lone program's most rows (forward) or columns (backward): what its shared memory and its threads'
-# registers hold.
+# A lone program's most rows (forward) or columns (backward): what its shared memory and registers
+# hold.
 LONE_ROWS, EXACT_LONE_ROWS = 512, 128
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
-# in registers without spilling.
-LONE_OWNED, MOST_OWNED = 4, 8
+# in registers without spilling, beside a wide operand under way less.
+LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
 # Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger.
 CHUNK_BYTES = 512
 # Registers per thread that the operand's chunks on their way may fill (of 255).
@@ -84,12 +84,14 @@ class Tile:
         return self.block_k * self.block_b * self.size
 
     def shared_bytes(self, resident: int, ahead: int) -> int:
-        """Shared memory, at most: resident weights, operand chunks under way, streamed chunks, or the
+        """Shared memory, at most: resident weights; operand and streamed chunks under way, or the
         product on its way from one layout to another where that is more.
         """
         exchange = self.rows * self.block_b * 4  # the product as each thread holds it
-        if self.alone:
-            window = max(self.chunks * self.operand_bytes, 2 * exchange)
+        if self.alone and self.backward:
+            window = max(4 * self.operand_bytes, 2 * exchange)
+        elif self.alone:
+            window = exchange * 3 // 2 + 2 * self.units * self.block_b * 4 + 128
         else:
             window = (resident if ahead >= resident else ahead + 1) * self.operand_bytes
             if resident < self.chunks:
@@ -113,7 +115,7 @@ class Tile:
 
 
 # Chunks of weights and operand that the compiler's pipeline keeps under way in the streaming loop.
-STREAM_STAGES = 2
+STREAM_STAGES = 3
 
 
 def power_of_two(n: int) -> int:
@@ -130,7 +132,7 @@ def forward_tiles(problem: Problem) -> Iterator[Tile]:
     for block_b in batch_tiles(problem):
         if lone * padded <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
             yield from _lone(problem, False, lone, padded * lone, block_b, 1)
-        if problem.H > rows // padded and block_b >= least:
+        if rows // padded < problem.H and block_b >= least:
             yield from _shared(problem, False, rows // padded, rows, block_b, 1)
 
 
@@ -143,7 +145,7 @@ def backward_tiles(problem: Problem) -> Iterator[Tile]:
         if lone * problem.gates <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
             yield from _lone(problem, True, lone, lone, block_b, problem.gates)
         for split in (1, 2, 4):
-            if (problem.H > rows or split > 1) and block_b >= least:
+            if (rows < problem.H or split > 1) and block_b >= least:
                 yield from _shared(problem, True, rows, rows, block_b, split)
 
 
@@ -163,7 +165,8 @@ def _shared(
 ) -> Iterator[Tile]:
     """A group of programs for a batch tile, with longer and shorter chunks of K."""
     num_warps = 8 if rows * block_b >= 64 * 64 else 4
-    if units // split * block_b > num_warps * 32 * MOST_OWNED:
+    most = MOST_OWNED if block_b <= 16 else MOST_OWNED_WIDE
+    if units // split * block_b > num_warps * 32 * most:
         return
     K = problem.H * (problem.gates if backward else 1)
     longest = CHUNK_BYTES if block_b <= 16 else CHUNK_BYTES // 2
@@ -177,4 +180,6 @@ def _shared(
 
 def batch_tiles(problem: Problem) -> list[int]:
     """Tiles that are not much too large for the batch."""
-    return [b for b in BATCH_TILES if b <= max(LEAST_SHARED_TILE, power_of_two(problem.B))]
+    least = 16 if problem.size == 4 and not problem.exact else 8
+    most = max(LEAST_SHARED_TILE, power_of_two(problem.B))
+    return [b for b in BATCH_TILES if least <= b <= most]
