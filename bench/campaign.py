@@ -91,15 +91,23 @@ class Campaign:
             WrongValue: if check-gpu does not pass.
         """
         self.check()
-        self.floor()
-        presets = REHEARSAL if self.rehearse else PRESETS
-        for preset in presets:
-            first = preset == presets[0]
-            self.measure(preset, "time", SPEED_SHARE if first else 1.0)
-            if first:
-                self.alone()
-            self.measure(preset, "error")
+        try:
+            self.floor()
+            presets = REHEARSAL if self.rehearse else PRESETS
+            for preset in presets:
+                first = preset == presets[0]
+                self.measure(preset, "time", SPEED_SHARE if first else 1.0)
+                if first:
+                    self.alone()
+                self.measure(preset, "error")
+        except RuntimeError as fault:  # what was measured before it is reported all the same
+            self.fail(fault)
         self.report()
+
+    def fail(self, fault: Exception) -> None:
+        """Note what went wrong; the call goes on and ends with exit code 1."""
+        self.failures.append(str(fault))
+        print(f"failed, and the campaign goes on: {fault}", file=sys.stderr)
 
     def check(self) -> None:
         """check-gpu, unless it has passed for this code and these versions on such a device."""
@@ -149,15 +157,17 @@ class Campaign:
         try:
             print(f"{module}: {run_alone(module, self.folder, *words, seconds=self.left())}")
         except RuntimeError as fault:
-            self.failures.append(str(fault))
-            print(f"{module}: failed, and the campaign goes on: {fault}")
+            self.fail(fault)
         self.save()
 
     def measure(self, preset: str, kind: str, share: float = 1.0) -> None:
         """A preset's speed or error, as far as a share of the time left goes."""
         seconds = self.left() * share
+        if seconds <= 0:
+            print(f"{preset} {kind}: left for the next call")
+            return
         options = sweep.Options(preset=preset, kinds=(kind,), run=self.run_id)
-        with bar(f"{preset} {kind}", max(0.0, seconds)) as progress:
+        with bar(f"{preset} {kind}", seconds) as progress:
 
             def follow(done: int, total: int, item: Item, provider: str, doing: str) -> None:
                 progress(done, total, item, provider, doing)
@@ -166,7 +176,7 @@ class Campaign:
                     self._saved = time.monotonic()
 
             _, counts, undone = sweep.sweep(
-                options, self.settings, self.results, max(0.0, seconds) / 60, self.timeout, follow
+                options, self.settings, self.results, seconds / 60, self.timeout, follow
             )
         print(f"{preset} {kind}: {outcome(counts, undone)}")
         self.save()

@@ -81,7 +81,7 @@ def test_the_floors_kernels_compile_for_a_gpu_that_is_not_there():
 
 
 def test_the_bounds_are_the_best_that_was_measured():
-    found = {
+    found: dict[str, list[dict[str, Any]]] = {
         "barrier": [{"programs": 2, "ms": 0.0005}, {"programs": 132, "ms": 0.001}],
         "gather": [{"gbps": 80.0}, {"gbps": 100.0}],
         "copy": [{"gbps": 3000.0}, {"gbps": 2900.0}],
@@ -103,10 +103,10 @@ def test_an_entry_tells_its_interval_and_samples():
 
 def test_every_bound_is_measured_and_written(tmp_path: Path, monkeypatch):
     """The measuring process with a card of one multiprocessor played by the interpreter."""
+    bf16, tf32 = ("bf16", torch.bfloat16, "none", 8), ("tf32", torch.float32, "tf32", 8)
     for name, value in (
         ("SAMPLES", 2), ("STEPS", 3), ("LAUNCHES", 2), ("COPY_BYTES", 64 << 10),
-        ("GATHER_BYTES", (32 << 10,)), ("GATHER_TOTAL", 32 << 10), ("PRODUCTS", (("bf16", torch.bfloat16, "none", 8),
-         ("tf32", torch.float32, "tf32", 8))),
+        ("GATHER_BYTES", (32 << 10,)), ("GATHER_TOTAL", 32 << 10), ("PRODUCTS", (bf16, tf32)),
     ):  # fmt: skip
         monkeypatch.setattr(floor, name, value)
     clock = iter(range(1, 10**6))
