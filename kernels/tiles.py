@@ -38,7 +38,7 @@ class Problem:
     H: int
     directions: int
     dtype: str  # "float32", "float16", "bfloat16"
-    precision: str = "ieee"  # of float32 products: "ieee" or "tf32"
+    precision: str = "ieee"  # of float32 products: "ieee", "tf32" or "tf32x3"
 
     @property
     def size(self) -> int:

@@ -23,9 +23,7 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
         return "a CUDA graph needs a CUDA device"
     if not machine.is_cuda and not machine.interpreted:
         return "the kernels need a GPU; on the CPU they run only in Triton's interpreter"
-    if case.precision == "tf32x3":
-        return "the kernels multiply as torch's own setting says, which knows no tf32x3"
-    if not machine.is_cuda and case.precision == "tf32":
+    if not machine.is_cuda and case.precision in ("tf32", "tf32x3"):
         return "the interpreter multiplies in ieee fp32 whatever precision is asked for"
     if not machine.is_cuda and mode not in ("auto", "stepwise"):
         return "the interpreter runs programs one after another, so only step by step"
@@ -40,6 +38,7 @@ def build(problem: Problem, mode: str = "auto") -> Call:
     case = problem.case
     leaves = {name: value.detach() for name, value in problem.inputs.items()}
     masks: dict[str, Any] = {"lengths": problem.lengths, "resets": problem.resets, "mode": mode}
+    masks["precision"] = None if case.precision == "none" else case.precision
     if case.track == "recurrence":
 
         def forward() -> dict[str, Any]:
@@ -74,7 +73,7 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
         w_hh = torch.stack([leaves[name] for name in names])
     else:
         w_hh = leaves["w_hh"]
-    precision = case.precision if case.precision == "tf32" else "ieee"
+    precision = "ieee" if case.precision == "none" else case.precision
     forward, backward = map(asdict, plans(CELLS[case.cell], w_hh, case.B, mode, precision))
     return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 
