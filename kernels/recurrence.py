@@ -212,9 +212,9 @@ def forward_kernel(
             arrive(counters_ptr, group)
         if history_ptr is not None:
             for k in tl.static_range(1, STATES):
-                tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=mask)
+                tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=unit_mask)
         if saved_ptr is not None:
-            store_saved(saved_ptr, at, mask, new[1], SAVED)
+            store_saved(saved_ptr, at, unit_mask, new[1], SAVED)
         if INTERLEAVED:
             if PERSISTENT and GROUP > 1:
                 state = poison(state, failed, STATES)
