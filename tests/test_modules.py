@@ -98,7 +98,7 @@ def test_copies_compute_the_same(cell):
         assert repr(twin) == repr(module)
         assert "recompute=True" in repr(twin)
         assert torch.equal(twin(x)[0], module(x)[0])
-        twin.weight_hh_l0.data.zero_()
+        twin.weight_ih_l0.data.zero_()
         assert not torch.equal(twin(x)[0], module(x)[0])
 
 
