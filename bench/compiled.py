@@ -116,7 +116,8 @@ def jobs(records: Sequence[store.Record]) -> Iterator[Job]:
     if not records:
         return
     full = frame(records)
-    for (provider, number, loop), rows in full.groupby(["provider", "number", "loop"], sort=True):
+    groups = full.groupby(["loop", "provider", "number"], sort=True)
+    for (loop, provider, number), rows in sorted(groups, key=lambda g: LOOPS.index(g[0][0])):
         if rows["H"].nunique() < 2:
             continue
         for metric in METRICS:
@@ -135,8 +136,9 @@ def resource_map(
     marks = [f"{mark} {mode}" for mode, mark in MODES.items() if mark and mode in set(rows["mode"])]
     notes = [f"Corner: {', '.join(marks)}; else one persistent launch."] if marks else []
     if rows["faults"].ne("").any():
-        worst = rows.loc[rows["faults"].ne(""), "faults"].value_counts()
-        notes.append(f"Outlined: {worst.index[0]} (and {len(worst) - 1} other reasons).")
+        worst = list(rows.loc[rows["faults"].ne(""), "faults"].value_counts().index)
+        more = f" (and {len(worst) - 1} more reasons, see the CSV)" if len(worst) > 1 else ""
+        notes.append(f"Outlined: {worst[0]}{more}.")
     columns = 2 if len(widths) <= heatmaps.NARROW and len(cells) > 1 else 1
     sheet = plots.Sheet(
         -(-len(cells) // columns),
@@ -149,6 +151,7 @@ def resource_map(
         column_gap=0.32,
         left=0.32,
         share=False,
+        bottom=0.2,
     )
     values = rows[metric].dropna().astype(float)
     values = values[values > 0]

@@ -23,7 +23,8 @@ AXIS_WORDS = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}
 DATA = [
     *("case_id", "cell", "pass", "provider", "status", "reason", "B", "T", "I", "H"),
     *("median_ms", "ci_low_ms", "ci_high_ms", "converged", "us_per_step", "tokens_per_s"),
-    *("floor_share", "peak_bytes", "algorithm", "run_id", "commit"),
+    *("floor_share", "peak_bytes", "algorithm"),
+    *frames.ORIGIN,
 ]
 
 

@@ -218,7 +218,7 @@ def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
     for column in ("number", "regime"):
         names = tuple(name for name in SETTING if name != column)
         if column == "regime":
-            parts = parts.assign(regime=parts["regime"].fillna("default"))
+            parts = parts.assign(regime=parts["regime"].astype(object).fillna("default"))
         for setting, rows in frames.settings(parts, names):
             rows = same_shapes(rows, column)
             if rows[column].nunique() > 1:

@@ -86,6 +86,7 @@ def speedup_map(
         column_gap=0.32,
         left=0.32,
         share=False,
+        bottom=0.2,
     )
     largest = max(2.0, float(np.nanmax(np.abs(np.log2(rows["speedup"].astype(float))))))
     norm = TwoSlopeNorm(0.0, -largest, largest)

@@ -203,5 +203,6 @@ def write(runs: Sequence[frames.Run], path: Path) -> Path | None:
     script = library()
     if script is None:
         return None
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(runs, script))
     return path

@@ -166,8 +166,7 @@ def small() -> list[store.Record]:
                 found.append(failed(case, provider, "timeout", "no answer in 180 s"))
             else:
                 found.append(timed(case, provider))
-    found += list(error_records())
-    return found
+    return [*found, *error_records(), *compiled()]
 
 
 def error_records() -> Iterator[store.Record]:
@@ -202,3 +201,46 @@ def many(count: int = 10_000) -> list[store.Record]:
     )
     errors = list(error_records())
     return [*itertools.islice(found, count - len(errors)), *errors]
+
+
+def compiled() -> Iterator[store.Record]:
+    """Invented resources of kernels, one of them with a fault and one that failed."""
+    for case in cases(cell=["lstm", "gru"], track="recurrence", T=1, B=[1, 64], H=[128, 512, 1024],
+                      I=0, **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
+        wrong = case.cell == "gru" and case.H == 1024
+        counts = {
+            "registers": 100 + case.H // 8,
+            "stack_bytes": 0,
+            "spills": 0,
+            "shared_bytes": 139_264,
+            "shared_limit": 232_448,
+            "instructions": 2000,
+            "loop_instructions": 500 + case.H // 4,
+            "tensor_core": 64,
+            "loads": 9,
+            "stores": 4,
+            "barriers": 3,
+            "atomics": 1,
+            "occupancy": 1,
+            "opcodes": {},
+            "loop": "fwd" if case.pass_ == "fwd" else "bwd",
+            "batches": [case.B, 2 * case.B],
+            "features": [],
+            "faults": ["uses 8 bytes of stack"] if wrong else [],
+            "key": case.case_id,
+        }
+        died = case.cell == "lstm" and case.H == 1024 and case.B == 64
+        yield store.blank(
+            **facts()
+            | case.fields()
+            | {
+                "kind": "resources",
+                "status": "error" if died else "ok",
+                "reason": "the compiler's process died" if died else None,
+                "provider": "triton-3.7.1",
+                "provider_version": "3.7.1",
+                "plan": {"mode": "gemm" if case.B == 64 else "persistent", "units": 16},
+                "resources": None if died else counts,
+                "compile_s": 1.0,
+            }
+        )

@@ -191,7 +191,7 @@ const lineSpec = (points, failures, devices) => {
       { data: { values: points.filter((p) => p.low) }, mark: { type: "rule", strokeWidth: 1.6 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color } },
       { data: { values: points }, mark: { type: "point", size: 55, strokeWidth: 1.6, fillOpacity: 0.75, cursor: "pointer" }, encoding: { x, y, color, fill: { ...color }, shape, tooltip } },
       { data: { values: failures }, mark: { type: "text", fontSize: 13, fontWeight: "bold", cursor: "pointer" }, encoding: { x, y: { value: { expr: "height - 8" } }, yOffset: { field: "level", type: "quantitative", scale: null }, text: { field: "letter" }, color, tooltip: [...tooltip.slice(0, 5), { field: "reason" }] } },
-    ] };
+    ].filter((layer) => layer.data.values.length) };
 };
 
 const mapSpec = (squares) => {
