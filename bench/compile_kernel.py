@@ -42,6 +42,7 @@ class Variant:
     precision: str  # "ieee", "tf32"
     plan: Plan
     features: tuple[str, ...] = ("bias", "lengths", "resets", "save")
+    without: str = ""  # a part of the loop to leave out (``bench.parts``)
 
     def key(self) -> dict[str, Any]:
         """What decides the compiled code, as plain values."""
@@ -71,8 +72,13 @@ class Compiled:
     opcodes: dict[str, int] = field(default_factory=dict)
 
 
-def arguments(variant: Variant) -> tuple[Any, dict[str, Any]]:
-    """The kernel and the arguments of its launch, tensors without memory in place of tensors."""
+def arguments(
+    variant: Variant, T: int = 2, B: int | None = None, device: str = "meta"
+) -> tuple[Any, dict[str, Any]]:
+    """The kernel and the arguments of its launch; on the meta device tensors have no memory.
+
+    On another they are zero, but for lengths, which are T.
+    """
     import torch
 
     from kernels import launch
@@ -80,14 +86,16 @@ def arguments(variant: Variant) -> tuple[Any, dict[str, Any]]:
     from kernels.recurrence import BOTH, POINTWISE, backward_kernel, forward_kernel
 
     cell, plan = CELLS[variant.cell], variant.plan
-    T, B, D, H, G = 2, plan.block_b, variant.directions, variant.H, CELLS[variant.cell].gates
+    B, D, H, G = B or plan.block_b, variant.directions, variant.H, cell.gates
     dtype = getattr(torch, TORCH_NAMES[variant.dtype])
 
     def tensor(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
+        return torch.zeros(shape, dtype=dtype, device=device)
 
     w_hh, initial = tensor(D, G * H, H), tensor(cell.states, D, B, H)
-    lengths = tensor(B, dtype=torch.int32) if "lengths" in variant.features else None
+    lengths = None
+    if "lengths" in variant.features:
+        lengths = torch.full((B,), T, dtype=torch.int32, device=device)
     resets = tensor(T, B, dtype=torch.uint8) if "resets" in variant.features else None
     if variant.pass_ == "fwd":
         bias = tensor(D, G * H) if cell.separate and "bias" in variant.features else None
@@ -95,7 +103,8 @@ def arguments(variant: Variant) -> tuple[Any, dict[str, Any]]:
             cell, plan, tensor(T, B, D, G * H), w_hh, bias, initial, lengths, resets, False,
             "save" in variant.features, variant.precision,
         )  # fmt: skip
-        return forward_kernel, found | {"begin": 0, "end": T}
+        found |= {"begin": 0, "end": T}
+        return forward_kernel, _without(variant, found)
     history = saved = None
     if cell.states > 1:
         history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
@@ -106,7 +115,16 @@ def arguments(variant: Variant) -> tuple[Any, dict[str, Any]]:
         initial, lengths, resets, tensor(T, B, D * H), history, saved, False, variant.precision,
     )  # fmt: skip
     phase = POINTWISE if plan.mode == "gemm" else BOTH
-    return backward_kernel, found | {"begin": 0, "end": T + 1, "PHASE": phase.value}
+    found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
+    return backward_kernel, _without(variant, found)
+
+
+def _without(variant: Variant, values: dict[str, Any]) -> dict[str, Any]:
+    if not variant.without:
+        return values
+    from bench.parts import leave_out
+
+    return leave_out(variant.without, variant.pass_, values)
 
 
 def compile_variant(variant: Variant, device: Device) -> Any:

@@ -22,7 +22,7 @@ MOST_REGISTERS = {"sm": 255, "gfx": 512}
 # A grid is a 32-bit number.
 MOST_PROGRAMS = 2**31 - 1
 # Units and sequences of a program that only does the pointwise part beside a GEMM.
-POINTWISE_UNITS = 64
+POINTWISE_UNITS = 32
 POINTWISE_BATCH = 8
 POINTWISE_BYTES = 16  # of shared memory for each: its four activations change owner
 
