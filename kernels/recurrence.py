@@ -281,6 +281,8 @@ def backward_kernel(
     BLOCKS: tl.constexpr = (H + BLOCK_M - 1) // BLOCK_M
     GROUP: tl.constexpr = BLOCKS * SPLIT
     ALONE: tl.constexpr = GROUP == 1
+    # A lone program keeps the gates' gradients of the last step, so it serves one batch tile.
+    tl.static_assert(not (ALONE and INTERLEAVED))
     K: tl.constexpr = GATES * H
     # A lone program takes one gate for each chunk; else a part of K is a whole number of chunks.
     CHUNKS: tl.constexpr = GATES if ALONE else (K + SPLIT * BLOCK_K - 1) // (SPLIT * BLOCK_K)
@@ -417,7 +419,8 @@ def backward_kernel(
                 product = tl.zeros((UNITS, BLOCK_B), tl.float32)
                 for p in tl.static_range(SPLIT):
                     sums = partial_ptr + p * plane + state_offset
-                    product += tl.load(sums, mask=unit_mask, other=0.0, cache_modifier=".cg")
+                    summed = unit_mask & later_active[None, :]
+                    product += tl.load(sums, mask=summed, other=0.0, cache_modifier=".cg")
             dh = dstate[0] + tl.where(later_active[None, :], product, 0.0)
             if PERSISTENT and not ALONE:
                 dh = tl.where(failed, float("nan"), dh)
@@ -434,10 +437,13 @@ def backward_kernel(
                 replace_first(dstate, dstate[0] + dy, STATES), state, previous, saved
             )
             dstate = select(active[None, :], gradients[2], dstate, STATES)
-            dgx = keep(active[None, :], gradients[0], GATES)
+            kept = active[None, :]
+            if ALONE:  # units past H go into the product too, where NaN times a weight of 0 is NaN
+                kept = mask
+            dgx = keep(kept, gradients[0], GATES)
             dr = dgx
             if SEPARATE:
-                dr = keep(active[None, :], gradients[1], GATES)
+                dr = keep(kept, gradients[1], GATES)
             gate_at = (row * D + direction).to(tl.int64)[None, :] * K + units[:, None]
             gate_mask = unit_mask & (step >= 0)
             store_gates(dr_ptr, gate_at, gate_mask, dr, GATES, H)
