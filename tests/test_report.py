@@ -219,7 +219,9 @@ def test_growth_is_fitted():
 def test_the_cut_shows_most_points():
     times = [synthetic.timed(c, "ours") for c in synthetic.cases(B=[1, 16], T=256, H=[64, 128])]
     more = [synthetic.timed(c, "ours") for c in synthetic.cases(B=16, T=512, H=[64, 128, 256])]
-    cut, rows = frames.best_slice(frames.flat([*times, *more]), "H")
+    found = frames.best_slice(frames.flat([*times, *more]), "H")
+    assert found is not None
+    cut, rows = found
     assert cut == {"B": 16, "T": 512} and set(rows["H"]) == {64, 128, 256}
 
 

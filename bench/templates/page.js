@@ -174,20 +174,20 @@ const lineSpec = (points, failures, devices) => {
   const sizes = distinct([...points, ...failures], "x").sort(numbers);
   const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: CONTROLS.find((c) => c.id === "axis").say(chosen("axis")), axis: { values: roomy(sizes), format: "d", grid: false } };
   const label = METRICS[chosen("metric")].label;
-  const y = { field: "y", type: "quantitative", title: label, scale: { type: "log", nice: false, padding: 12 }, axis: { values: ticks(points), labelExpr: "datum.value < 0.001 ? replace(format(datum.value, '.0e'), '−', '-') : format(datum.value, '~s')" } };
+  const y = { field: "y", type: "quantitative", title: label, scale: { type: "log", nice: false, padding: 12 }, axis: { values: ticks(points), labelExpr: "datum.value < 0.01 ? replace(format(datum.value, '.0e'), '−', '-') : datum.value < 1000 ? format(datum.value, '~r') : format(datum.value, '~s')" } };
   const present = data.looks.map((look) => look.name).filter((name) => [...points, ...failures].some((p) => p.provider === name));
   const legend = { title: null, columns: element("lines").clientWidth < 480 ? 2 : 4, values: present };
   const color = { field: "provider", type: "nominal", scale: scale("color"), legend };
   const shape = { field: "provider", type: "nominal", scale: scale("shape"), legend };
   const dash = devices.length > 1
-    ? { field: "device", type: "nominal", scale: { domain: devices, range: [[1, 0], [4, 3]] }, legend: { title: null, columns: 1, symbolType: "stroke" } }
+    ? { field: "device", type: "nominal", scale: { domain: devices, range: [[1, 0], [4, 3]] }, legend: { title: null, orient: "top", direction: "vertical", symbolType: "stroke" } }
     : { field: "provider", type: "nominal", scale: scale("dash"), legend };
   const tooltip = ["device", "provider", "B", "T", "H", "value", "interval"].map((field) => ({ field }));
   const detail = [{ field: "device" }, { field: "provider" }];
   return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: 340, autosize: { type: "fit", contains: "padding" },
     description: `${label} along ${chosen("axis")}, one line per provider`,
     layer: [
-      { data: { values: points }, mark: { type: "line", strokeWidth: 1.8 }, encoding: { x, y, color, detail, strokeDash: dash } },
+      { data: { values: points }, mark: { type: "line", strokeWidth: 1.8 }, encoding: { x, y: { ...y, aggregate: "median" }, color, detail, strokeDash: dash } },
       { data: { values: points.filter((p) => p.low) }, mark: { type: "rule", strokeWidth: 1.6 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color } },
       { data: { values: points }, mark: { type: "point", size: 55, strokeWidth: 1.6, fillOpacity: 0.75, cursor: "pointer" }, encoding: { x, y, color, fill: { ...color }, shape, tooltip } },
       { data: { values: failures }, mark: { type: "text", fontSize: 13, fontWeight: "bold", cursor: "pointer" }, encoding: { x, y: { value: { expr: "height - 8" } }, yOffset: { field: "level", type: "quantitative", scale: null }, text: { field: "letter" }, color, tooltip: [...tooltip.slice(0, 5), { field: "reason" }] } },
@@ -200,7 +200,7 @@ const mapSpec = (squares) => {
   const values = squares.filter((s) => s.y > 0).map((s) => Math.log2(s.y));
   const most = Math.max(1, ...values.map(Math.abs));
   const color = { field: "shade", type: "quantitative", legend: null, scale: speedup
-    ? { scheme: "purpleorange", reverse: true, domain: [-most, most] } : { scheme: "blues", domain: [Math.min(...values) - 1, Math.max(...values) + 1] } };
+    ? { scheme: "purpleorange", domain: [-most, most] } : { scheme: "blues", domain: [Math.min(...values) - 1, Math.max(...values) + 1] } };
   const ink = speedup ? `abs(datum.shade) > ${0.6 * most} ? 'white' : 'black'` : `datum.shade > ${(Math.min(...values) + Math.max(...values)) / 2 + 0.6} ? 'white' : 'black'`;
   const base = { x: ordinal("H", "ascending"), y: ordinal("B", "descending") };
   const tooltip = ["provider", "B", "T", "H", "value", "interval", "algorithm", "reason"].map((field) => ({ field }));
@@ -226,9 +226,16 @@ const bare = (value) => {
 };
 const point = (r) => {
   const [y, low, high] = (r.status === "ok" && METRICS[chosen("metric")].of(r)) || [null, null, null];
-  return { row: records.indexOf(r), device: data.devices[r.at].name, provider: r.provider, B: r.B, T: r.T, H: r.H, x: r[chosen("axis")], y, low, high,
+  return { row: records.indexOf(r), device: data.devices[r.at].name, provider: r.provider, B: r.B, T: r.T, H: r.H, seed: r.seed, x: r[chosen("axis")], y, low, high,
     value: brief(y), interval: low == null ? "" : `${brief(low)} to ${brief(high)}`, algorithm: r.algorithm ?? "", status: r.status, reason: r.reason ?? "",
     letter: r.status === "ok" ? "" : letter(r.status), short: y > 0 ? bare(y) : r.status === "ok" ? "–" : letter(r.status) };
+};
+
+// Of several seeds in one square the one in the middle.
+const middles = (points) => {
+  const squares = new Map();
+  for (const p of points) squares.set(`${p.B} ${p.H}`, [...(squares.get(`${p.B} ${p.H}`) ?? []), p]);
+  return [...squares.values()].map((found) => found.sort((a, b) => (a.y ?? 0) - (b.y ?? 0))[Math.floor(found.length / 2)]);
 };
 
 const show = async (id, spec) => {
@@ -240,8 +247,8 @@ const show = async (id, spec) => {
 let visible = [];
 const table = (points) => {
   visible = points;
-  const columns = ["device", "provider", chosen("axis"), "value", "interval", "algorithm", "status", ...SIZES.filter((size) => size !== chosen("axis"))];
-  const used = columns.filter((name) => name !== "device" || chosen("other") !== "").filter((name) => name !== "algorithm" || points.some((p) => p.algorithm));
+  const columns = ["device", "provider", chosen("axis"), "value", "interval", "algorithm", "status", ...SIZES.filter((size) => size !== chosen("axis")), "seed"];
+  const used = columns.filter((name) => name !== "device" || chosen("other") !== "").filter((name) => name !== "algorithm" || points.some((p) => p.algorithm)).filter((name) => name !== "seed" || distinct(points, "seed").length > 1);
   const head = used.map((name) => `<th scope="col" class="${["B", "T", "H", "value"].includes(name) ? "number" : ""}"></th>`).join("");
   element("table").innerHTML = `<thead><tr>${head}<th scope="col"></th></tr></thead><tbody></tbody>`;
   element("table").querySelectorAll("th").forEach((cell, k) => { cell.textContent = k < used.length ? (used[k] === "value" ? METRICS[chosen("metric")].label : used[k]) : "raw data"; });
@@ -310,7 +317,7 @@ const draw = async () => {
   // The map takes the whole grid at the T that is chosen, or the T with most squares.
   const mine = rows.filter((r) => r.provider === chosen("provider") && String(r.at) === chosen("device"));
   const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(SIZES.filter((s) => s !== chosen("axis")).indexOf("T") ? "second" : "first"));
-  const squares = mine.filter((r) => r.T === steps).map(point);
+  const squares = middles(mine.filter((r) => r.T === steps).map(point));
   element("map-title").textContent = `${chosen("provider")} over B and H, T=${steps}`;
   element("map-notes").textContent = chosen("metric") === "speedup" ? "Above 1 the provider is faster than torch.nn." : "";
   element("map").hidden = !squares.length;
