@@ -19,9 +19,9 @@ from tests import synthetic
 BASELINE = Path(__file__).parent / "baseline"
 DPI = 100
 # Root mean square difference of grey values (0 to 255), over blocks of 4 x 4. The same matplotlib
-# gives 0, on another processor's arithmetic a little more; a missing curve gives 7.7. Another minor
-# version of matplotlib sets text differently (3.10 against 3.11: 11 to 16), hides a missing curve in
-# that, and is not compared.
+# gives 0, on another processor a little more; a missing curve gives 7.7. Another minor
+# version of matplotlib sets text differently (3.10 against 3.11: 11 to 16), which would hide it,
+# and is not compared.
 TOLERANCE = 2.0
 
 
