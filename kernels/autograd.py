@@ -20,7 +20,7 @@ INTERPRETED = not isinstance(forward_kernel, JITFunction)
 
 def check_runnable(device: torch.device) -> None:
     """Raise RuntimeError unless the kernels can run on tensors of this device."""
-    if device.type == "cuda" or (device.type == "cpu" and INTERPRETED):
+    if device.type in ("cuda", "meta") or (device.type == "cpu" and INTERPRETED):
         return
     if device.type == "cpu":
         raise RuntimeError(
