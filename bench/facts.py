@@ -126,11 +126,16 @@ def headlines(run: frames.Run) -> list[str]:
         ):
             mean = interval(row["geomean"], row["geomean_low"], row["geomean_high"])
             over = frames.BASELINES.get(row["mode"], "torch.nn")
+            where = f"at {row['most_at']}"
+            if row["shapes"] > 1:
+                where = (
+                    f"geometric mean over {row['shapes']} shapes, from "
+                    f"{significant(row['least'])} at {row['least_at']} to "
+                    f"{significant(row['most'])} at {row['most_at']}"
+                )
             said.append(
                 f"{_cell(row)}, {PASS_NAMES[row['pass']]}: `{row['provider']}` runs at {mean} "
-                f"times the speed of `{over}` (geometric mean over {row['shapes']} shapes, from "
-                f"{significant(row['least'])} at {row['least_at']} to {significant(row['most'])} "
-                f"at {row['most_at']}; {frames.setting_words(row)})."
+                f"times the speed of `{over}` ({where}; {frames.setting_words(row)})."
             )
     said += _error_headlines(run)
     return [*said, *compiled.headline(run.of("resources"))]

@@ -54,6 +54,7 @@ def throughput(
 ) -> list[Path]:
     """Tokens per second (B*T / median) along one size, with the median's 95 % interval."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
+    marks = failed["provider"].nunique()
     cells, passes = _panels(rows)
     sheet = plots.Sheet(
         len(cells),
@@ -78,7 +79,7 @@ def throughput(
                     count / line["ci_high_ms"], count / line["ci_low_ms"],
                 )  # fmt: skip
             plots.size_axis(axes, rows[axis])
-            plots.value_axis(axes, spread.min(), spread.max())
+            plots.value_axis(axes, spread.min(), spread.max(), marks=marks)
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, axis)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
@@ -92,6 +93,7 @@ def step_floor(
 ) -> list[Path]:
     """Microseconds per step (solid) and the cost model's floor for it (grey, one per panel)."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
+    marks = failed["provider"].nunique()
     ok = ok.assign(floor_us=ok["us_per_step"] * ok["floor_share"])
     cells, passes = _panels(rows)
     floor_handle = plots.Line2D([], [], color="black", linewidth=1.6, alpha=0.35, label="floor")
@@ -122,7 +124,7 @@ def step_floor(
             floor = here.dropna(subset=["floor_us"]).groupby("H")["floor_us"].min()
             axes.plot(floor.index, floor, color="black", linewidth=1.6, alpha=0.35, zorder=1)
             plots.size_axis(axes, rows["H"])
-            plots.value_axis(axes, values.min(), values.max())
+            plots.value_axis(axes, values.min(), values.max(), marks=marks)
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, "H")
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
@@ -187,6 +189,7 @@ def growth(
 ) -> list[Path]:
     """Milliseconds (left) and peak memory (right, where recorded) against T with their slopes."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
+    marks = failed["provider"].nunique()
     cells = frames.known(rows["cell"], CELL_ORDER)
     memory = ok["peak_bytes"].fillna(0).gt(0).any()
     sheet = plots.Sheet(
@@ -226,7 +229,7 @@ def growth(
             plots.size_axis(axes, rows["T"])
             if not values.empty:
                 span = math.log10(values.max() / values.min())
-                plots.value_axis(axes, values.min(), values.max() * 10 ** (0.3 * span))
+                plots.value_axis(axes, values.min(), values.max() * 10 ** (0.3 * span), marks=marks)
             for k, (provider, exponent) in enumerate(lines):
                 axes.text(
                     0.03 + 0.2 * (k % 5), 0.99 - 0.09 * (k // 5), f"{exponent:.2f}",

@@ -194,7 +194,8 @@ def curves(
             if roundoff:
                 axes.axhline(roundoff, color="0.45", linewidth=0.7, zorder=1)
             plots.size_axis(axes, [*rows[axis], *failed[axis]])
-            plots.value_axis(axes, low, high, powers=True)
+            marks = failed["provider"].nunique()
+            plots.value_axis(axes, low, high, powers=True, marks=marks)
             plots.mark_failures(axes, failed[failed["cell"] == cell], axis)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
     sheet.label(AXIS_WORDS[axis], "relative L2 error")

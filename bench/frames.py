@@ -301,7 +301,15 @@ def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataF
         score = (float(points), float(math.prod(cut.values())))
         if best is None or score > best[0]:
             best = (score, cut, rows)
-    return None if best is None else best[1:]
+    return None if best is None else (best[1], along(best[2], axis))
+
+
+def along(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The rows of those cells that have at least two points of one provider along ``axis``."""
+    ok = rows[rows["status"] == "ok"]
+    points = ok.groupby(["cell", "pass", "provider"])[axis].nunique()
+    cells = points[points > 1].index.get_level_values("cell")
+    return rows[rows["cell"].isin(cells)]
 
 
 def cudnn(version: Any) -> str | None:

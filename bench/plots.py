@@ -30,6 +30,7 @@ STYLE = Path(__file__).parent / "style.mplstyle"
 FORMATS = ("pdf", "svg", "png")
 WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
 SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
+MARK_STEP = 0.085  # of a panel's height: a row of failure marks
 WIDTH = 3.3  # inches: one column of a two-column paper
 LETTERS = {
     "oom": ("M", "out of memory"),
@@ -250,11 +251,14 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def value_axis(axes: Axes, low: float, high: float, *, powers: bool = False) -> None:
-    """A logarithmic y axis from below ``low`` to above ``high``, with room for failure marks."""
+def value_axis(
+    axes: Axes, low: float, high: float, *, powers: bool = False, marks: int = 0
+) -> None:
+    """A logarithmic y axis around the values, with room below for so many rows of failure marks."""
     axes.set_yscale("log")
     span = max(math.log10(high / low), 0.3)
-    axes.set_ylim(low / 10 ** (0.12 * span), high * 10 ** (0.12 * span))
+    share = 0.06 + MARK_STEP * marks  # of the axis, below the lowest value
+    axes.set_ylim(low / 10 ** (1.12 * span * share / (1 - share)), high * 10 ** (0.12 * span))
     if span > (1.4 if powers else 2.4):
         # No more than some five labels, whole powers of ten.
         step = max(1, math.ceil(span / 5))
@@ -301,7 +305,7 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str) -> None:
         status = str(found["status"].iloc[0])
         level = providers.index(str(provider))
         axes.text(
-            size, 0.03 + 0.085 * level, LETTERS[status][0], color=look(str(provider)).color,
+            size, 0.03 + MARK_STEP * level, LETTERS[status][0], color=look(str(provider)).color,
             transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=5.5,
             zorder=4, clip_on=False,
         )  # fmt: skip
