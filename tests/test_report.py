@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import facts, figures, frames, plots, report, store, tables, typeset
+from bench import architecture, facts, figures, frames, plots, report, store, tables, typeset
 from bench.cases import CELLS
 from tests import synthetic
 
@@ -341,3 +341,12 @@ def test_ten_thousand_records_take_less_than_twenty_seconds_on_two_cores(tmp_pat
 def test_tables_need_no_page_wider_than_they_say(run):
     for table in tables.all_tables(run):
         assert len(table.shown) <= 2 * tables.MOST_ROWS
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_source(tmp_path):
+    path = architecture.draw(tmp_path / "rooms.svg")
+    assert path.stat().st_size > 10_000
+    assert architecture.imports("bench") == ["reference", "kernels"]
+    assert architecture.imports("reference") == architecture.imports("kernels") == []
+    listed = dict(architecture.files("bench"))
+    assert listed["report.py"].startswith("everything people look at") and "plots.py" in listed
