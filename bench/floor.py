@@ -60,7 +60,7 @@ def barrier_loop(counters_ptr, error_ptr, size, steps, max_polls):
     failed = group < 0
     for step in tl.range(0, steps, disable_licm=True):
         failed = wait(counters_ptr, group, step * size, max_polls, failed, error_ptr, code)
-        arrive(counters_ptr, group)
+        arrive(counters_ptr, group, failed)
 
 
 @triton.jit(do_not_specialize=["repeats"])

@@ -20,10 +20,15 @@ _ABORTED = tl.constexpr(ABORTED)
 
 
 @triton.jit
-def arrive(counters_ptr, group):
-    """Announce that everything this program wrote so far may be read by its group."""
+def arrive(counters_ptr, group, failed):
+    """Announce that everything this program wrote so far may be read by its group.
+
+    After a failure nothing is announced: a program that waits for nobody would soon have arrived
+    often enough to stand for the one that never does.
+    """
     tl.debug_barrier()  # all warps have written before one thread releases for them
-    tl.atomic_add(counters_ptr + group * _STRIDE, 1, sem="release", scope="gpu")
+    counter_ptr = counters_ptr + group * _STRIDE
+    tl.atomic_add(counter_ptr, tl.where(failed, 0, 1), sem="release", scope="gpu")
 
 
 @triton.jit

@@ -98,7 +98,7 @@ def forward_kernel(
     PERSISTENT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Steps `begin` to `end` of state(t) = STEP(gx(t), R h(t-1) + b, state(t-1)), for some units."""
+    """Steps `begin` to `end` of state(t) = STEP(gx(t), R h(t-1) + b, state(t-1)) for some units."""
     GROUP: tl.constexpr = (H + UNITS - 1) // UNITS
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
     LIMIT: tl.constexpr = None if H % BLOCK_K == 0 else H
@@ -209,7 +209,7 @@ def forward_kernel(
             h = tl.where(failed, float("nan"), h)
         tl.store(y_ptr + at, h.to(IO), mask=unit_mask)
         if PERSISTENT and GROUP > 1:
-            arrive(counters_ptr, group)
+            arrive(counters_ptr, group, failed)
         if history_ptr is not None:
             for k in tl.static_range(1, STATES):
                 tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=unit_mask)
@@ -409,7 +409,7 @@ def backward_kernel(
                 tl.store(partial_ptr + part * plane + output_at, product, mask=output_mask)
                 if PERSISTENT:
                     meeting = groups + group * BLOCKS + block
-                    arrive(counters_ptr, meeting)
+                    arrive(counters_ptr, meeting, failed)
                     failed = wait(
                         counters_ptr, meeting, (n + 1) * SPLIT, max_polls, failed, error_ptr, code
                     )
@@ -448,7 +448,7 @@ def backward_kernel(
             gate_mask = unit_mask & (step >= 0)
             store_gates(dr_ptr, gate_at, gate_mask, dr, GATES, H)
             if PERSISTENT and not ALONE:
-                arrive(counters_ptr, group)
+                arrive(counters_ptr, group, failed)
             if SEPARATE:
                 store_gates(dgx_ptr, gate_at, gate_mask, dgx, GATES, H)
             if INTERLEAVED:
