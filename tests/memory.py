@@ -1,0 +1,220 @@
+"""Every access of an interpreted kernel, checked: within its tensor, and of what somebody wrote.
+
+Within `checked(launch)` each tensor of a launch is copied to a place of its own with wide gaps
+around it, so that one step too far lies in no other tensor. Each active lane of each load, store
+and atomic must lie inside a tensor; each byte read must have been written, by the host or by a
+kernel (tensors from `empty` count as unwritten where they hold NaN, with which torch fills them
+under `use_deterministic_algorithms`); and programs that no barrier orders must not meet: none may
+write what another of the same launch reads or writes.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from triton.runtime import interpreter
+
+builder = interpreter.interpreter_builder
+
+# Bytes on either side of a tensor, far more than any test's tensor has.
+GAP = 1 << 18
+# Programs of one launch, at most; SEVERAL stands for more than one reader.
+MOST = 1 << 16
+SEVERAL = MOST - 1
+
+
+class Violation(Exception):
+    """A kernel touched memory that it must not."""
+
+
+class Region:
+    """A tensor's copy, between two gaps, and what is known of each of its bytes."""
+
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.name, self.original = name, tensor
+        # Shared, so that concurrent programs see each other's writes, in data and in bookkeeping.
+        self.arena = torch.empty(2 * GAP + tensor.nbytes, dtype=torch.uint8).share_memory_()
+        raw = self.arena[GAP : GAP + tensor.nbytes]
+        self.copy = raw.view(tensor.dtype).view(tensor.shape)
+        self.copy.copy_(tensor)
+        self.begin = self.copy.data_ptr()
+        self.end = self.begin + tensor.nbytes
+        self.written = torch.ones(tensor.nbytes, dtype=torch.bool).share_memory_().numpy()
+        if tensor.is_floating_point():
+            unwritten = tensor.isnan().flatten().repeat_interleave(tensor.element_size())
+            self.written[:] = ~unwritten.numpy()
+        self.seen = raw.numpy().copy()  # as host and kernels last agreed on
+        self.writer = np.full(tensor.nbytes, -1, dtype=np.int64)
+        self.reader = np.full(tensor.nbytes, -1, dtype=np.int64)
+
+    @property
+    def bytes(self) -> np.ndarray:
+        return self.arena[GAP : GAP + self.original.nbytes].numpy()
+
+    def fetch(self) -> None:
+        """Take over what the host wrote since the last launch."""
+        host = self.original.flatten().view(torch.uint8).numpy()
+        size = self.original.element_size()
+        changed = (host != self.seen).reshape(-1, size).any(1).repeat(size)
+        self.bytes[changed] = host[changed]
+        self.written[changed] = True
+
+    def give(self) -> None:
+        """Show the host what kernels wrote."""
+        if not np.array_equal(self.bytes, self.seen):
+            self.original.copy_(self.copy)
+            self.seen = self.bytes.copy()
+
+
+class Memory:
+    """The tensors of some launches, and the check of each access."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.adopted: dict[tuple[int, int, torch.dtype], Region] = {}
+        self.launches = 0
+        self.ordered_by_barrier = False
+
+    def adopt(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.nbytes:
+            return tensor
+        key = (tensor.data_ptr(), tensor.nbytes, tensor.dtype)
+        if key not in self.adopted:
+            region = self.adopted[key] = Region(name, tensor)
+            self.regions = sorted([*self.regions, region], key=lambda region: region.begin)
+            self.begins = np.array([region.begin for region in self.regions], dtype=np.uint64)
+            self.ends = np.array([region.end for region in self.regions], dtype=np.uint64)
+        return self.adopted[key].copy
+
+    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
+        signature = inspect.signature(kernel.fn)
+        known = {name: value for name, value in kwargs.items() if name in signature.parameters}
+        arguments = signature.bind(*args, **known).arguments
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                arguments[name] = self.adopt(name, value)
+        for region in self.regions:
+            region.fetch()
+        self.launches += 1
+        self.ordered_by_barrier = arguments["counters_ptr"] is not None
+        with self.watching():
+            kernel[grid](**arguments)
+        for region in self.regions:
+            region.give()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        load, store = builder.create_masked_load, builder.create_masked_store
+        add, swap = builder.create_atomic_rmw, builder.create_atomic_cas
+
+        def create_masked_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+            self.check(pointers, mask, reads=True)
+            return load(pointers, mask, *rest)
+
+        def create_masked_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            self.check(pointers, mask, writes=True)
+            return store(pointers, value, mask, *rest)
+
+        def create_atomic_rmw(op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            self.check(pointers, mask, reads=True, writes=True)
+            return add(op, pointers, value, mask, *rest)
+
+        def create_atomic_cas(pointers: Any, *rest: Any) -> Any:
+            self.check(pointers, None, reads=True, writes=True)
+            return swap(pointers, *rest)
+
+        with mock.patch.multiple(
+            builder,
+            create_masked_load=create_masked_load,
+            create_masked_store=create_masked_store,
+            create_atomic_rmw=create_atomic_rmw,
+            create_atomic_cas=create_atomic_cas,
+        ):
+            yield
+
+    def check(self, pointers: Any, mask: Any, reads: bool = False, writes: bool = False) -> None:
+        """Check the active lanes of one access."""
+        addresses = pointers.data.ravel()
+        if mask is not None:
+            active = np.broadcast_to(mask.data, pointers.data.shape).ravel()
+            addresses = addresses[active != 0]
+        if not addresses.size:
+            return
+        size = pointers.get_element_ty().primitive_bitwidth // 8
+        index = np.searchsorted(self.begins, addresses, side="right") - 1
+        outside = (index < 0) | (addresses + np.uint64(size) > self.ends[index])
+        what = "a store" if writes else "a load"
+        if outside.any():
+            raise Violation(f"{what} outside its tensor: {self.place(addresses[outside][0])}")
+        for one in np.unique(index):
+            region = self.regions[one]
+            offsets = (addresses[index == one] - np.uint64(region.begin)).astype(np.int64)
+            where = (offsets[:, None] + np.arange(size)).ravel()
+            if reads and not region.written[where].all():
+                first = where[~region.written[where]][0]
+                raise Violation(f"a load of what nothing wrote: {self.place(first, region)}")
+            if writes:
+                region.written[where] = True
+            if not self.ordered_by_barrier:
+                self.check_order(region, where, what, reads, writes)
+
+    def check_order(
+        self, region: Region, where: np.ndarray, what: str, reads: bool, writes: bool
+    ) -> None:
+        """Check that the programs of a launch could run in any order."""
+        launch = self.launches * MOST
+        me = launch + builder.grid_idx[0]
+        writer, reader = region.writer[where], region.reader[where]
+        meets = (writer >= launch) & (writer != me)
+        if writes:
+            meets |= (reader >= launch) & (reader != me)
+        if meets.any():
+            raise Violation(
+                f"{what} of what another program of the launch wrote or read: "
+                f"{self.place(where[meets][0], region)}"
+            )
+        if writes:
+            region.writer[where] = me
+        if reads:
+            other = (reader >= launch) & (reader != me)
+            region.reader[where] = np.where(other, launch + SEVERAL, me)
+
+    def place(self, address: Any, region: Region | None = None) -> str:
+        """Where an address, or an offset in a region, lies: tensor, shape, and element."""
+        if region is None:
+            middles = [(region.begin + region.end) // 2 for region in self.regions]
+            region = self.regions[int(np.argmin([abs(int(address) - m) for m in middles]))]
+            address = int(address) - region.begin
+        shape, size = tuple(region.original.shape), region.original.element_size()
+        return (
+            f"{region.name} {shape}, element {int(address) // size} of "
+            f"{region.original.numel()}, program {builder.grid_idx[0]}"
+        )
+
+
+class Checked:
+    """Stands in for an interpreted kernel."""
+
+    def __init__(self, kernel: Any, memory: Memory) -> None:
+        self.kernel, self.memory, self.fn = kernel, memory, kernel.fn
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self.memory.launch, self.kernel, grid)
+
+
+@contextmanager
+def checked(launch: ModuleType) -> Iterator[Memory]:
+    """Within it, every access of the kernels that `launch` starts is checked."""
+    memory = Memory()
+    with (
+        mock.patch.object(launch, "forward_kernel", Checked(launch.forward_kernel, memory)),
+        mock.patch.object(launch, "backward_kernel", Checked(launch.backward_kernel, memory)),
+    ):
+        yield memory
