@@ -148,11 +148,12 @@ def compile_variant(variant: Variant, device: Device) -> Any:
         else:
             signature[name] = "i32"
     source = ASTSource(kernel, signature, constants, attributes)
-    if device.architecture.startswith("sm_"):
-        target = GPUTarget("cuda", int(device.architecture[3:]), 32)
+    hip = device.architecture.startswith("gfx")
+    if hip:
+        target = GPUTarget("hip", device.architecture, device.warp)
     else:
-        target = GPUTarget("hip", device.architecture, 64)
-    return triton.compile(source, target=target, options=launch.options(variant.plan))
+        target = GPUTarget("cuda", int(device.architecture.removeprefix("sm_")), device.warp)
+    return triton.compile(source, target=target, options=launch.options(variant.plan, hip))
 
 
 def inspect(kernel: Any, variant: Variant, device: Device) -> Compiled:

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
 from .cell import Cell
-from .plan import Plan
+from .plan import MOST_REGISTERS, Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
 # A step takes microseconds; this many polls of an L2 word take several seconds.
@@ -240,10 +240,16 @@ def backward_arguments(
     }
 
 
-def options(plan: Plan) -> dict[str, Any]:
-    """Launch options: warps, and the promise that all programs run at once."""
-    cooperative = plan.mode == "persistent" and plan.group > 1 and not torch.version.hip
-    return {"num_warps": plan.num_warps, "launch_cooperative_grid": cooperative}
+def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
+    """Launch options: warps, registers, and the promise that all programs run at once."""
+    if hip:
+        return {"num_warps": plan.num_warps}
+    # Told no limit, ptxas may spill a register to fit more programs on a multiprocessor than run.
+    return {
+        "num_warps": plan.num_warps,
+        "maxnreg": MOST_REGISTERS["sm"],
+        "launch_cooperative_grid": plan.mode == "persistent" and plan.group > 1,
+    }
 
 
 def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:

@@ -23,10 +23,12 @@ LONE_ROWS, EXACT_LONE_ROWS = 512, 128
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
 # in registers without spilling, beside a wide operand under way less.
 LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
-# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger.
+# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and for
+# exact products, which hold a chunk's factors in registers.
 CHUNK_BYTES = 512
-# Registers per thread that the operand's chunks on their way may fill (of 255).
-OPERAND_REGISTERS = 64
+# Registers per thread that the operand's chunks on their way may fill (of 255): exact products
+# leave fewer, since they hold their factors in registers too.
+OPERAND_REGISTERS, EXACT_OPERAND_REGISTERS = 64, 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Tile:
     chunks: int
     num_warps: int
     size: int
+    exact: bool
 
     @property
     def alone(self) -> bool:
@@ -89,7 +92,7 @@ class Tile:
         """
         exchange = self.rows * self.block_b * 4  # the product as each thread holds it
         if self.alone and self.backward:
-            window = max(4 * self.operand_bytes, 2 * exchange)
+            window = max((self.chunks + 1) * self.operand_bytes, 2 * exchange)
         elif self.alone:
             window = exchange * 3 // 2 + 2 * self.units * self.block_b * 4 + 128
         else:
@@ -103,7 +106,8 @@ class Tile:
         None where not even the stream fits.
         """
         threads = self.num_warps * device.warp
-        most = max(1, OPERAND_REGISTERS * 4 * threads // self.operand_bytes)
+        room = EXACT_OPERAND_REGISTERS if self.exact else OPERAND_REGISTERS
+        most = max(1, room * 4 * threads // self.operand_bytes)
         for resident in range(self.chunks, -1, -1):
             for ahead in range(max(1, min(most, resident)), 0, -1):
                 shared = self.shared_bytes(resident, ahead)
@@ -156,7 +160,8 @@ def _lone(
     num_warps = min(8, max(4, units * block_b // (32 * LONE_OWNED)))
     if units * block_b <= num_warps * 32 * MOST_OWNED:
         yield Tile(
-            backward, 1, units, 1, rows, block_b, units, chunks, num_warps, problem.size
+            backward, 1, units, 1, rows, block_b, units, chunks, num_warps, problem.size,
+            problem.exact,
         )  # fmt: skip
 
 
@@ -169,12 +174,14 @@ def _shared(
     if units // split * block_b > num_warps * 32 * most:
         return
     K = problem.H * (problem.gates if backward else 1)
-    longest = CHUNK_BYTES if block_b <= 16 else CHUNK_BYTES // 2
+    wide = block_b > 16 or problem.exact
+    longest = CHUNK_BYTES // 2 if wide else CHUNK_BYTES
     for block_k in (longest // problem.size, longest // problem.size // 2):
         block_k = min(block_k, max(16, power_of_two(-(-K // split))))
         yield Tile(
             backward, -(-problem.H // units) * split, units, split, rows, block_b, block_k,
             -(-K // (split * block_k)), num_warps, problem.size,
+            problem.exact,
         )  # fmt: skip
 
 
