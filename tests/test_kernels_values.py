@@ -10,9 +10,15 @@ from torch import Tensor
 import kernels
 import reference
 from tests.pairs import label, pairwise
+from tests.twins import (
+    DEVICE,
+    where_the_kernels_run,  # noqa: F401 - a fixture of every test here
+)
 
-CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru"]
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "slstm": 4}
+STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1, "slstm": 4}
+CELLS = list(GATES)
+OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
 # Half the distance from 1 to the next number: the relative error of one rounding.
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 I = 3
@@ -66,6 +72,14 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     return tensor
 
 
+def initial_states(cell: str, *shape: int) -> list[Tensor]:
+    """As many as the cell has. The third of sLSTM is a sum of positive terms."""
+    states = [torch.randn(shape) for _ in range(STATES[cell])]
+    if cell == "slstm":
+        states[2] = states[1].abs() + 0.5
+    return states
+
+
 class Problem:
     """The arguments of one call, and the same in float64 for the reference."""
 
@@ -82,7 +96,7 @@ class Problem:
             shapes = [(G * H, features), (G * H, H), (G * H,), (G * H,)][: 4 if case["bias"] else 2]
             # torch's initialisation at half its size
             self.weights.append([(torch.rand(shape) - 0.5) / H**0.5 for shape in shapes])
-        self.hx = [torch.randn(LD, B, H) for _ in range(2 if cell == "lstm" else 1)]
+        self.hx = initial_states(cell, LD, B, H)
         if cell == "rnn_relu":
             # Near 0 a rounding would turn the gradient on or off. The first feature is 1, and its
             # weights keep a unit's sum on one side of 0, half of the units on each.
@@ -121,11 +135,11 @@ class Problem:
         hx = [self.leaf(s, dtype) for s in self.hx] if case["hx"] else None
         if cell.startswith("rnn_"):
             more["nonlinearity"] = cell.removeprefix("rnn_")
-        given = None if hx is None else tuple(hx) if cell == "lstm" else hx[0]
+        given = None if hx is None else hx[0] if len(hx) == 1 else tuple(hx)
         function = getattr(package, cell.split("_")[0])
         y, last = function(x, weights, given, **self.options, **more)
-        results = [y, *(last if cell == "lstm" else [last])]
-        found = dict(zip(["y", "h_n", "c_n"], results, strict=False))
+        results = [y, *([last] if isinstance(last, Tensor) else last)]
+        found = dict(zip(["y", "h_n", *OTHERS], results, strict=False))
         if case["pass"] == "fwd":
             assert not y.requires_grad
             return found
@@ -134,9 +148,9 @@ class Problem:
             names += [f"{name}[{k}]" for name in ("w_ih", "w_hh", "b_ih", "b_hh")[: len(one)]]
             inputs += one
         if hx is not None:
-            names += ["h0", "c0"][: len(hx)]
+            names += ["h0", "c0", "n0", "m0"][: len(hx)]
             inputs += hx
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator(DEVICE).manual_seed(1)
         above = [torch.randn(r.shape, generator=generator).to(case["dtype"]) for r in results]
         gradients = torch.autograd.grad(results, inputs, [g.to(dtype) for g in above])
         return found | {f"d{name}": g for name, g in zip(names, gradients, strict=True)}
@@ -204,10 +218,10 @@ def test_the_loop_alone_equals_the_reference(case):
     tensors = {"gx": torch.randn(T, B, D, K), "w_hh": (torch.rand(D, K, H) - 0.5) / H**0.5}
     if case["b_hh"]:
         tensors["b_hh"] = torch.randn(D, K)
+    states = initial_states(cell, D, B, H)
     if case["initial"] != "none":
-        tensors["h0"] = torch.randn(D, B, H)
-    if case["initial"] == "all" and cell == "lstm":
-        tensors["c0"] = torch.randn(D, B, H)
+        tensors["h0"] = states[0]
+    rest = states[1:] if case["initial"] == "all" else []
     options: dict[str, Any] = {"reverse": case["time"] == "reverse"}
     if case["lengths"]:
         options["lengths"] = torch.randint(1, T + 1, (B,))
@@ -217,16 +231,20 @@ def test_the_loop_alone_equals_the_reference(case):
 
     def run(function: Callable[..., Any], dtype: torch.dtype) -> list[Tensor]:
         leaves = {name: t.to(dtype).requires_grad_() for name, t in tensors.items()}
-        results = [r for r in function(cell, **leaves, **options) if r is not None]
-        assert len(results) == (3 if cell == "lstm" else 2)
+        others = [t.to(dtype).requires_grad_() for t in rest]
+        c0 = tuple(others) if len(others) > 1 else others[0] if others else None
+        y, h_n, c_n = function(cell, **leaves, c0=c0, **options)
+        results = [y, h_n, *([] if c_n is None else [c_n] if isinstance(c_n, Tensor) else c_n)]
+        assert len(results) == 1 + STATES[cell]
         above = [torch.linspace(-1, 1, r.numel()).view(r.shape).to(dtype) for r in results]
-        return [*results, *torch.autograd.grad(results, list(leaves.values()), above)]
+        return [*results, *torch.autograd.grad(results, [*leaves.values(), *others], above)]
 
     def ours(*args: Any, **more: Any) -> Any:
         return kernels.recurrence(*args, **more, mode=case["mode"])
 
     bound = tolerance(torch.float32, T, max(T * B, H))
-    names = ["y", "h_n", "c_n"][: 3 if cell == "lstm" else 2] + [f"d{name}" for name in tensors]
+    names = ["y", "h_n", *OTHERS[: STATES[cell] - 1], *(f"d{name}" for name in tensors)]
+    names += [f"d{name}" for name in ("c0", "n0", "m0")[: len(rest)]]
     actual, expected = run(ours, torch.float32), run(reference.recurrence, torch.float64)
     for name, a, e in zip(names, actual, expected, strict=True):
         assert_close(a, e, bound, name)

@@ -14,7 +14,19 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import kernels
 from tests.pairs import label, pairwise
-from tests.twins import KINDS, B, H, I, T, assert_close, assert_same, flat, pair, state
+from tests.twins import (
+    KINDS,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    assert_same,
+    flat,
+    pair,
+    state,
+    where_the_kernels_run,  # noqa: F401 - a fixture of every test here
+)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +57,9 @@ def test_equals_torch(case):
     elif case["input"] == "sorted":
         x = pack_padded_sequence(x, [3, 3, 1], batch_first)
     elif case["input"] == "unsorted":
-        x = pack_padded_sequence(x, torch.tensor([1, 3, 2]), batch_first, enforce_sorted=False)
+        x = pack_padded_sequence(
+            x, torch.tensor([1, 3, 2], device="cpu"), batch_first, enforce_sorted=False
+        )
     assert_same(module, twin, x, state(cell, *shape) if case["hx"] else None)
 
 
@@ -186,7 +200,7 @@ def test_resets_return_a_sequence_to_its_initial_state():
     assert_close(last[:, 0], end[:, 0], "last state")
     assert torch.equal(module(x[:, 0], h0[:, 0], resets=resets[:, 0])[0], y[:, 0])
 
-    lengths = torch.tensor([2, 3])
+    lengths = torch.tensor([2, 3], device="cpu")
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
     ours, _ = nn.utils.rnn.pad_packed_sequence(module(packed, h0, resets=resets)[0])
     assert_close(ours[:2], y[:2], "packed")

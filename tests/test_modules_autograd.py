@@ -15,7 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from kernels.autograd import recurrence_backward_op, recurrence_op
-from tests.twins import KINDS, B, H, I, T, assert_close, assert_same, flat, pair, state
+from tests.twins import (
+    DEVICE,
+    KINDS,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    assert_same,
+    flat,
+    pair,
+    state,
+    where_the_kernels_run,  # noqa: F401 - a fixture of every test here
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +55,10 @@ def activations(cell: str, T: int, H: int) -> int:
     return 4 * T * B * H * {"lstm": 5, "gru": 4}.get(cell, 0)
 
 
+on_the_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="measured by the CPU's profiler")
+
+
+@on_the_cpu
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 def test_without_a_gradient_no_activations_are_kept(cell):
     module, _ = pair(cell, 8, 8)
@@ -58,6 +75,7 @@ def test_without_a_gradient_no_activations_are_kept(cell):
     assert kept == dict.fromkeys(kept, results)
 
 
+@on_the_cpu
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 def test_recompute_keeps_no_activations(cell):
     ours, _, more = KINDS[cell]
@@ -261,6 +279,7 @@ def test_the_operators_keep_torchs_contract(cell, G, states):
     torch.library.opcheck(recurrence_backward_op, (*given, False, True, True, "auto", "ieee"))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="cuDNN's autocast is float16 whatever was asked for")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cell", KINDS)
 def test_autocast_gives_torchs_dtypes(cell, dtype):
@@ -271,7 +290,7 @@ def test_autocast_gives_torchs_dtypes(cell, dtype):
         for hx in (None, state(cell, 1, B, H)):
             if isinstance(twin, nn.RNN) and isinstance(hx, tuple):
                 continue
-            with torch.autocast("cpu", dtype=dtype):
+            with torch.autocast(DEVICE, dtype=dtype):
                 ours, theirs = flat(module(x, hx)), flat(twin(x, hx))
             assert ours[0].dtype == theirs[0].dtype
             assert ours[1].dtype == theirs[1].dtype
@@ -284,7 +303,7 @@ def test_autocast_gives_torchs_dtypes(cell, dtype):
 
 def test_autocast_takes_packed_sequences_and_leaves_the_loop_alone_one_dtype():
     module: Any = kernels.LSTM(I, H)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]))
         gx = nn.functional.linear(torch.randn(T, B, I), module.weight_ih_l0)[:, :, None]
         y, _, _ = kernels.recurrence("lstm", gx, module.weight_hh_l0[None])

@@ -1,13 +1,17 @@
 """A module of ours beside torch.nn's with the same parameters, and how their results compare."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import kernels
+from kernels.autograd import INTERPRETED
 
+DEVICE = "cpu" if INTERPRETED else "cuda"
 KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "rnn_tanh": (kernels.RNN, nn.RNN, {}),
     "rnn_relu": (kernels.RNN, nn.RNN, {"nonlinearity": "relu"}),
@@ -18,6 +22,20 @@ T, B, I, H = 3, 3, 2, 5
 # Two float32 computations of at most 2 * T steps and sums of under 50 terms, in different orders:
 # each is within 50 * 2**-24 = 3e-6 of the exact value a step, relative to the largest entry.
 TOLERANCE = 3e-5
+
+
+@pytest.fixture(autouse=True)
+def where_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New tensors are where the kernels run, and float32 products are exact in torch's layers too.
+
+    For each test of a module that imports this.
+    """
+    if DEVICE == "cpu":
+        yield
+        return
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    with torch.device(DEVICE):
+        yield
 
 
 def pair(cell: str, *sizes: int, **options: Any) -> tuple[Any, Any]:
