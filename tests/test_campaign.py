@@ -16,6 +16,7 @@ import torch
 import typer
 
 from bench import archive, campaign, environment, floor, model, store
+from bench.__main__ import COMMANDS
 from bench.environment import ROOT
 from bench.presets import load_preset
 
@@ -248,6 +249,7 @@ def test_time_is_kept_for_the_report(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.skipif("check-gpu" not in COMMANDS, reason="bench has no check-gpu to begin with")
 def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
     brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5")
     done = run(*brief, "--max-minutes", "5", "--out", str(tmp_path / "first"), "--pack")
