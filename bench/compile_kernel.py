@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,6 @@ class Variant:
     plan: Plan
     features: tuple[str, ...] = ("bias", "lengths", "resets", "save")
     without: str = ""  # a part of the loop to leave out (``bench.parts``)
-
-    def key(self) -> dict[str, Any]:
-        """What decides the compiled code, as plain values."""
-        known = ("units", "split", "block_b", "block_k", "resident", "ahead", "num_warps", "mode")
-        return asdict(self) | {
-            "plan": {name: getattr(self.plan, name) for name in known}
-            | {"interleaved": self.plan.tiles > 1}
-        }
 
 
 @dataclass
@@ -127,6 +119,36 @@ def _without(variant: Variant, values: dict[str, Any]) -> dict[str, Any]:
     return leave_out(variant.without, variant.pass_, values)
 
 
+def signature(values: dict[str, Any]) -> dict[str, str | None]:
+    """Each argument's type as Triton writes it, or None for what is a constant to the compiler."""
+    from kernels.recurrence import RUNTIME
+
+    types: dict[str, str | None] = {}
+    for name, value in values.items():
+        if hasattr(value, "dtype"):
+            types[name] = "*" + TRITON_NAMES[str(value.dtype).removeprefix("torch.")]
+        else:
+            types[name] = "i32" if name in RUNTIME else None
+    return types
+
+
+def identity(variant: Variant, hip: bool) -> dict[str, str]:
+    """Everything but its source that decides how a kernel is compiled, in words."""
+    from kernels import launch
+
+    kernel, values = arguments(variant)
+    types = signature(values)
+    words = {name: types[name] or constant(value) for name, value in values.items()}
+    options = {name: str(value) for name, value in launch.options(variant.plan, hip).items()}
+    return {"kernel": constant(kernel)} | words | options
+
+
+def constant(value: Any) -> str:
+    """A constant in words: device functions by name, whether interpreted or compiled."""
+    function = getattr(value, "fn", value)
+    return str(getattr(function, "__name__", value))
+
+
 def compile_variant(variant: Variant, device: Device) -> Any:
     """Triton's compiled kernel for ``device``'s architecture."""
     import triton
@@ -136,18 +158,15 @@ def compile_variant(variant: Variant, device: Device) -> Any:
     from kernels import launch
 
     kernel, values = arguments(variant)
-    names = kernel.arg_names
-    signature, constants, attributes = {}, {}, {}
-    for index, (name, parameter) in enumerate(zip(names, kernel.params, strict=True)):
-        value = values[name]
-        if parameter.is_constexpr or value is None:
-            signature[name], constants[(index,)] = "constexpr", value
-        elif hasattr(value, "dtype"):
-            signature[name] = "*" + TRITON_NAMES[str(value.dtype).removeprefix("torch.")]
+    types = signature(values)
+    signatures, constants, attributes = {}, {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        signatures[name] = types[name] or "constexpr"
+        if types[name] is None:
+            constants[(index,)] = values[name]
+        elif signatures[name].startswith("*"):
             attributes[(index,)] = [["tt.divisibility", 16]]  # as torch allocates
-        else:
-            signature[name] = "i32"
-    source = ASTSource(kernel, signature, constants, attributes)
+    source = ASTSource(kernel, signatures, constants, attributes)
     hip = device.architecture.startswith("gfx")
     if hip:
         target = GPUTarget("hip", device.architecture, device.warp)

@@ -7,6 +7,7 @@ variant already recorded with the same kernels, plan and compiler is not compile
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import datetime
 import functools
@@ -25,13 +26,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import environment, store
+from bench import compile_kernel, environment, store
 from bench.cases import CELLS, make_case
 from bench.compile_kernel import TORCH_NAMES, Variant
 from kernels.devices import DEVICES, Device
 from kernels.plan import Problem, backward_plan, forward_plan
 
-NUMBERS = ("bf16", "fp16", "fp32:tf32", "fp32:ieee")
+NUMBERS = ("bf16", "fp32:tf32", "fp32:ieee", "fp16")
 LOOPS = ("fwd", "bwd")
 CELL_NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # By device: hidden sizes and batches. The first one's grid is the full one.
@@ -45,8 +46,8 @@ GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mi300x": ((128, 512, 1024), (1, 16, 64)),
 }
 QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
-# Whose change makes a compiled kernel stale, besides the arguments and options in a variant's key.
-DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "launch")
+# Whose change makes a compiled kernel stale, besides its arguments and options.
+DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn")
 # Whose change may also choose other kernels.
 PLAN_CODE = ("plan", "tiles", "cost", "devices")
 
@@ -75,7 +76,7 @@ def jobs(
                 for loop in LOOPS:
                     for B in batches:
                         variant = planned(device, cell, loop, H, B, number)
-                        key = json.dumps(variant.key(), sort_keys=True)
+                        key = words_of(variant, device)
                         found.setdefault(key, (variant, []))[1].append(B)
     return [Job(variant, tuple(served), device) for variant, served in found.values()]
 
@@ -89,25 +90,28 @@ def planned(device: str, cell: str, loop: str, H: int, B: int, number: str) -> V
 
 
 def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
-    """A hash of some of the kernels' files; by default the device code and its argument tables."""
+    """A hash of some of the kernels' files, comments aside; by default of the device code."""
     digest = hashlib.sha256()
     for name in names:
-        path = environment.ROOT / "kernels" / f"{name}.py"
-        if path.exists():
-            digest.update(path.read_bytes())
+        tree = ast.parse((environment.ROOT / "kernels" / f"{name}.py").read_text())
+        digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:12]
+
+
+def words_of(variant: Variant, device: str) -> str:
+    """What but the source decides the compiled kernel."""
+    hip = DEVICES[device].architecture.startswith("gfx")
+    return json.dumps(compile_kernel.identity(variant, hip), sort_keys=True)
 
 
 def key_of(job: Job, code: str, triton: str | None) -> str:
     """What must be equal for a recorded result to stand."""
-    text = json.dumps([job.variant.key(), DEVICES[job.device].architecture, code, triton])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = [words_of(job.variant, job.device), DEVICES[job.device].architecture, code, triton]
+    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 
 def work(job: Job, dump: Path | None) -> dict[str, Any]:
     """Compile one variant (in a process of its own pool) and tell what came of it."""
-    from bench import compile_kernel
-
     device = DEVICES[job.device]
     started = time.monotonic()
     try:

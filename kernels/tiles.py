@@ -23,8 +23,8 @@ LONE_ROWS, EXACT_LONE_ROWS = 512, 128
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
 # in registers without spilling, beside a wide operand under way less.
 LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
-# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and for
-# exact products, which hold a chunk's factors in registers.
+# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and
+# for exact products, which hold a chunk's factors in registers.
 CHUNK_BYTES = 512
 # Registers per thread that the operand's chunks on their way may fill (of 255): exact products
 # leave fewer, since they hold their factors in registers too.
