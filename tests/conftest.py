@@ -25,11 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let hypothesis draw from the same seed, unless it was given its own; compare figures."""
+    """Let hypothesis draw from the same seed, unless it was given its own."""
     if getattr(config.option, "hypothesis_seed", 0) is None:
         config.option.hypothesis_seed = str(config.getoption("--seed"))
-    if hasattr(config.option, "mpl"):
-        config.option.mpl = True
 
 
 def pytest_report_header(config: pytest.Config) -> str:
