@@ -52,6 +52,7 @@ def test_verdicts(tmp_path: Path, scale: float, noise: float, verdict: str, code
     b = write(tmp_path / "b.jsonl", record(scale, noise))
     (pair,) = compare.compare(a, b)
     assert pair.verdict == verdict
+    assert pair.low is not None and pair.ratio is not None and pair.high is not None
     assert pair.low <= pair.ratio <= pair.high
     found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all"])
     assert found.exit_code == code

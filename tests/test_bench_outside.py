@@ -90,7 +90,7 @@ def test_torchrl_mapping_in_the_interpreter(cell: str, resets: float, monkeypatc
     ],
 )
 def test_peers_say_what_they_do_not_support(name: str, values: dict, reason: str):
-    assert reason in PROVIDERS[name].supports(make_case(**DEFAULTS | values), H100)
+    assert reason in (PROVIDERS[name].supports(make_case(**DEFAULTS | values), H100) or "")
 
 
 def test_peers_say_that_they_are_missing_or_need_a_gpu():

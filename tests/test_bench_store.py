@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,14 +37,14 @@ def test_the_published_schema_is_the_checked_one():
     assert json.loads(store.SCHEMA.read_text()) == store.schema(), "run python -m bench schema"
 
 
-GOOD = [
+GOOD: list[dict[str, Any]] = [
     {},
     {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
     {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS, 0.5)}},
     {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS)}},
     {"status": "oom", "reason": "too large", "I": None},
 ]
-BAD = [
+BAD: list[dict[str, Any]] = [
     {"status": "fine"},
     {"B": "16"},
     {"B": 1.5},

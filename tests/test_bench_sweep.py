@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import reference
 from bench import cases, environment, providers, store, sweep
 from bench.environment import ROOT
+from bench.problem import Problem
 
 PLUGIN = Path(__file__).parent / "bench_plugin.py"
 PRESET = """
@@ -139,7 +141,10 @@ def test_a_plugins_cell_is_measured_like_any_other(preset: Path, tmp_path: Path)
 def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch):
     class Entry:
         def load(self) -> None:
-            providers.provider("installed")(lambda problem: None)
+            def never(problem: Problem) -> providers.Call:
+                raise AssertionError("only registered here")
+
+            providers.provider("installed")(never)
 
     def entries(group: str) -> list[Entry]:
         return [Entry()] if group == "rnnbench.plugins" else []
@@ -163,7 +168,7 @@ def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
     assert facts(records(merged)) == facts(records(tmp_path / "whole"))
 
 
-def run_cli(*words: str, **extra: object) -> subprocess.CompletedProcess[str]:
+def run_cli(*words: str, **extra: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **extra)
 
