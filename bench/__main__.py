@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("bench.plan_command", "How a case would run on a GPU, and its expected time."),
     "resources": ("bench.resources", "What the compiler makes of every planned kernel; no GPU."),
     "profile": ("bench.profile", "What each part of the time loop costs."),
+    "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
     "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
     "merge": ("bench.merge", "Join the records of shards or calls into one file."),
