@@ -74,10 +74,10 @@ def table(records: Sequence[store.Record]) -> Table | None:
         row["failed"] = len(group) - len(ok)
         row |= {
             "registers": ok["registers"].max(),
-            "stack (B)": ok["stack_bytes"].max(),
-            "shared (KiB)": ok["shared_bytes"].max() / 1024,
-            "loop instr.": ok["loop_instructions"].max(),
-            "on tensor cores": f"{int((ok['tensor_core'] > 0).sum())} of {len(ok)}",
+            "stack B": ok["stack_bytes"].max(),
+            "shared KiB": ok["shared_bytes"].max() / 1024,
+            "in the loop": ok["loop_instructions"].max(),
+            "tensor cores": f"{int((ok['tensor_core'] > 0).sum())} of {len(ok)}",
             "faults": int(ok["faults"].ne("").sum()),
         }
         rows.append(row)
@@ -100,13 +100,13 @@ def table(records: Sequence[store.Record]) -> Table | None:
     if shown["provider"].nunique() == 1:
         said = f" Compiler: {shown['provider'].iloc[0]}."
         shown = shown.drop(columns="provider")
-    whole = ("kernels", "failed", "registers", "stack (B)", "loop instr.", "faults")
+    whole = ("kernels", "failed", "registers", "stack B", "in the loop", "faults")
     return Table(
         "resources",
         f"The largest count over all planned kernels; compiled, not run.{of}{said}",
         shown,
         full.assign(batches=[" ".join(map(str, b)) for b in full["batches"]]),
-        dict.fromkeys(whole, 0) | {"shared (KiB)": 3},
+        dict.fromkeys(whole, 0) | {"shared KiB": 3},
         frames.provenance(full),
     )
 

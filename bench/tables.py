@@ -189,17 +189,17 @@ def error_table(error: pd.DataFrame) -> Table | None:
         row = {"cell": cell, "pass": "fwd", "number": number, "provider": provider}
         for part in ("output", "gradient"):
             here = group[group["part"] == part]
-            row[f"{part}: rel. L2"] = here["rel_l2"].max()
-            row[f"{part}: max. ULP"] = here["max_ulp"].max()
+            row[f"{part}, L2"] = here["rel_l2"].max()
+            row[f"{part}, ULP"] = here["max_ulp"].max()
         rows.append(row | {"cases": group["case_id"].nunique()})
     shown = named(frames.ordered(pd.DataFrame(rows))).drop(columns="pass").head(2 * MOST_ROWS)
     interpreted = plots.by_look(ok.loc[ok["interpreted"].eq(True), "provider"])
     said = f" Interpreted on the CPU: {', '.join(interpreted)}." if interpreted else ""
-    columns = [name for name in shown if ":" in str(name)]
+    columns = [name for name in shown if ", " in str(name)]
     return Table(
         "error",
-        "Largest error against float64 on the same rounded inputs, over the measured shapes "
-        f"with default weights and inputs.{said}",
+        "Largest relative L2 error and largest error in ULP against float64 on the same rounded "
+        f"inputs, over the measured shapes with default weights and inputs.{said}",
         shown,
         error.drop(columns=["kind", "time"]),
         {name: -2 if "L2" in name else 3 for name in columns} | {"cases": 0},
