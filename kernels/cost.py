@@ -17,10 +17,12 @@ SHARED_BYTES_PER_CLOCK = 128
 ALONE_CLOCKS = 2.0
 # The same with company, whose instructions fill the waits.
 SHARED_CLOCKS = 1.2
-# Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns, and
-# for each tensor-core instruction. Fitted to the compiler's output for sm_90 (`bench resources`).
+# Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns and
+# each of its gates, and for each tensor-core instruction. Fitted to what the compiler makes for
+# sm_90 (`bench resources`).
 STEP_INSTRUCTIONS = 350
-UNIT_INSTRUCTIONS = {1: 60, 2: 90, 3: 120, 4: 140}  # by gates; no cell here has 2
+UNIT_INSTRUCTIONS = 20
+GATE_INSTRUCTIONS = 30
 PRODUCT_INSTRUCTIONS = 4
 # Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units.
 TENSOR_SHARE = 0.6
@@ -99,7 +101,8 @@ def persistent(
         stream = from_l2(weight_bytes * (1 - share))
         stream += device.latency_us * (tile.chunks - resident) / 2
     owned = tile.units // tile.split * tile.block_b / (tile.num_warps * device.warp)
-    instructions = STEP_INSTRUCTIONS + UNIT_INSTRUCTIONS[problem.gates] * max(owned, 0.5)
+    pointwise = UNIT_INSTRUCTIONS + GATE_INSTRUCTIONS * problem.gates
+    instructions = STEP_INSTRUCTIONS + pointwise * max(owned, 0.5)
     if not problem.exact:
         instructions += PRODUCT_INSTRUCTIONS * columns * tile.rows / 64 / 16
     lone_warp = instructions * ALONE_CLOCKS / clock
