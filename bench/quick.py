@@ -18,7 +18,7 @@ PARTS = (("time", "speed", 0.55), ("error", "numerical error", 0.85))
 
 
 def command(
-    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.5,
+    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.0,
     preset: Annotated[
         str | None, typer.Option(help="Measure another preset as briefly as quick or quick-gpu.")
     ] = None,
@@ -44,5 +44,4 @@ def command(
         print(f"{title}: {outcome(counts, undone)}")
     from bench import report, resources
 
-    resources.record(folder)
-    report.main(folder)
+    report.main(folder, *resources.record(folder))

@@ -45,9 +45,10 @@ GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "b200": ((128, 512, 1024), (1, 16, 64)),
     "mi300x": ((128, 512, 1024), (1, 16, 64)),
 }
+QUICK_DEVICES = ("h100", "a100", "b200", "mi300x")  # one of each architecture
 QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
 # Whose change makes a compiled kernel stale, besides its arguments and options.
-DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn")
+DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "slstm")
 # Whose change may also choose other kernels.
 PLAN_CODE = ("plan", "tiles", "cost", "devices")
 
@@ -330,12 +331,19 @@ def summary(records: list[store.Record]) -> list[str]:
     return lines
 
 
-def record(folder: Path, seconds: float = 30.0) -> Path:
-    """The quick grid, for ``bench quick``: beside a device's own folder; the written folder."""
-    written, records, left = run("h100", jobs("h100", *QUICK), folder.parent, seconds=seconds)
-    print(f"compiled for {DEVICES['h100'].architecture}:", *summary(records), sep="\n")
-    if left:
-        print(f"{left} left; `python -m bench resources --quick` goes on")
+def record(folder: Path, seconds: float = 48.0) -> list[Path]:
+    """The quick grid for one device of each architecture, for ``bench quick``: the written folders,
+    beside a device's own.
+    """
+    written = []
+    for device in QUICK_DEVICES:
+        path, records, left = run(
+            device, jobs(device, *QUICK), folder.parent, seconds=seconds / len(QUICK_DEVICES)
+        )
+        written.append(path)
+        print(f"compiled for {DEVICES[device].architecture}:", *summary(records), sep="\n")
+        if left:
+            print(f"{left} left; `python -m bench resources --quick --device {device}` goes on")
     return written
 
 
