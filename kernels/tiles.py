@@ -23,6 +23,8 @@ LONE_ROWS, EXACT_LONE_ROWS = 512, 128
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
 # in registers without spilling, beside a wide operand under way less.
 LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
+# Chunks of a program with the widest batch tile: with more it spills.
+WIDEST_TILE, WIDEST_CHUNKS = 64, 16
 # Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and
 # for exact products, which hold a chunk's factors in registers.
 CHUNK_BYTES = 512
@@ -180,9 +182,12 @@ def _shared(
     longest = CHUNK_BYTES // 2 if wide else CHUNK_BYTES
     for block_k in (longest // problem.size, longest // problem.size // 2):
         block_k = min(block_k, max(16, power_of_two(-(-K // split))))
+        chunks = -(-K // (split * block_k))
+        if block_b == WIDEST_TILE and chunks > WIDEST_CHUNKS:
+            continue
         yield Tile(
             backward, -(-problem.H // units) * split, units, split, rows, block_b, block_k,
-            -(-K // (split * block_k)), num_warps, problem.size,
+            chunks, num_warps, problem.size,
             problem.exact,
         )  # fmt: skip
 
