@@ -244,12 +244,15 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
     """Launch options: warps, registers, and the promise that all programs run at once."""
     if hip:
         return {"num_warps": plan.num_warps}
-    # Told no limit, ptxas may spill a register to fit more programs on a multiprocessor than run.
-    return {
+    found: dict[str, Any] = {
         "num_warps": plan.num_warps,
-        "maxnreg": MOST_REGISTERS["sm"],
         "launch_cooperative_grid": plan.mode == "persistent" and plan.group > 1,
     }
+    if plan.resident == plan.chunks:
+        # Told no limit, ptxas may spill a register so that more programs fit than ever run. With one
+        # it prefetches all it can, too much in a loop that streams weights.
+        found["maxnreg"] = MOST_REGISTERS["sm"]
+    return found
 
 
 def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:
