@@ -249,8 +249,8 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
         "launch_cooperative_grid": plan.mode == "persistent" and plan.group > 1,
     }
     if plan.resident == plan.chunks:
-        # Told no limit, ptxas may spill a register so that more programs fit than ever run. With one
-        # it prefetches all it can, too much in a loop that streams weights.
+        # Told no limit, ptxas may spill a register so that more programs fit than ever run. With
+        # one it prefetches all it can, which is too much in a loop that streams weights.
         found["maxnreg"] = MOST_REGISTERS["sm"]
     return found
 
