@@ -23,8 +23,9 @@ LONE_ROWS, EXACT_LONE_ROWS = 512, 128
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
 # in registers without spilling, beside a wide operand under way less.
 LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
-# Chunks of a program with the widest batch tile: with more it spills.
-WIDEST_TILE, WIDEST_CHUNKS = 64, 16
+# Chunks of a program with the widest batch tile, and those of its operand under way: with more of
+# the first or fewer of the second it spills.
+WIDEST_TILE, WIDEST_CHUNKS, WIDEST_AHEAD = 64, 16, 3
 # Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and
 # for exact products, which hold a chunk's factors in registers.
 CHUNK_BYTES = 512
@@ -111,11 +112,14 @@ class Tile:
         room = EXACT_OPERAND_REGISTERS if self.exact else OPERAND_REGISTERS
         most = max(1, room * 4 * threads // self.operand_bytes)
         for resident in range(self.chunks, -1, -1):
-            for ahead in range(max(1, min(most, resident)), 0, -1):
+            least = 1
+            if self.block_b == WIDEST_TILE and not self.alone:
+                least = min(WIDEST_AHEAD, resident)
+            for ahead in range(max(1, min(most, resident)), least - 1, -1):
                 shared = self.shared_bytes(resident, ahead)
                 if shared <= device.shared_bytes:
                     return resident, ahead, shared
-            if self.alone:
+            if self.alone or self.block_b == WIDEST_TILE:
                 return None
         return None
 
