@@ -180,7 +180,7 @@ class Runner:
                 self.samples.append(clock())
                 self.call.after()
         if self._graph is not None and not self._static["y"].isfinite().all():
-            # A captured kernel cannot tell the host that it gave up; its NaN does.
+            # NaN tells of a barrier that gave up, and of anything else that went wrong.
             raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(count)
         self.spent += time.perf_counter() - started
