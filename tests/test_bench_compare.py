@@ -1,6 +1,7 @@
 """Comparing runs, and pytest-benchmark as a second face of the same engine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,9 @@ def bench(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "--filter", "cell=lstm", "--seconds", "0.05", "--target", "0.5",
         "--benchmark-storage", str(tmp_path / "stored"), *words,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    # pytest-benchmark would take this run for a worker of the one around it, and measure nothing.
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, env=env)
 
 
 @pytest.mark.slow
