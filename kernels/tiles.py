@@ -102,7 +102,8 @@ class Tile:
             window = (resident if ahead >= resident else ahead + 1) * self.operand_bytes
             if resident < self.chunks:
                 window += STREAM_STAGES * (self.chunk_bytes + self.operand_bytes)
-        return resident * self.chunk_bytes + max(window, exchange) + SIGNAL_BYTES
+        signals = SIGNAL_BYTES * (self.chunks + 2)
+        return resident * self.chunk_bytes + max(window, exchange) + signals
 
     def residency(self, device: Device) -> tuple[int, int, int] | None:
         """The most resident chunks, with them the most ahead, and the shared memory they need;
@@ -124,7 +125,7 @@ class Tile:
         return None
 
 
-# Where Blackwell's tensor cores signal that they are done.
+# Where Blackwell's tensor cores signal that they are done with a chunk, and two more.
 SIGNAL_BYTES = 128
 # Chunks of weights and operand that the compiler's pipeline keeps under way in the streaming loop.
 STREAM_STAGES = 3
