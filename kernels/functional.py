@@ -269,6 +269,13 @@ def _loop(
     precision: str | None,
 ) -> tuple[Tensor, Tensor]:
     """The operator on tensors as it wants them; activations are saved only for a gradient."""
+    T, B, D, _ = gx.shape
+    if T * B * D >= 2**31:  # the kernels count rows in 32 bits
+        raise ValueError(f"x must have under 2**31 steps in all, got T*B*D = {T * B * D}")
+    if not torch.compiler.is_compiling() and _in_forward_mode():
+        raise NotImplementedError(
+            "the kernels have no forward-mode derivative: jvp is not supported"
+        )
     inputs = (gx, w_hh, b_hh, initial)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     y, final, _, _ = recurrence_op(
@@ -285,6 +292,14 @@ def _loop(
         precision or product_precision(gx.dtype, gx.device),
     )
     return y, final
+
+
+def _in_forward_mode() -> bool:
+    """Whether `torch.func.jvp` is at work, which would take the operator for constant."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

@@ -330,3 +330,10 @@ def test_forward_takes_torchs_arguments_and_resets_by_name():
     for ours, theirs, _ in KINDS.values():
         parameters = list(inspect.signature(ours.forward).parameters)
         assert parameters == [*inspect.signature(theirs.forward).parameters, "resets"]
+
+
+def test_forward_mode_is_refused():
+    """torch.func.jvp would silently take the operator's output for constant."""
+    lstm, x = kernels.LSTM(3, 4), torch.randn(2, 1, 3)
+    with pytest.raises(NotImplementedError, match="jvp is not supported"):
+        torch.func.jvp(lambda x: lstm(x)[0], (x,), (torch.ones_like(x),))
