@@ -272,7 +272,7 @@ class Block(importlib.abc.MetaPathFinder):
                 direct = file
                 break
             frame = frame.f_back
-        ours = direct and direct.startswith({root!r})
+        ours = direct and direct.startswith({root!r}) and "site-packages" not in direct
         if ours and top not in {allowed!r} and top not in sys.stdlib_module_names:
             raise ImportError(f"{{direct}} imports {{name}}")
         return None
