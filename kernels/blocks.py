@@ -11,9 +11,18 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def time_of(step, length, reverse):
-    """The time index of a step: a reversed sequence begins at its own last element."""
-    return tl.where(reverse != 0, length - 1 - step, step)
+def time_of(step, length, mirrored):
+    """The time index of a step: a mirrored sequence begins at its own last element."""
+    return tl.where(mirrored, length - 1 - step, step)
+
+
+@triton.jit
+def sequences(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr):
+    """A batch tile's sequences, which `[units, batch]` pairs exist, and their places in a state."""
+    batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
+    mask = (units < H)[:, None] & (batch < B)[None, :]
+    offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+    return batch, mask, offset
 
 
 @triton.jit
@@ -28,6 +37,16 @@ def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
     for k in tl.static_range(STATES):
         state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
     return state
+
+
+@triton.jit
+def reload_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
+    """The state, but where `mask` says so from memory."""
+    reloaded = ()
+    for k in tl.static_range(STATES):
+        value = tl.load(state_ptr + k * plane + offset, mask=mask, other=state[k])
+        reloaded = reloaded + (value,)
+    return reloaded
 
 
 @triton.jit

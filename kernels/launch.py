@@ -135,8 +135,8 @@ def forward_arguments(
     with_gemm = plan.mode == "gemm"
     state = initial.float().clone()
     saves_history, saves_gates = save and cell.states > 1, save and cell.saved > 0
-    counters, error = _counters(plan, gx.device, plan.batch_groups * plan.tiles * D)
-    return {
+    groups = plan.batch_groups * plan.tiles * D
+    return _common_arguments(cell, plan, gx, w_hh, reverse, precision, groups) | {
         "gx_ptr": gx,
         "w_ptr": w_hh,
         "bias_ptr": None if with_gemm else b_hh,
@@ -149,29 +149,8 @@ def forward_arguments(
         "history_ptr": state.new_empty(cell.states - 1, T, B, D, H) if saves_history else None,
         "saved_ptr": gx.new_empty(T, B, D, H, cell.saved) if saves_gates else None,
         "product_ptr": state.new_empty(D, B, K) if with_gemm else None,
-        "counters_ptr": counters,
-        "error_ptr": error,
-        "T": T,
-        "B": B,
-        "tiles": plan.tiles,
-        "batch_groups": plan.batch_groups,
-        "reverse": int(reverse),
-        "first_program": 0,
-        "max_polls": MAX_POLLS,
         "STEP": cell.step,
-        "H": H,
-        "D": D,
-        "GATES": cell.gates,
-        "STATES": cell.states,
-        "SAVED": cell.saved,
         "UNITS": plan.units,
-        "BLOCK_B": plan.block_b,
-        "BLOCK_K": plan.block_k,
-        "RESIDENT": plan.resident,
-        "AHEAD": plan.ahead,
-        "INTERLEAVED": plan.tiles > 1,
-        "PERSISTENT": plan.mode == "persistent",
-        "PRECISION": precision,
     }
 
 
@@ -195,9 +174,8 @@ def backward_arguments(
     dgx = dy.new_empty(T, B, D, K)
     dstate = dfinal.clone()
     sums = plan.split > 1 or plan.mode == "gemm"
-    meetings = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
-    counters, error = _counters(plan, dy.device, meetings)
-    return {
+    groups = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
+    return _common_arguments(cell, plan, dy, w_hh, reverse, precision, groups) | {
         "w_ptr": w_hh,
         "h0_ptr": initial[0],
         "initial_ptr": initial.float(),
@@ -212,8 +190,31 @@ def backward_arguments(
         "dstate_ptr": dstate,
         "dinitial_ptr": None if resets is None else torch.zeros_like(dstate),
         "partial_ptr": dstate.new_empty(plan.split, D, B, H) if sums else None,
+        "STEP_GRADIENT": cell.step_gradient,
+        "SEPARATE": cell.separate,
+        "BLOCK_M": plan.units,
+        "SPLIT": plan.split,
+    }
+
+
+def _common_arguments(
+    cell: Cell,
+    plan: Plan,
+    sequence: Tensor,  # [T, B, ...]
+    w_hh: Tensor,
+    reverse: bool,
+    precision: str,
+    groups: int,
+) -> dict[str, Any]:
+    """What both kernels take alike; each of the `groups` that meet has a fresh counter."""
+    T, B = sequence.shape[:2]
+    meets = plan.mode == "persistent" and plan.group > 1
+    counters = None
+    if meets:
+        counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=sequence.device)
+    return {
         "counters_ptr": counters,
-        "error_ptr": error,
+        "error_ptr": failures.word(sequence.device) if meets else None,
         "T": T,
         "B": B,
         "tiles": plan.tiles,
@@ -221,15 +222,11 @@ def backward_arguments(
         "reverse": int(reverse),
         "first_program": 0,
         "max_polls": MAX_POLLS,
-        "STEP_GRADIENT": cell.step_gradient,
-        "H": H,
-        "D": D,
+        "H": w_hh.shape[-1],
+        "D": w_hh.shape[0],
         "GATES": cell.gates,
         "STATES": cell.states,
         "SAVED": cell.saved,
-        "SEPARATE": cell.separate,
-        "BLOCK_M": plan.units,
-        "SPLIT": plan.split,
         "BLOCK_B": plan.block_b,
         "BLOCK_K": plan.block_k,
         "RESIDENT": plan.resident,
@@ -253,14 +250,6 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
         # one it prefetches all it can, which is too much in a loop that streams weights.
         found["maxnreg"] = MOST_REGISTERS["sm"]
     return found
-
-
-def _counters(plan: Plan, device: torch.device, groups: int) -> tuple[Tensor | None, Tensor | None]:
-    """A fresh counter for each group that meets, and the word that tells of a failure."""
-    if plan.mode != "persistent" or plan.group == 1:
-        return None, None
-    counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)
-    return counters, failures.word(device)
 
 
 def _check_targets(plan: Plan, steps: int) -> None:

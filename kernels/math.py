@@ -18,6 +18,7 @@ ROUNDER = tl.constexpr(12582912.0)
 BITS_OF_ROUNDER = tl.constexpr(0x4B400000)
 # The bits of 2.0**64; results are scaled by it and back, so that subnormal ones round once.
 BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
+SIGN_BIT = tl.constexpr(-(1 << 31))
 # Below this, tanh by its exponentials would cancel; an odd polynomial takes over.
 TANH_SMALL = tl.constexpr(0.5)
 
@@ -101,7 +102,9 @@ def tanh(x):
     p = p * s + 0.05393346915
     p = p * s - 0.1333322578
     p = p * s + 0.333333328
-    return tl.where(magnitude < TANH_SMALL, x - x * s * p, tl.where(x < 0, -large, large))
+    sign = x.to(tl.int32, bitcast=True) & SIGN_BIT
+    signed = (large.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return tl.where(magnitude < TANH_SMALL, x - x * s * p, signed)
 
 
 @triton.jit

@@ -30,8 +30,10 @@ from .blocks import (
     load_weights,
     multiply,
     poison,
+    reload_state,
     replace_first,
     select,
+    sequences,
     split_gates,
     store_gates,
     store_saved,
@@ -109,7 +111,7 @@ def forward_kernel(
     member = program % GROUP
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    reversed_time = direction ^ reverse
+    mirrored = (direction ^ reverse) != 0  # this direction runs back in time
 
     units = member * UNITS + tl.arange(0, UNITS)
     rows = tl.arange(0, UNITS * PADDED)
@@ -126,9 +128,7 @@ def forward_kernel(
 
     plane = D * B.to(tl.int64) * H  # between two tensors of the state
     if not INTERLEAVED:
-        batch = batch_group * BLOCK_B + tl.arange(0, BLOCK_B)
-        unit_mask = (units < H)[:, None] & (batch < B)[None, :]
-        state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+        batch, unit_mask, state_offset = sequences(batch_group, units, direction, B, H, BLOCK_B)
         state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
 
     failed = False
@@ -137,16 +137,14 @@ def forward_kernel(
         tile = batch_group
         if INTERLEAVED:
             step, tile = item // tiles, batch_group + (item % tiles) * batch_groups
-            batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
-            unit_mask = (units < H)[:, None] & (batch < B)[None, :]
-            state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+            batch, unit_mask, state_offset = sequences(tile, units, direction, B, H, BLOCK_B)
             state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
 
-        length = T
+        length, active = T, batch < B
         if lengths_ptr is not None:
             length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
-        active = (batch < B) & (step < length)
-        time = tl.where(active, time_of(step, length, reversed_time), step)
+            active = step < length
+        time = time_of(step, length, active & mirrored)
         row = time * B + batch
         mask = unit_mask & active[None, :]
         at = (row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
@@ -157,10 +155,8 @@ def forward_kernel(
         if resets_ptr is not None:
             from_initial = from_initial | is_reset(resets_ptr, row, active)
             if initial_ptr is not None:
-                first = load_state(
-                    initial_ptr, state_offset, plane, mask & from_initial[None, :], STATES
-                )
-                state = select(from_initial[None, :], first, state, STATES)
+                back = mask & from_initial[None, :]
+                state = reload_state(initial_ptr, state_offset, plane, back, state, STATES)
 
         if PERSISTENT and GROUP > 1:
             group = tile * D + direction
@@ -182,7 +178,7 @@ def forward_kernel(
                 # Where there is no previous step, idle columns too, h0 is read: no mask needed.
                 inside = tl.minimum(batch, B - 1)
                 first_rows = h0_ptr + (direction * B + inside).to(tl.int64) * H
-                previous_row = time_of(step - 1, length, reversed_time) * B + batch
+                previous_row = time_of(step - 1, length, mirrored) * B + batch
                 later_rows = y_ptr + (previous_row * D + direction).to(tl.int64) * H
                 h_rows = tl.where(from_initial | (active == 0), first_rows, later_rows)
                 product = multiply(
@@ -295,7 +291,7 @@ def backward_kernel(
     part = member % SPLIT
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    reversed_time = direction ^ reverse
+    mirrored = (direction ^ reverse) != 0  # this direction runs back in time
     groups = batch_groups * tiles * D
 
     outputs = block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -313,9 +309,7 @@ def backward_kernel(
 
     plane = D * B.to(tl.int64) * H
     if not INTERLEAVED:
-        batch = batch_group * BLOCK_B + tl.arange(0, BLOCK_B)
-        unit_mask = (units < H)[:, None] & (batch < B)[None, :]
-        state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+        batch, unit_mask, state_offset = sequences(batch_group, units, direction, B, H, BLOCK_B)
         dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
         if (
             ALONE and PHASE == BOTH
@@ -324,7 +318,7 @@ def backward_kernel(
             if lengths_ptr is not None:
                 length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
             done = (batch < B) & (begin > 0) & (T - begin < length)
-            row = time_of(T - begin, length, reversed_time) * B + batch
+            row = time_of(T - begin, length, mirrored) * B + batch
             at = (row * D + direction).to(tl.int64)[None, :] * K + units[:, None]
             dr = load_gates(dr_ptr, at, unit_mask & done[None, :], GATES, H)
 
@@ -334,25 +328,23 @@ def backward_kernel(
         tile = batch_group
         if INTERLEAVED:
             n, tile = item // tiles, batch_group + (item % tiles) * batch_groups
-            batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
-            unit_mask = (units < H)[:, None] & (batch < B)[None, :]
-            state_offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
+            batch, unit_mask, state_offset = sequences(tile, units, direction, B, H, BLOCK_B)
             if PHASE != PRODUCT:
                 dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
         step = T - 1 - n
         group = tile * D + direction
 
-        length = T
+        length, active = T, (batch < B) & (step >= 0)
         if lengths_ptr is not None:
             length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
-        active = (batch < B) & (step < length) & (step >= 0)
+            active = (step < length) & (step >= 0)
         mask = unit_mask & active[None, :]
-        time = tl.where(active, time_of(step, length, reversed_time), step)
+        time = time_of(step, length, active & mirrored)
         row = time * B + batch
         at = (row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
         # The step done last gave its gates' gradients; here they go through R^T.
         later_active = (batch < B) & (step + 1 < length) & (n > 0)
-        later_row = time_of(step + 1, length, reversed_time) * B + batch
+        later_row = time_of(step + 1, length, mirrored) * B + batch
 
         # All that does not depend on other programs is on its way before the wait.
         if PHASE != PRODUCT:
@@ -361,7 +353,7 @@ def backward_kernel(
             from_initial = active & (step == 0)
             if resets_ptr is not None:
                 from_initial = from_initial | is_reset(resets_ptr, row, active)
-            earlier_row = time_of(step - 1, length, reversed_time) * B + batch
+            earlier_row = time_of(step - 1, length, mirrored) * B + batch
             earlier_at = (earlier_row * D + direction).to(tl.int64)[None, :] * H + units[:, None]
             first_mask = mask & from_initial[None, :]
             earlier_mask = mask & (from_initial == 0)[None, :]

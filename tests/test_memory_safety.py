@@ -116,18 +116,17 @@ PLANTED = Loop(
 )  # fmt: skip
 FAULTS = {
     # file, function, what it says there, what it shall say
-    "forward units": ("recurrence", "forward_kernel", "(units < H)", "(units <= H)"),
+    "units": ("blocks", "sequences", "(units < H)", "(units <= H)"),
+    "batch": ("blocks", "sequences", "(batch < B)", "(batch <= B)"),
     "forward weight rows": ("recurrence", "forward_kernel", "(row_unit < H)", "(row_unit <= H)"),
-    "forward batch": ("recurrence", "forward_kernel", "(batch < B)[None", "(batch <= B)[None"),
     "forward batch, idle": ("recurrence", "forward_kernel", "inside = tl.minimum(batch, B - 1)",
                             "inside = tl.minimum(batch, B)"),
-    "forward steps": ("recurrence", "forward_kernel", "(step < length)", "(step <= length)"),
+    "forward steps": ("recurrence", "forward_kernel", "step < length", "step <= length"),
     "forward previous": ("recurrence", "forward_kernel", "time_of(step - 1,", "time_of(step,"),
     "forward lengths": ("recurrence", "forward_kernel", "mask=batch < B", "mask=batch <= B"),
-    "backward units": ("recurrence", "backward_kernel", "(units < H)", "(units <= H)"),
     "backward outputs": ("recurrence", "backward_kernel", "outputs < H,", "outputs <= H,"),
     "backward batch": ("recurrence", "backward_kernel", "(batch < B)[None", "(batch <= B)[None"),
-    "backward steps": ("recurrence", "backward_kernel", "& (step < length)", "& (step <= length)"),
+    "backward steps": ("recurrence", "backward_kernel", "(step < length)", "(step <= length)"),
     "backward later": ("recurrence", "backward_kernel", "(step + 1 < length)",
                        "(step + 1 <= length)"),
     "backward first step": ("recurrence", "backward_kernel", "& (step >= 0)", "& (step >= -1)"),
@@ -138,6 +137,8 @@ FAULTS = {
     "columns of the operand": ("blocks", "load_operand", "(ks < limit)", "(ks <= limit)"),
     "second state": ("blocks", "load_state", "state_ptr + k * plane",
                      "state_ptr + (k + 1) * plane"),
+    "state at a reset": ("blocks", "reload_state", "state_ptr + k * plane",
+                         "state_ptr + (k + 1) * plane"),
     "saved activations": ("blocks", "store_saved", "offset[:, :, None] * 4",
                           "(offset[:, :, None] + 1) * 4"),
 }  # fmt: skip
@@ -176,7 +177,7 @@ def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -
 
 
 def test_the_planted_faults_are_all_that_is_wrong(tmp_path: Path) -> None:
-    with planted(tmp_path, "recurrence", "forward_kernel", "(units < H)", "(units < H)") as module:
+    with planted(tmp_path, "blocks", "sequences", "(units < H)", "(units < H)") as module:
         run(PLANTED, "stepwise", module)
 
 
