@@ -45,7 +45,6 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
 PLAIN = plots.Look("#222222", "o", "-")
 FILES = {"number": "dtype", "regime": "regime", "step": "effects"}
 MODEL: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
-MODELLED = ("rnn_tanh", "rnn_relu", "gru", "lstm")  # the cells that bench.bound knows
 # Unit roundoff of each format: half the distance from 1 to the next number.
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
@@ -99,7 +98,7 @@ def expected(row: dict[str, Any], axis: str, sizes: Sequence[int]) -> list[float
     None where the model (bench/ERROR.md) says nothing: other cells, several layers, odd inputs.
     """
     regime = row["regime"] if isinstance(row["regime"], str) else None
-    if row["cell"] not in MODELLED or row["layers"] != 1 or row["resets"]:
+    if row["cell"] not in bound.CELLS or row["layers"] != 1 or row["resets"]:
         return None
     if regime is not None and not regime.startswith("orthogonal"):
         return None

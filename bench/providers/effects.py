@@ -27,7 +27,7 @@ class Roundings:
 
     inputs: start from the drawn fp32 numbers instead of their rounded values (the difference to
     the truth is the inputs' own rounding). projection: W x + b is stored in the I/O type. product:
-    the loop's operand h is. sum: the loop's product accumulates in fp32. activation: sigmoid, tanh
+    the loop's operand h is. sum: both products accumulate in fp32. activation: sigmoid, tanh
     and their like are computed in fp32. carry: the state is kept in "fp32" or the "io" type between
     steps. output: y and the last state are given in the I/O type.
     """
@@ -114,7 +114,11 @@ def build(problem: Problem, roundings: Roundings) -> Call:
         return tuple(rounded(state, kept) for state in cell.step(*arguments))
 
     def forward() -> dict[str, Tensor]:
-        gx = linear(leaves["x"], leaves["w_ih_l0"], leaves["b_ih_l0"])
+        operands = (leaves["x"], leaves["w_ih_l0"], leaves["b_ih_l0"])
+        if roundings.sum:
+            gx = linear(*(operand.float() for operand in operands)).double()
+        else:
+            gx = linear(*operands)
         if roundings.projection:
             gx = rounded(gx, io)
         initial = tuple(leaves[f"{name}0"][0] for name in case.kind.states)
