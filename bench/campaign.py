@@ -39,6 +39,7 @@ CHECK_SECONDS = 600.0
 ALONE = (
     ("bench.activations", "activations.json", "64"),
     ("bench.repeat", "repeatability.json", "cell=rnn_tanh dtype=fp32"),
+    ("bench.training", "training.json", "rnn_tanh"),
 )
 
 
@@ -141,7 +142,7 @@ class Campaign:
         self._alone("bench.floor")
 
     def alone(self) -> None:
-        """Activations and repeatability, unless this code's are there."""
+        """Activations, repeatability and a training run, unless this code's are there."""
         for module, name, brief in ALONE:
             path = self.folder / "records" / name
             if path.exists() and json.loads(path.read_text())["code"] == environment.code_hash():

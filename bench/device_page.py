@@ -38,8 +38,8 @@ SECTIONS = (
     (
         "Numerical error",
         "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
-        ("error-", "activations"),
-        ("error", "activations", "repeatability"),
+        ("error-", "activations", "training"),
+        ("error", "activations", "repeatability", "training"),
     ),
     (
         "What the compiler made",

@@ -52,7 +52,7 @@ def command(
     filter: Annotated[str, typer.Option(help='Only matching cases, such as "cell=lstm".')] = "",
     max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this.")] = None,
     alone: Annotated[
-        bool, typer.Option(help="Also measure the activations alone and repeatability.")
+        bool, typer.Option(help="Also measure activations, repeatability, a training run.")
     ] = True,
     rerun: Annotated[str | None, typer.Option(help="Measure again: failed, all, a status.")] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="A file with providers.")] = None,
@@ -63,14 +63,20 @@ def command(
     """Measure how far each implementation is from float64, why, and how it grows with time.
 
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
-    Then the activations over the whole float32 range, whether answers repeat bit for bit, and the
-    report. `--preset quick` takes under three minutes on two CPU cores.
+    Before that the activations over the whole float32 range, whether answers repeat bit for bit,
+    and a training run beside torch.nn's; then the report. `--preset quick` takes under three
+    minutes on two CPU cores.
     """
     started = time.monotonic()
     folder = results / environment.slug(environment.probe().name)
     if alone:
-        points = ("4096",) if preset == "quick" else ()
-        for module, words in (("bench.activations", points), ("bench.repeat", ())):
+        quick = preset == "quick"
+        asked: dict[str, tuple[str, ...]] = {
+            "bench.activations": ("4096",) * quick,
+            "bench.repeat": (),
+            "bench.training": ("rnn_tanh",) * quick,
+        }
+        for module, words in asked.items():
             print(run_alone(module, folder, *words))
     options = sweep.Options(
         preset=preset,

@@ -23,6 +23,7 @@ from bench import (
     exactness,
     figures,
     figures_error,
+    figures_training,
     frames,
     heatmaps,
     page,
@@ -86,7 +87,7 @@ def jobs(run: frames.Run) -> list[figures.Job]:
     if len(error):
         found += figures_error.curve_jobs(error)
         found += figures_error.category_jobs(error)
-    return [*found, *exactness.jobs(run.folder)]
+    return [*found, *exactness.jobs(run.folder), *figures_training.jobs(run.folder)]
 
 
 def _draw(job: figures.Job, folder: Path) -> list[Path]:
@@ -138,7 +139,8 @@ def build(paths: Sequence[Path]) -> list[Path]:
 
 def all_tables(run: frames.Run) -> list[typeset.Table]:
     """Every table that a run fills."""
-    return [*tables.all_tables(run), *exactness.tables(run.folder)]
+    alone = (*exactness.tables(run.folder), *figures_training.tables(run.folder))
+    return [*tables.all_tables(run), *alone]
 
 
 def remove_stale(folder: Path, kept: set[Path]) -> None:

@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bench import compiled, exactness, figures, figures_error, frames, heatmaps, plots
+from bench import (
+    compiled,
+    exactness,
+    figures,
+    figures_error,
+    figures_training,
+    frames,
+    heatmaps,
+    plots,
+)
 from tests import synthetic
 
 BASELINE = Path(__file__).parent / "baseline"
@@ -45,6 +54,17 @@ def functions() -> dict:
     }
 
 
+def losses() -> dict:
+    """An invented file of training runs."""
+    falling = [4 - 0.03 * step for step in range(50)]
+    curves = {
+        cell: {"torch.nn": falling, "ours": [x + 1e-8 * k * k for k, x in enumerate(falling)]}
+        for cell in ("gru", "lstm")
+    }
+    sizes = {"T": 8, "B": 4, "I": 8, "H": 16}
+    return functions() | {"losses": curves, "bound": 1e-4, "sizes": sizes, "seed": 0}
+
+
 def jobs() -> dict[str, figures.Job]:
     """One figure of each kind, by the stored picture's name."""
     records = synthetic.small()
@@ -62,6 +82,7 @@ def jobs() -> dict[str, figures.Job]:
         "dtype": dots[0],
         "resources": next(compiled.jobs(run.of("resources"))),
         "activations": lambda folder: exactness.activations(functions(), folder),
+        "training": lambda folder: figures_training.training(losses(), folder),
     }
 
 

@@ -1,64 +1,56 @@
 """Training from the same seed: our modules and torch.nn's give the same curve of the loss."""
 
-from pathlib import Path
+import json
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from tests.twins import (
-    KINDS,
-    where_the_kernels_run,  # noqa: F401 - a fixture of every test here
-)
-
-TEXT = (Path(__file__).parents[1] / "LICENSE").read_text().split("TERMS AND CONDITIONS")[1][:4000]
-LETTERS = sorted(set(TEXT))
-T, B, H, STEPS = 8, 4, 16, 50
-# The gradients of both sides differ by some 1e-6 of their size (float32, sums in another order).
-# RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
-# this adds up, at random, to 1e-8 * sqrt(50 * 2000) = 3e-6 in the loss, and steps that feed the
-# difference back may multiply it; the loss itself falls by 1 in the meantime.
-BOUND = 1e-4
-
-
-class Letters(nn.Module):
-    """A character model: which letter comes next."""
-
-    def __init__(self, recurrent: nn.Module) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(len(LETTERS), 8)
-        self.recurrent = recurrent
-        self.head = nn.Linear(H, len(LETTERS))
-
-    def forward(self, letters: Tensor) -> Tensor:
-        output, _ = self.recurrent(self.embed(letters))
-        return self.head(output)
-
-
-def losses(kind: type[nn.Module], seed: int, **options: str) -> list[float]:
-    """The loss in each of STEPS training steps, each with B pieces [T] of the text."""
-    torch.manual_seed(seed)
-    model = Letters(kind(8, H, **options))
-    codes = torch.tensor([LETTERS.index(letter) for letter in TEXT])
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=0.01)
-    curve = []
-    for _ in range(STEPS):
-        starts = torch.randint(len(TEXT) - T, (B,))
-        pieces = codes[starts + torch.arange(T + 1)[:, None]]  # [T + 1, B]
-        scores = model(pieces[:-1])
-        loss = nn.functional.cross_entropy(scores.flatten(0, 1), pieces[1:].flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        curve.append(loss.item())
-    return curve
+from bench import report, store, training
+from tests import synthetic
+from tests.test_report_images import losses
+from tests.twins import DEVICE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", KINDS)
+@pytest.mark.parametrize("cell", training.CELLS)
 def test_the_loss_curve_is_torchs(cell, seed):
-    ours, theirs, options = KINDS[cell]
-    curve, expected = losses(ours, seed, **options), losses(theirs, seed, **options)
+    found = training.curves(cell, seed, DEVICE)
+    curve, expected = found["ours"], found["torch.nn"]
+    assert len(curve) == len(expected) >= 50
     assert expected[-1] < expected[0] - 0.5, "nothing was learned"
     worst = max(abs(a - b) for a, b in zip(curve, expected, strict=True))
-    assert worst <= BOUND, f"the losses differ by up to {worst:.1e}"
+    # Why so much is allowed stands beside it.
+    assert worst <= training.BOUND, f"the losses differ by up to {worst:.1e}"
+
+
+def test_the_bound_sees_a_wrong_gradient(seed):
+    """One in which each entry is off by a hundredth of their size: another curve."""
+
+    def disturbed(i: int, h: int) -> torch.nn.Module:
+        module: Any = torch.nn.GRU(i, h)
+        module.weight_hh_l0.register_hook(lambda g: g + 0.01 * g.std())
+        return module
+
+    curve, expected = (training.losses(kind, seed, DEVICE) for kind in (disturbed, torch.nn.GRU))
+    assert max(abs(a - b) for a, b in zip(curve, expected, strict=True)) > 10 * training.BOUND
+
+
+def test_the_report_draws_the_curves(tmp_path):
+    folder = tmp_path / "device"
+    (folder / "records").mkdir(parents=True)
+    lines = [json.dumps(store.clean(record)) for record in synthetic.small()[:3]]
+    (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "records" / training.FILE).write_text(json.dumps(losses()))
+    names = {path.name for path in report.build([folder])}
+    assert {"training.png", "training.pdf", "training.svg", "training.csv", "training.md"} <= names
+    written = (folder / "figures" / "training.csv").read_text().splitlines()
+    assert len(written) == 1 + 2 * 50
+    page = (folder / "README.md").read_text()
+    assert "figures/training.png" in page and "A training run from the same seed" in page
+
+
+def test_a_measured_run_has_what_the_report_reads():
+    found = training.measure(["gru"], steps=2)
+    assert set(found) == set(losses()) - {"functions", "points"}
+    assert [len(curve) for curve in found["losses"]["gru"].values()] == [2, 2]
