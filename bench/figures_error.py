@@ -61,6 +61,20 @@ def by_part(error: pd.DataFrame) -> pd.DataFrame:
     return ok.groupby(keys, dropna=False, sort=False, as_index=False)["rel_l2"].max()
 
 
+def one_pass(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a setting measured in both passes the one with gradients, so that bands are of seeds."""
+    both = rows[rows["pass"] == "fwd+bwd"]
+    return both if len(both) else rows
+
+
+def longest(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The cuts with most sizes along an axis: growth is shown as far as it was measured."""
+    fixed = [name for name in frames.SIZES if name != axis]
+    counts = rows.groupby(fixed)[axis].nunique()
+    cuts = counts[counts == counts.max()].index
+    return rows[pd.MultiIndex.from_frame(rows[fixed]).isin(cuts)]
+
+
 def notes(rows: pd.DataFrame) -> list[str]:
     """What must be said beside an error figure."""
     said = []
@@ -82,7 +96,7 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
     for setting, rows in frames.settings(parts, SETTING):
         failed = _matching(error[error["status"] != "ok"], setting)
         for axis in ("T", "H", "B"):
-            found = frames.best_slice(rows, axis)
+            found = frames.best_slice(longest(one_pass(rows), axis), axis)
             if found is None:
                 continue
             cut, here = found
@@ -220,7 +234,7 @@ def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
         if column == "regime":
             parts = parts.assign(regime=parts["regime"].astype(object).fillna("default"))
         for setting, rows in frames.settings(parts, names):
-            rows = same_shapes(rows, column)
+            rows = same_shapes(one_pass(rows), column)
             if rows[column].nunique() > 1:
                 yield functools.partial(dots, rows, column, setting)
     for setting, rows in frames.settings(effects, SETTING):
