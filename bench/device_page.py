@@ -39,7 +39,15 @@ SECTIONS = (
         "Numerical error",
         "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
         ("error-", "activations", "training"),
-        ("error", "activations", "repeatability", "training"),
+        (
+            "error",
+            "error-growth",
+            "error-regimes",
+            "error-effects",
+            "activations",
+            "repeatability",
+            "training",
+        ),
     ),
     (
         "What the compiler made",

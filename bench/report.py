@@ -26,10 +26,12 @@ from bench import (
     figures_training,
     frames,
     heatmaps,
+    heatmaps_error,
     page,
     plots,
     store,
     tables,
+    tables_error,
     typeset,
 )
 
@@ -87,6 +89,7 @@ def jobs(run: frames.Run) -> list[figures.Job]:
     if len(error):
         found += figures_error.curve_jobs(error)
         found += figures_error.category_jobs(error)
+        found += heatmaps_error.jobs(error)
     return [*found, *exactness.jobs(run.folder), *figures_training.jobs(run.folder)]
 
 
@@ -140,7 +143,8 @@ def build(paths: Sequence[Path]) -> list[Path]:
 def all_tables(run: frames.Run) -> list[typeset.Table]:
     """Every table that a run fills."""
     alone = (*exactness.tables(run.folder), *figures_training.tables(run.folder))
-    return [*tables.all_tables(run), *alone]
+    error = tables_error.all_tables(frames.errors(run.of("error")))
+    return [*tables.all_tables(run), *error, *alone]
 
 
 def remove_stale(folder: Path, kept: set[Path]) -> None:
