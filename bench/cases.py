@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -104,7 +105,7 @@ class Case:
     def kind(self) -> Cell:
         return CELLS[self.cell]
 
-    @property
+    @functools.cached_property
     def case_id(self) -> str:
         """The case in words: equal cases, and only those, share it."""
         number = self.dtype if self.precision == "none" else f"{self.dtype}:{self.precision}"
@@ -117,6 +118,10 @@ class Case:
 
     def fields(self) -> dict[str, Any]:
         """The case as a record's fields."""
+        return self._fields.copy()
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, Any]:
         return {
             "case_id": self.case_id,
             "cell": self.cell,
@@ -192,8 +197,11 @@ def matches(case: Case, text: str) -> bool:
     Raises:
         ValueError: for a term that is no comparison of a field.
     """
+    terms = text.split()
+    if not terms:
+        return True
     fields = case.fields()
-    for term in text.split():
+    for term in terms:
         found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
         if found is None or found[1] not in fields:
             raise ValueError(

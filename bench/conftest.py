@@ -55,11 +55,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ]
     parameters += [
         pytest.param(
-            None,
-            id=f"{item.case.case_id}-{item.providers[0]}",
-            marks=pytest.mark.skip(reason=reason),
+            None, id=f"{item.case.case_id}-{name}", marks=pytest.mark.skip(reason=reason)
         )
-        for item, reason in plan.skipped
+        for item, name, reason in plan.skipped
     ]
     metafunc.parametrize("measured", parameters, indirect=True)
 

@@ -89,12 +89,13 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
     ranks = [
         coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
     ]
+    at = [AXES.index(axis) for axis in SIZES]
     found = []
     for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
         values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
-        order = sum(ranks[axis][k] for axis, k in enumerate(chosen))
         # Of equal rank, one shape is seen in every cell, pass and type before the next shape.
-        shape = tuple(chosen[AXES.index(axis)] for axis in SIZES)
+        shape = tuple(chosen[k] for k in at)
+        order = sum(ranks[k][chosen[k]] for k in at)
         found.append(((order, shape), make_case(**values)))
     return [case for _, case in sorted(found, key=lambda pair: pair[0])]
 

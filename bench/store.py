@@ -220,8 +220,12 @@ class Writer:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")  # what a killed process left becomes a line of its own
 
-    def append(self, record: Record) -> None:
-        """Check a record and put it on the disk before returning."""
+    def append(self, record: Record, *, sync: bool = True) -> None:
+        """Check a record and put it on the disk before returning.
+
+        Without ``sync`` the system may still hold it in memory: for what costs nothing to find out
+        again.
+        """
         record = clean(record)
         check(record)
         line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
@@ -229,7 +233,8 @@ class Writer:
         written = os.write(self._file, data)
         while written < len(data):  # a full disk or a signal; a reader sees a torn line at worst
             written += os.write(self._file, data[written:])
-        os.fsync(self._file)
+        if sync:
+            os.fsync(self._file)
 
     def close(self) -> None:
         os.close(self._file)

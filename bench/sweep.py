@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ CASE_SECONDS = 1.0  # the truth and the checks, for the estimate
 
 @dataclass
 class Plan:
-    """What a sweep will do: items to measure, and who cannot run what, with the reason."""
+    """What a sweep will do: items to measure, and who cannot run what, with the reason.
+
+    ``skipped`` holds a request for all its providers, one of them, and why that one cannot run it.
+    """
 
     run_id: str
     items: list[Item] = field(default_factory=list)
-    skipped: list[tuple[Item, str]] = field(default_factory=list)
+    skipped: list[tuple[Item, str, str]] = field(default_factory=list)
     done: int = 0
 
     def seconds(self, machine: Machine, per_provider: float) -> float:
@@ -96,27 +99,38 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
         for request in preset.requests
         if request.kind == kind and matches(request.case, options.filter)
     ]
+    # What is not timed may run in the interpreter.
+    here = {kind: replace(machine, interpreted=_interpreted(kind, machine)) for kind in KINDS}
+
+    @functools.cache
+    def asked(names: str | tuple[str, ...]) -> dict[str, providers.Provider]:
+        return {each.name: each for each in providers.chosen(names)}
+
     for request in shard(requests, options.shard):
         kind, case, regime = request.kind, request.case, request.regime
         seed = options.seed if request.seed is None else options.seed + request.seed
-        # What is not timed may run in the interpreter.
-        here = replace(machine, interpreted=kind == "error" and not machine.is_cuda)
+        wanted = asked(options.providers or request.providers or names)
+        everyone = Item(kind, case, tuple(wanted), seed, regime)
         able = []
-        for each in providers.chosen(options.providers or request.providers or names):
-            if kind == "error" and (each.graph or each.name.endswith("compiled")):
+        for name, each in wanted.items():
+            if kind == "error" and (each.graph or name.endswith("compiled")):
                 continue  # the same arithmetic as without
-            status = statuses.get((kind, case.case_id, each.name, regime, seed))
-            if status is not None and status not in again:
+            status = statuses and statuses.get((kind, case.case_id, name, regime, seed))
+            if status and status not in again:
                 plan.done += 1
                 continue
-            reason = each.supports(case, here)
+            reason = each.supports(case, here[kind])
             if reason:
-                plan.skipped.append((Item(kind, case, (each.name,), seed, regime), reason))
+                plan.skipped.append((everyone, name, reason))
             else:
-                able.append(each.name)
+                able.append(name)
         if able:
-            plan.items.append(Item(kind, case, tuple(able), seed, regime))
+            plan.items.append(replace(everyone, providers=tuple(able)))
     return plan
+
+
+def _interpreted(kind: str, machine: Machine) -> bool:
+    return kind == "error" and not machine.is_cuda
 
 
 def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
@@ -180,21 +194,22 @@ def carry_out(
     }
     base["commit"], base["dirty"] = environment.git_state()
     facts = None
-    for item, reason in plan.skipped:
+    for item, provider, reason in plan.skipped:
         facts = facts or workers(item.kind).hello()["device"]
         writer.append(
             store.blank(
                 **base,
                 **item.case.fields(),
                 kind=item.kind,
-                provider=item.providers[0],
+                provider=provider,
                 status="unsupported",
                 reason=reason,
                 device=facts,
                 regime=item.regime,
                 seed=item.seed,
                 time=now(),
-            )
+            ),
+            sync=False,
         )
         counts["unsupported"] += 1
     known = providers.PROVIDERS
@@ -205,7 +220,7 @@ def carry_out(
         try:
             answers = workers(item.kind).measure(
                 item,
-                note=partial(progress, index, len(plan.items), item),
+                note=functools.partial(progress, index, len(plan.items), item),
                 deadline=deadline,
             )
         except Stopped:
@@ -278,11 +293,24 @@ def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]
     for item in plan.items:
         words = [item.case.case_id, item.regime, f"seed {item.seed}" if item.seed else None]
         yield f"{item.kind:5} {' '.join(filter(None, words))}: {', '.join(item.providers)}"
-    reasons = Counter((item.providers[0], reason) for item, reason in plan.skipped)
+    reasons = Counter((name, reason) for _, name, reason in plan.skipped)
     for (name, reason), count in sorted(reasons.items()):
         yield f"skip  {name} in {count} cases: {reason}"
-    minutes = plan.seconds(machine, per_provider) / 60
     yield (
-        f"{len(plan.items)} cases to measure on {machine.name}, {plan.done} done before, "
-        f"{len(plan.skipped)} skipped; about {minutes:.0f} minutes (a guess)"
+        f"{len(plan.items):,} cases to measure on {machine.name}, {plan.done:,} done before, "
+        f"{len(plan.skipped):,} skipped; about {duration(plan.seconds(machine, per_provider))} "
+        "(a guess)"
     )
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that a reader would choose.
+
+    >>> duration(9), duration(600), duration(8 * 3600), duration(6 * 86400)
+    ('9 seconds', '10 minutes', '8.0 hours', '6.0 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

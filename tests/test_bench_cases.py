@@ -1,6 +1,8 @@
 """What is measured: presets, filters, shards, and the order of information."""
 
 import csv
+import doctest
+import importlib
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,9 @@ def test_shards_partition():
 def test_a_wrong_case_is_refused_by_name(values: dict, names: str):
     with pytest.raises(ValueError, match=rf"{names}.*accepted"):
         case(**values)
+
+
+@pytest.mark.parametrize("name", ["presets", "sweep", "environment", "frames", "plots", "typeset"])
+def test_examples_in_docstrings_are_true(name: str):
+    found = doctest.testmod(importlib.import_module(f"bench.{name}"))
+    assert found.attempted and not found.failed

@@ -215,12 +215,16 @@ def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
 def test_help_and_dry_run_are_quick_and_import_no_torch(tmp_path: Path):
     for words, seconds, content in (
         (["--help"], 0.5, "quick"),
+        (["sweep", "--help"], 0.5, "--max-minutes"),
         (["sweep", "--preset", "paper", "--dry-run"], 2.0, "cases to measure"),
+        (["sweep", "--preset", "full", "--dry-run"], 2.0, "cases to measure"),
     ):
         run_cli(*words)  # fill the caches of the disk
-        started = time.perf_counter()
+        before = os.times()
         found = run_cli(*words)
-        spent = time.perf_counter() - started
+        after = os.times()
+        # The processor's seconds, which a busy machine does not stretch; all in one thread.
+        spent = sum(after[2:4]) - sum(before[2:4])
         assert found.returncode == 0 and content in found.stdout, found.stderr
         assert spent < seconds, f"{words} took {spent:.2f} s"
         code = (
@@ -237,7 +241,7 @@ def test_dry_run_says_what_is_skipped_and_why():
     found = run_cli("sweep", "--preset", "paper", "--dry-run").stdout
     if environment.probe().kind == "cpu":
         assert "skip  ours in" in found and "interpreter" in found
-    assert "about" in found and "minutes" in found
+    assert "about" in found and "(a guess)" in found
 
 
 @pytest.mark.parametrize(
