@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +46,9 @@ def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SEC
 
 
 def command(
-    preset: Annotated[str, typer.Option(help="Whose error grids to measure.")] = "error",
+    preset: Annotated[
+        str | None, typer.Option(help="Whose error grids to measure; error, or error-cpu on a CPU.")
+    ] = None,
     preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS,
     providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
     filter: Annotated[str, typer.Option(help='Only matching cases, such as "cell=lstm".')] = "",
@@ -63,42 +65,42 @@ def command(
     """Measure how far each implementation is from float64, why, and how it grows with time.
 
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
-    Before that the activations over the whole float32 range, whether answers repeat bit for bit,
-    and a training run beside torch.nn's; then the report. `--preset quick` takes under three
-    minutes on two CPU cores.
+    Beside that the activations over the whole float32 range, whether answers repeat bit for bit,
+    and a training run beside torch.nn's; then the report. On two CPU cores `--preset quick` takes
+    under three minutes and the whole under 25.
     """
-    started = time.monotonic()
-    folder = results / environment.slug(environment.probe().name)
-    if alone:
+    machine = environment.probe()
+    folder = results / environment.slug(machine.name)
+    preset = preset or ("error" if machine.is_cuda else "error-cpu")
+    # Nothing here is timed, so the parts may share the machine.
+    with ThreadPoolExecutor(1) as pool:
         quick = preset == "quick"
         asked: dict[str, tuple[str, ...]] = {
-            "bench.activations": ("4096",) * quick,
             "bench.repeat": (),
             "bench.training": ("rnn_tanh",) * quick,
+            "bench.activations": ("4096",) * quick,
         }
-        for module, words in asked.items():
-            print(run_alone(module, folder, *words))
-    options = sweep.Options(
-        preset=preset,
-        preset_file=preset_file,
-        kinds=("error",),
-        providers=providers,
-        filter=filter,
-        rerun=rerun,
-        plugins=tuple(path.resolve() for path in plugin or ()),
-        run=run,
-        seed=seed,
-    )
-    left = None if max_minutes is None else max_minutes * 60 - (time.monotonic() - started)
-    with bar("error", left) as progress:
-        folder, counts, undone = sweep.sweep(
-            options,
-            {"seed": seed},
-            results,
-            None if left is None else left / 60,
-            progress=progress,
+        if not alone:
+            asked = {}
+        beside = [pool.submit(run_alone, name, folder, *words) for name, words in asked.items()]
+        options = sweep.Options(
+            preset=preset,
+            preset_file=preset_file,
+            kinds=("error",),
+            providers=providers,
+            filter=filter,
+            rerun=rerun,
+            plugins=tuple(path.resolve() for path in plugin or ()),
+            run=run,
+            seed=seed,
         )
-    print(outcome(counts, undone))
+        with bar("error", None if max_minutes is None else max_minutes * 60) as progress:
+            folder, counts, undone = sweep.sweep(
+                options, {"seed": seed}, results, max_minutes, progress=progress
+            )
+        print(outcome(counts, undone))
+        for part in beside:
+            print(part.result())
     from bench import report
 
     report.main(folder)
