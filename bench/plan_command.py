@@ -9,7 +9,7 @@ import typer
 from bench.cases import CELLS
 from kernels.cost import Cost
 from kernels.devices import DEVICES, Device
-from kernels.plan import Plan, Problem, backward_plan, forward_plan
+from kernels.plan import MODES, Plan, Problem, backward_plan, forward_plan
 
 NUMBERS = {
     "bf16": ("bfloat16", "ieee"),
@@ -18,6 +18,8 @@ NUMBERS = {
     "fp32:ieee": ("float32", "ieee"),
     "fp32:tf32": ("float32", "tf32"),
 }
+# Beyond these one layer's weights, or one step's states, fill any GPU's memory.
+MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
 PASSES = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
 PARTS = {
     "barrier_us": "barrier",
@@ -90,9 +92,10 @@ def command(
     accept("dtype", dtype, NUMBERS)
     accept("pass", pass_, PASSES)
     accept("directions", directions, (1, 2))
-    for name, size in (("hidden", hidden), ("batch", batch)):
-        if size < 1:
-            raise ValueError(f"{name} is {size}; accepted: an integer of at least 1")
+    accept("mode", mode, MODES)
+    for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):
+        if not 1 <= size <= most:
+            raise ValueError(f"{name} is {size}; accepted: an integer from 1 to {most}")
     limits = DEVICES[device]
     problem = Problem(CELLS[cell].gates, batch, hidden, directions, *NUMBERS[dtype])
     print(
