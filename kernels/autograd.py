@@ -76,7 +76,7 @@ def plans(
                 "mode='persistent' needs programs that run at the same time, and the interpreter "
                 "runs them one after another; use 'auto' or 'stepwise'"
             )
-        if mode == "auto":
+        if mode in ("auto", "auto-graph"):
             mode = "stepwise"
     return forward_plan(problem, limits, mode), backward_plan(problem, limits, mode)
 

@@ -29,8 +29,12 @@ TENSOR_SHARE = 0.6
 FMA_SHARE = 0.4
 # The meeting of the few programs that share a backward product, of a whole barrier.
 MEETING_SHARE = 0.8
-# From one kernel's end to the next one's start: replayed in a graph.
+# From one kernel's end to the next one's start.
 LAUNCH_US = 2.0
+# What Python needs to launch one of our kernels, and a GEMM of torch's with its views; a replayed
+# CUDA graph needs neither.
+HOST_KERNEL_US = 16.0
+HOST_GEMM_US = 8.0
 # A GEMM's least time: a skinny one is bound by latency (split over K, or few tiles).
 GEMM_US = 3.0
 
@@ -50,6 +54,7 @@ class Cost:
     gates_us: float = 0.0  # pointwise instructions
     memory_us: float = 0.0  # inputs and outputs in device memory
     launch_us: float = 0.0
+    host_us: float = 0.0  # Python's time for the step's launches
 
 
 def step_bytes(problem: Problem, backward: bool) -> int:
@@ -127,8 +132,8 @@ def persistent(
     )
 
 
-def per_step_gemm(problem: Problem, device: Device, backward: bool) -> Cost:
-    """A step of a GEMM by torch's library and a pointwise kernel, both replayed from a graph."""
+def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Cost:
+    """A step of a GEMM by torch's library and a pointwise kernel, launched or replayed."""
     operations = 2 * problem.gates * problem.H**2 * problem.B * problem.directions
     if problem.exact:
         peak = device.fma * 2 * FMA_SHARE  # a tuned GEMM keeps its operands in registers
@@ -144,13 +149,15 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool) -> Cost:
     memory = step_bytes(problem, backward) / (device.hbm_gbps * 1e3)
     gates = 1.0 + sums / (device.l2_gbps / 2 * 1e3) + memory
     launch = LAUNCH_US * (1 + problem.directions)
+    host = 0.0 if replayed else HOST_KERNEL_US + HOST_GEMM_US * problem.directions
     return Cost(
-        floor_us=launch + product + gates,
+        floor_us=max(host, launch + product + gates),
         weights_us=reading,
         product_us=product,
         gates_us=gates,
         memory_us=memory,
         launch_us=launch,
+        host_us=host,
     )
 
 
@@ -159,8 +166,9 @@ def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
     launches = 2 if split > 1 else 1
     stream = weight_bytes / (device.l2_gbps * 1e3)
     floor = loop.floor_us - loop.barrier_us + launches * LAUNCH_US + stream
+    host = launches * HOST_KERNEL_US
     return Cost(
-        floor_us=floor,
+        floor_us=max(host, floor),
         gather_us=loop.gather_us,
         weights_us=loop.weights_us,
         stream_us=stream,
@@ -168,4 +176,5 @@ def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
         gates_us=loop.gates_us,
         memory_us=loop.memory_us,
         launch_us=launches * LAUNCH_US,
+        host_us=host,
     )

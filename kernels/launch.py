@@ -4,7 +4,7 @@
 looked). Every mode launches the same two kernels with the same arguments but for the steps.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -41,22 +41,23 @@ def forward(
     )
     y, state = arguments["y_ptr"], arguments["state_ptr"]
     launch = partial(forward_kernel[(plan.programs,)], **arguments, **options(plan))
-    if B == 0:
-        pass
-    elif plan.mode == "persistent":
-        _check_targets(plan, T)
-        launch(begin=0, end=T)
-    elif plan.mode == "stepwise":
-        for step in range(T):
-            launch(begin=step, end=step + 1)
-    else:
-        product = arguments["product_ptr"]
-        with gemm.matmul_precision(precision) if gx.dtype == torch.float32 else nullcontext():
+    with _current(gx.device):
+        if B == 0:
+            pass
+        elif plan.mode == "persistent":
+            _check_targets(plan, T)
+            launch(begin=0, end=T)
+        elif plan.mode == "stepwise":
             for step in range(T):
-                gemm.forward_product(
-                    product, step, y, initial[0], w_hh, b_hh, lengths, resets, reverse
-                )
                 launch(begin=step, end=step + 1)
+        else:
+            product = arguments["product_ptr"]
+            with gemm.matmul_precision(precision) if gx.dtype == torch.float32 else nullcontext():
+                for step in range(T):
+                    gemm.forward_product(
+                        product, step, y, initial[0], w_hh, b_hh, lengths, resets, reverse
+                    )
+                    launch(begin=step, end=step + 1)
     return y, state, arguments["history_ptr"], arguments["saved_ptr"]
 
 
@@ -96,23 +97,24 @@ def backward(
     )
     dgx, dr = arguments["dgx_ptr"], arguments["dr_ptr"]
     launch = partial(backward_kernel[(plan.programs,)], **arguments, **options(plan))
-    if B == 0:
-        pass
-    elif plan.mode == "persistent":
-        _check_targets(plan, T + 1)
-        launch(begin=0, end=T + 1, PHASE=BOTH.value)
-    elif plan.mode == "stepwise":
-        phases = (PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,)
-        for item in range(T + 1):
-            for phase in phases:
-                launch(begin=item, end=item + 1, PHASE=phase.value)
-    else:
-        product = arguments["partial_ptr"]
-        with gemm.matmul_precision(precision) if dy.dtype == torch.float32 else nullcontext():
+    with _current(dy.device):
+        if B == 0:
+            pass
+        elif plan.mode == "persistent":
+            _check_targets(plan, T + 1)
+            launch(begin=0, end=T + 1, PHASE=BOTH.value)
+        elif plan.mode == "stepwise":
+            phases = (PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,)
             for item in range(T + 1):
-                if item > 0:
-                    gemm.backward_product(product, T - item, dr, w_hh, lengths, reverse)
-                launch(begin=item, end=item + 1, PHASE=POINTWISE.value)
+                for phase in phases:
+                    launch(begin=item, end=item + 1, PHASE=phase.value)
+        else:
+            product = arguments["partial_ptr"]
+            with gemm.matmul_precision(precision) if dy.dtype == torch.float32 else nullcontext():
+                for item in range(T + 1):
+                    if item > 0:
+                        gemm.backward_product(product, T - item, dr, w_hh, lengths, reverse)
+                    launch(begin=item, end=item + 1, PHASE=POINTWISE.value)
     dstate, dinitial = arguments["dstate_ptr"], arguments["dinitial_ptr"]
     return dgx, dr, dstate if dinitial is None else dstate + dinitial
 
@@ -250,6 +252,11 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
         # one it prefetches all it can, which is too much in a loop that streams weights.
         found["maxnreg"] = MOST_REGISTERS["sm"]
     return found
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _check_targets(plan: Plan, steps: int) -> None:

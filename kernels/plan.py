@@ -16,7 +16,8 @@ from .devices import Device as Device
 from .tiles import Problem as Problem
 from .tiles import Tile, backward_tiles, forward_tiles, power_of_two
 
-MODES = ("auto", "persistent", "stepwise", "gemm")
+# "auto-graph" chooses as "auto" does, for calls that a CUDA graph replays.
+MODES = ("auto", "auto-graph", "persistent", "stepwise", "gemm")
 # No compiler gives a thread more, so what fits with as many is certain to run at once.
 MOST_REGISTERS = {"sm": 255, "gfx": 512}
 # A grid is a 32-bit number.
@@ -77,7 +78,7 @@ def backward_plan(problem: Problem, device: Device, mode: str = "auto") -> Plan:
 def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
-    outside = gemm(problem, device, backward)
+    outside = gemm(problem, device, backward, replayed=mode == "auto-graph")
     if mode == "gemm":
         return replace(outside, reason="asked for")
     best = min(persistent_plans(problem, device, backward), key=lambda p: p.floor_us, default=None)
@@ -172,7 +173,7 @@ def _from_tile(
     )
 
 
-def gemm(problem: Problem, device: Device, backward: bool) -> Plan:
+def gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Plan:
     """The plan with a GEMM per step outside: the kernels only do the pointwise part."""
     block_b = min(POINTWISE_BATCH, power_of_two(problem.B))
     units = min(POINTWISE_UNITS, max(16, power_of_two(problem.H)))
@@ -194,7 +195,7 @@ def gemm(problem: Problem, device: Device, backward: bool) -> Plan:
         num_warps=4,
         shared_bytes=POINTWISE_BYTES * units * block_b,
         capacity=MOST_PROGRAMS,
-        cost=cost.per_step_gemm(problem, device, backward),
+        cost=cost.per_step_gemm(problem, device, backward, replayed),
     )
 
 

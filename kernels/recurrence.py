@@ -13,7 +13,9 @@ Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidd
 counts in the order of computation; `time` is the index into the tensors.
 
 The loops over time switch off the hoisting of invariants: else the addresses of all resident chunks
-stay in registers, three times as many as the kernels need.
+stay in registers, three times as many as the kernels need. They have one stage: in a loop without
+a barrier the compiler would else keep room to load the operand of a next step, which a launch for
+one step has not.
 """
 
 import triton
@@ -132,7 +134,7 @@ def forward_kernel(
         state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
 
     failed = False
-    for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
+    for item in tl.range(begin * tiles, end * tiles, num_stages=1, disable_licm=True):
         step = item
         tile = batch_group
         if INTERLEAVED:
@@ -323,7 +325,7 @@ def backward_kernel(
             dr = load_gates(dr_ptr, at, unit_mask & done[None, :], GATES, H)
 
     failed = False
-    for item in tl.range(begin * tiles, end * tiles, disable_licm=True):
+    for item in tl.range(begin * tiles, end * tiles, num_stages=1, disable_licm=True):
         n = item
         tile = batch_group
         if INTERLEAVED:
@@ -414,8 +416,6 @@ def backward_kernel(
                     summed = unit_mask & later_active[None, :]
                     product += tl.load(sums, mask=summed, other=0.0, cache_modifier=".cg")
             dh = dstate[0] + tl.where(later_active[None, :], product, 0.0)
-            if PERSISTENT and not ALONE:
-                dh = tl.where(failed, float("nan"), dh)
             dstate = replace_first(dstate, dh, STATES)
             if resets_ptr is not None:
                 was_reset = (is_reset(resets_ptr, later_row, later_active))[None, :]
@@ -433,9 +433,13 @@ def backward_kernel(
             if ALONE:  # units past H go into the product too, where NaN times a weight of 0 is NaN
                 kept = mask
             dgx = keep(kept, gradients[0], GATES)
+            if PERSISTENT and not ALONE:
+                dgx = poison(dgx, failed, GATES)
             dr = dgx
             if SEPARATE:
                 dr = keep(kept, gradients[1], GATES)
+                if PERSISTENT and not ALONE:
+                    dr = poison(dr, failed, GATES)
             gate_at = (row * D + direction).to(tl.int64)[None, :] * K + units[:, None]
             gate_mask = unit_mask & (step >= 0)
             store_gates(dr_ptr, gate_at, gate_mask, dr, GATES, H)

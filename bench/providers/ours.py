@@ -25,7 +25,7 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
         return "the kernels need a GPU; on the CPU they run only in Triton's interpreter"
     if not machine.is_cuda and case.precision in ("tf32", "tf32x3"):
         return "the interpreter multiplies in ieee fp32 whatever precision is asked for"
-    if not machine.is_cuda and mode not in ("auto", "stepwise"):
+    if not machine.is_cuda and mode not in ("auto", "auto-graph", "stepwise"):
         return "the interpreter runs programs one after another, so only step by step"
     return None
 
@@ -83,7 +83,7 @@ for _name, _mode, _graph in (
     ("ours-persistent", "persistent", False),
     ("ours-stepwise", "stepwise", False),
     ("ours-gemm", "gemm", False),
-    ("ours-graph", "auto", True),
+    ("ours-graph", "auto-graph", True),
     ("ours-stepwise-graph", "stepwise", True),
 ):
     provider(
