@@ -74,6 +74,8 @@ def speedup_map(
             "cuDNN's persistent algorithms, as torch's rule asks for them: "
             f"{', '.join(marks) or 'nowhere'}{twice}."
         )
+    if (rows["speedup"].isna() & (rows["status"] == "ok")).any():
+        said.append(f"– no time of {baseline} to compare with.")
     sheet = plots.Sheet(
         len(cells),
         len(passes),

@@ -34,6 +34,7 @@ from bench import frames
 STYLE = Path(__file__).parent / "style.mplstyle"
 FORMATS = ("pdf", "svg", "png")
 WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
+TITLE_LETTERS = 66  # of 6.8 points that fit beside each other
 SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
 SIGNS = "µ–…●▲−σαβγ≤≥→’“”"  # beyond Latin letters
 MARK_STEP = 0.085  # of a panel's height: a row of failure marks
@@ -164,9 +165,12 @@ class Sheet:
         share: bool = True,
     ) -> None:
         self.origin, self.title = origin, title
-        heading = textwrap.wrap(title, 66)
-        small = [line for note in notes for line in textwrap.wrap(note, SMALL_LETTERS)]
-        small += textwrap.wrap(origin, SMALL_LETTERS)
+        heading = self._heading(title)
+        small = [
+            line
+            for note in (*notes, origin)
+            for line in textwrap.wrap(note, SMALL_LETTERS, break_on_hyphens=False)
+        ]
         entries = list(handles) or [handle(name) for name in providers]
         per_row = self._per_row([str(entry.get_label()) for entry in entries])
         legend_rows = math.ceil(len(entries) / per_row) if entries else 0
@@ -204,6 +208,15 @@ class Sheet:
             0.02, 0.04 / height, "\n".join(small), va="bottom", fontsize=5.2, color="0.25",
             linespacing=1.15,
         )  # fmt: skip
+
+    @staticmethod
+    def _heading(title: str) -> list[str]:
+        """A title's lines: one, or what is shown and below it where, or as many as it takes."""
+        if len(title) <= TITLE_LETTERS:
+            return [title]
+        what, colon, where = title.partition(": ")
+        lines = textwrap.wrap(what + colon, TITLE_LETTERS)
+        return lines + textwrap.wrap(where, TITLE_LETTERS)
 
     @staticmethod
     def _per_row(labels: Sequence[str]) -> int:

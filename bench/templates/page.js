@@ -151,6 +151,15 @@ const CONFIG = {
 };
 const scale = (key) => ({ domain: data.looks.map((look) => look.name), range: data.looks.map((look) => look[key]) });
 
+// The axis' ends: around the values, with room below for so many rows of failure letters.
+const HEIGHT = 340;
+const ends = (points, marks) => {
+  const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const share = marks ? (14 + 13 * marks) / (HEIGHT - 80) : 0;
+  return [least / Math.max(most / least, 1.5) ** (share / (1 - share)), most];
+};
+
 // Round values of a logarithmic axis, and of the sizes those that leave room for each other.
 const ticks = (points) => {
   const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
@@ -174,7 +183,7 @@ const lineSpec = (points, failures, devices) => {
   const sizes = distinct([...points, ...failures], "x").sort(numbers);
   const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: CONTROLS.find((c) => c.id === "axis").say(chosen("axis")), axis: { values: roomy(sizes), format: "d", grid: false } };
   const label = METRICS[chosen("metric")].label;
-  const y = { field: "y", type: "quantitative", title: label, scale: { type: "log", nice: false, padding: 12 }, axis: { values: ticks(points), labelExpr: "datum.value < 0.01 ? replace(format(datum.value, '.0e'), '−', '-') : datum.value < 1000 ? format(datum.value, '~r') : format(datum.value, '~s')" } };
+  const y = { field: "y", type: "quantitative", title: label, scale: { type: "log", nice: false, padding: 12, ...(points.length ? { domain: ends(points, distinct(failures, "provider").length) } : {}) }, axis: { values: ticks(points), labelExpr: "datum.value < 0.01 ? replace(format(datum.value, '.0e'), '−', '-') : datum.value < 1000 ? format(datum.value, '~r') : format(datum.value, '~s')" } };
   const present = data.looks.map((look) => look.name).filter((name) => [...points, ...failures].some((p) => p.provider === name));
   const legend = { title: null, columns: element("lines").clientWidth < 480 ? 2 : 4, values: present };
   const color = { field: "provider", type: "nominal", scale: scale("color"), legend };
@@ -184,7 +193,7 @@ const lineSpec = (points, failures, devices) => {
     : { field: "provider", type: "nominal", scale: scale("dash"), legend };
   const tooltip = ["device", "provider", "B", "T", "H", "value", "interval"].map((field) => ({ field }));
   const detail = [{ field: "device" }, { field: "provider" }];
-  return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: 340, autosize: { type: "fit", contains: "padding" },
+  return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: HEIGHT, autosize: { type: "fit", contains: "padding" },
     description: `${label} along ${chosen("axis")}, one line per provider`,
     layer: [
       { data: { values: points }, mark: { type: "line", strokeWidth: 1.8 }, encoding: { x, y: { ...y, aggregate: "median" }, color, detail, strokeDash: dash } },
@@ -260,6 +269,7 @@ const table = (points) => {
       const cell = line.insertCell();
       cell.textContent = name === "status" && p.reason ? `${p.status}: ${p.reason}` : p[name];
       if (["B", "T", "H", "value"].includes(name)) cell.className = "number";
+      if (name === "status") cell.className = "words";
     }
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: "record" });
     button.setAttribute("aria-label", `record of ${p.provider}, B=${p.B}, T=${p.T}, H=${p.H}`);
