@@ -33,7 +33,7 @@ SECTIONS = (
         "Time per step and growth with T",
         "A recurrent layer's time should be proportional to the number of steps T.",
         ("step-", "growth-"),
-        ("growth",),
+        ("growth", "floor"),
     ),
     (
         "Numerical error",

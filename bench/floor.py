@@ -32,7 +32,7 @@ from bench.problem import torch_precision
 from bench.statistics import interval
 from kernels.barrier import COUNTER_STRIDE, arrive, wait
 
-FILE = "floor.json"
+FILE = model.FLOOR_FILE
 MAX_POLLS = 1 << 23  # several seconds
 SAMPLES = 40
 STEPS = 2000  # of the barrier's loop
@@ -290,6 +290,7 @@ def measure(device: torch.device) -> tuple[dict[str, Any], model.Limits]:
     origin = {
         "device": environment.with_sensors(environment.device_facts(), before, after),
         "software": environment.software_facts(),
+        "code": environment.code_hash(),
         "commit": commit,
         "dirty": dirty,
         "time": sweep.now(),

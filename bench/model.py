@@ -15,7 +15,8 @@ from typing import Any
 
 from bench.cases import ITEM_BYTES, Case
 
-LIMITS_FILE = "limits.json"
+LIMITS_FILE = "limits.json"  # the bounds that this model takes
+FLOOR_FILE = "floor.json"  # all that was measured to find them
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from bench import (
     figures,
     figures_error,
     figures_training,
+    floor_table,
     frames,
     heatmaps,
     heatmaps_error,
@@ -144,7 +145,7 @@ def all_tables(run: frames.Run) -> list[typeset.Table]:
     """Every table that a run fills."""
     alone = (*exactness.tables(run.folder), *figures_training.tables(run.folder))
     error = tables_error.all_tables(frames.errors(run.of("error")))
-    return [*tables.all_tables(run), *error, *alone]
+    return [*tables.all_tables(run), *floor_table.tables(run.folder), *error, *alone]
 
 
 def remove_stale(folder: Path, kept: set[Path]) -> None:

@@ -244,3 +244,21 @@ def compiled() -> Iterator[store.Record]:
                 "compile_s": 1.0,
             }
         )
+
+
+def floor() -> dict[str, Any]:
+    """Invented bounds of a card, as ``bench.floor`` writes them."""
+
+    def entry(ms: float, **words: Any) -> dict[str, Any]:
+        return words | {"ms": ms, "ms_low": 0.98 * ms, "ms_high": 1.02 * ms, "samples_ms": [ms]}
+
+    reads = {"words": 4096, "warps": 8}
+    origin = {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
+    return origin | {
+        "barrier": [entry(1e-3 * (k + 1), programs=8**k, groups=128 // 8**k) for k in range(3)],
+        "gather": [entry(1e-3, bytes=1 << 16, gbps=rate, **reads) for rate in (70.0, 90.0)],
+        "copy": [entry(1.0, bytes=1 << 30, gbps=rate, **reads) for rate in (2900.0, 2800.0)],
+        "launch": [entry(3e-3, how="stream"), entry(1e-3, how="graph")],
+        "multiply": [entry(1.6, number="bf16", n=8192, tflops=687.0)],
+        "time": facts()["time"],
+    }

@@ -250,6 +250,22 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
         assert (made / name).exists(), name
 
 
+def test_the_measured_bounds_of_a_card_are_told(tmp_path):
+    folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
+    (folder / "floor.json").write_text(json.dumps(synthetic.floor()))
+    report.build([folder])
+    text = (folder / "README.md").read_text()
+    for words in (
+        *("a step's barrier among 8 programs, 16 such groups | 2.00 [1.96, 2.04] | µs", "none is"),
+        *("64 KiB that all read, 4096 words at once, 8 warps | 90.0 [88.2, 91.8] | GB/s", "2900"),
+        *("in a CUDA graph | 1.00 [0.980, 1.02] | µs", "bf16 | 687 [674, 701] | TFLOP/s"),
+    ):
+        assert words in text, words
+    assert "| 70.0" not in text  # of each rate the best
+    full = pd.read_csv(folder / "tables" / "floor.csv")
+    assert len(full) == 10 and {70.0, 90.0} <= set(full["value"])
+
+
 def test_caveats_name_what_a_reader_must_know(tmp_path):
     case = next(synthetic.cases(H=256))
     device = synthetic.facts()["device"] | {"throttle": ["SwPowerCap"]}
