@@ -221,7 +221,9 @@ def missing(run: frames.Run) -> list[str]:
     if not ok["peak_bytes"].notna().any():
         said.append("memory as T grows: needs a GPU, where torch counts it")
     if not ok["floor_share"].notna().any():
-        said.append("time per step beside its floor: needs a GPU and its limits (`python -m bench.floor`)")
+        said.append(
+            "time per step beside its floor: needs a GPU and its limits (`python -m bench.floor`)"
+        )
     if not ok["algorithm"].notna().any():
         said.append("cuDNN's algorithms: need an NVIDIA GPU")
     if not run.of("error"):

@@ -52,7 +52,7 @@ def test_every_kind_of_figure_and_table_is_made(made):
     for name in names:
         for kind in (*plots.FORMATS, "csv"):
             assert (made / "figures" / f"{name}.{kind}").stat().st_size > 100
-    assert {path.stem for path in (made / "tables").iterdir()} == {
+    assert {path.stem for path in (made / "tables").iterdir()} >= {
         *("time", "speedup", "growth", "error", "error-growth", "failures", "resources")
     }
 
