@@ -1,6 +1,7 @@
 """What the public functions accept; all else is refused in one sentence, before any launch."""
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -32,6 +33,13 @@ def check_choice(name: str, value: object, accepted: Collection[str]) -> str:
     return value
 
 
+def check_flags(**flags: object) -> None:
+    """Each a bool: what is only as good as true would hide an argument in the wrong place."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, got {kind(value)}")
+
+
 def check_how(mode: object, precision: object, dtype: torch.dtype, modes: Collection[str]) -> None:
     """The way to run, and how float32 products are rounded."""
     check_choice("mode", mode, modes)
@@ -50,9 +58,14 @@ def check_input(name: str, value: Any, ranks: Collection[int], accepted: str) ->
         raise TypeError(f"{name} must be a tensor {accepted}, got {kind(value)}")
     if value.dim() not in ranks:
         raise ArgumentError(f"{name} must be {accepted}, got shape {list(value.shape)}")
-    if value.dtype not in DTYPES:
+    check_dtype(name, value.dtype)
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """One that the kernels compute in."""
+    if dtype not in DTYPES:
         dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise TypeError(f"{name} must have dtype {dtypes}, got {value.dtype}")
+        raise TypeError(f"{name} must have dtype {dtypes}, got {dtype}")
 
 
 def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
@@ -85,16 +98,24 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
             raise TypeError(f"lengths must be integers, got a tensor of {lengths.dtype}")
         shape, seen = list(lengths.shape), readable(lengths)
     else:
-        if not isinstance(lengths, Sequence) or not all(type(n) is int for n in lengths):
-            raise TypeError(f"lengths must be a list of ints or an integer tensor, got {lengths!r}")
-        shape, seen = [len(lengths)], True
+        shape, seen = [len(whole_numbers(lengths))], True
     if shape != [B]:
         raise ArgumentError(f"lengths must be [B] = {[B]}, one per sequence, got shape {shape}")
     if not seen:
         return
-    values = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+    values = lengths.tolist() if isinstance(lengths, Tensor) else whole_numbers(lengths)
     if values and not 1 <= min(values) <= max(values) <= T:
         raise ArgumentError(f"lengths must lie in 1..T = 1..{T}, got {values}")
+
+
+def whole_numbers(lengths: Any) -> list[int]:
+    """The lengths in a sequence of ints, numpy's and its arrays included."""
+    found = lengths.tolist() if hasattr(lengths, "tolist") else lengths
+    if not isinstance(found, Sequence) or not all(
+        isinstance(n, Integral) and not isinstance(n, bool) for n in found
+    ):
+        raise TypeError(f"lengths must be a sequence of ints or an integer tensor, got {found!r}")
+    return [int(n) for n in found]
 
 
 def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
@@ -122,6 +143,7 @@ def check_recurrence(
     resets: Any,
 ) -> None:
     """Refuse what `recurrence` cannot take."""
+    check_flags(reverse=reverse)
     check_input("gx", gx, (4,), "[T, B, D, G*H]")
     (T, B, D, rows), G = gx.shape, cell.gates
     if T < 1:
@@ -202,7 +224,9 @@ def check_weights(cell: Cell, weights: Any, x: Tensor, D: int, merge: str) -> in
     for k, one in enumerate(weights):
         if not isinstance(one, Sequence):
             raise TypeError(f"weights[{k}] must be a tuple {each}, got {kind(one)}")
-        if len(one) not in (2, 4) or len(one) != len(weights[0]):
+        if len(one) not in (2, 4):
+            raise ArgumentError(f"weights[{k}] must be a tuple {each}, got {len(one)} tensors")
+        if len(one) != len(weights[0]):
             raise ArgumentError(
                 f"weights must hold {each}, all with or all without biases, got {len(one)} tensors "
                 f"in weights[{k}] and {len(weights[0])} in weights[0]"
@@ -257,4 +281,5 @@ def kind(value: object) -> str:
     """What a message calls a value that came instead of another."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -48,7 +48,9 @@ def recurrence(
             on a GPU are awaited and checked, except in a graph's capture or under torch.compile:
             there they are taken as at least 1 and at most T.
         resets: [T, B] bool: the state returns to h0, c0 before that step.
-        mode: "persistent" (one launch for all steps), "stepwise" (one a step), or "auto".
+        mode: "persistent" (one launch for all steps), "stepwise" (one a step), "gemm" (a GEMM and
+            a launch a step), "auto" (what the plan expects to be fastest), or "auto-graph" (the
+            same for calls that a CUDA graph replays, where launches cost less).
         precision: how float32 products with w_hh are rounded, "ieee", "tf32" or "tf32x3"; None
             follows `torch.backends.cudnn.rnn.fp32_precision`, as torch's own layers do.
 
@@ -119,22 +121,29 @@ def layers(
         dropout: probability of zeroing an output between two layers, only if `training`.
         recompute: keep no activations of a layer but its input, and compute them again in the
             backward pass.
-        mode: "persistent" (one launch for all steps), "stepwise" (one a step), or "auto".
+        mode: "persistent" (one launch for all steps), "stepwise" (one a step), "gemm" (a GEMM and
+            a launch a step), "auto" (what the plan expects to be fastest), or "auto-graph" (the
+            same for calls that a CUDA graph replays, where launches cost less).
         precision: how the loop's float32 products are rounded, "ieee", "tf32" or "tf32x3"; None
             follows `torch.backends.cudnn.rnn.fp32_precision`. The products outside the loop follow
-            `torch.backends.cuda.matmul.fp32_precision`.
+            `torch.backends.cuda.matmul.fp32_precision`, forward and backward, where cuDNN takes the
+            first for all: with torch's defaults those are ieee here and tf32 in torch.nn.
 
     Returns:
         The last layer's output, [T, B, H] or [T, B, 2*H], laid out as x; and the last state, shaped
         as hx.
 
-    Under autocast all tensors are cast to its dtype, and so are the results.
+    Under autocast all tensors are cast to the dtype that it gives torch's own layers, and so are
+    the results. On a GPU that is float16, also where bfloat16 was asked for, unless
+    `torch.backends.cudnn.enabled` is False; to compute in bfloat16, give bfloat16 tensors outside
+    of autocast.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
         RuntimeError: the tensors are on a device on which the kernels do not run.
     """
     chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
+    checks.check_flags(batch_first=batch_first, training=training, recompute=recompute)
     options: dict[str, Any] = {"direction": direction, "merge": merge, "lengths": lengths}
     options |= {"resets": resets, "batch_first": batch_first, "dropout": dropout}
     if isinstance(x, Tensor) and autocasts(x):
@@ -272,12 +281,12 @@ def _loop(
     T, B, D, _ = gx.shape
     if T * B * D >= 2**31:  # the kernels count rows in 32 bits
         raise ValueError(f"x must have under 2**31 steps in all, got T*B*D = {T * B * D}")
-    if not torch.compiler.is_compiling() and _in_forward_mode():
-        raise NotImplementedError(
-            "the kernels have no forward-mode derivative: jvp is not supported"
-        )
+    if w_hh.numel() >= 2**31:  # and weights
+        raise ValueError(f"w_hh must have under 2**31 numbers in all, got {list(w_hh.shape)}")
     inputs = (gx, w_hh, b_hh, initial)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if not torch.compiler.is_compiling():
+        _check_transforms(save)
     y, final, _, _ = recurrence_op(
         gx.contiguous(),
         w_hh.contiguous(),
@@ -286,7 +295,7 @@ def _loop(
         lengths,
         None if resets is None else resets.to(torch.uint8).contiguous(),
         cell.name,
-        bool(reverse),
+        reverse,
         save,
         mode,
         precision or product_precision(gx.dtype, gx.device),
@@ -294,12 +303,24 @@ def _loop(
     return y, final
 
 
-def _in_forward_mode() -> bool:
-    """Whether `torch.func.jvp` is at work, which would take the operator for constant."""
+def _check_transforms(tracked: bool) -> None:
+    """Refuse the transforms of `torch.func` that operators with a backward pass cannot take.
+
+    Its jvp would take the operator for constant, and its grad fails in torch's own words.
+    """
     if not torch._C._are_functorch_transforms_active():
-        return False
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
+        return
+    kinds = torch._C._functorch.TransformType
+    active = {level.key() for level in torch._C._functorch.get_interpreter_stack() or []}
+    if kinds.Jvp in active:
+        raise NotImplementedError(
+            "the kernels have no forward-mode derivative: jvp is not supported"
+        )
+    if tracked and kinds.Grad in active:
+        raise NotImplementedError(
+            "the kernels have no gradient within torch.func's grad, vjp and jacrev: use backward() "
+            "or torch.autograd.grad"
+        )
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -311,10 +332,10 @@ def _int32(lengths: Sequence[int] | Tensor | None, T: int, device: torch.device)
     """Lengths as the kernels read them; values that could not be checked are kept in range."""
     if lengths is None:
         return None
-    ends = torch.as_tensor(lengths).to(device=device, dtype=torch.int32)
-    if isinstance(lengths, Tensor) and not checks.readable(lengths):
-        ends = ends.clamp(1, T)
-    return ends
+    if not isinstance(lengths, Tensor):
+        return torch.tensor(checks.whole_numbers(lengths), dtype=torch.int32, device=device)
+    ends = lengths.to(device=device, dtype=torch.int32)
+    return ends if checks.readable(lengths) else ends.clamp(1, T)
 
 
 def autocasts(tensor: Tensor) -> bool:
@@ -324,9 +345,13 @@ def autocasts(tensor: Tensor) -> bool:
 
 
 def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:
-    """What autocast computes a layer in: its own dtype, but for torch's GRU on the CPU, which keeps
-    the state's.
+    """What autocast computes torch's layer in: its own dtype, with two exceptions.
+
+    cuDNN's layers (and MIOpen's) are float16 whatever was asked for (`_cudnn_rnn_cast_reflatten` in
+    torch's aten/src/ATen/cudnn/AutocastRNN.cpp), and the GRU on the CPU keeps the state's dtype.
     """
+    if x.device.type == "cuda" and torch.backends.cudnn.enabled:
+        return torch.float16
     dtype = torch.get_autocast_dtype(x.device.type)
     if cell.name == "gru" and x.device.type == "cpu":
         dtype = torch.promote_types(dtype, (hx if isinstance(hx, Tensor) else x).dtype)

@@ -1,8 +1,10 @@
 """RNN, LSTM and GRU: torch.nn's own modules, with only the computation replaced.
 
 Constructors, parameters, checkpoints, shapes and PackedSequence are torch's. Beyond torch,
-`recompute` keeps no activations for the backward pass, and `forward` takes `resets`. Making or
-loading a module sets `torch._dynamo.config.allow_rnn`, so that torch.compile traces it.
+`recompute` keeps no activations for the backward pass, and `forward` takes `resets`. Precision and
+autocast are those of `kernels.layers`. A module may be made in float64, and converted later, but
+computes in float32, float16 and bfloat16 only. Making or loading a module sets
+`torch._dynamo.config.allow_rnn`, so that torch.compile traces it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
-from .checks import ArgumentError, check_resets, kind
+from .checks import DTYPES, ArgumentError, check_dtype, check_flags, check_resets, kind
 from .functional import autocasts, layers
 
 if TYPE_CHECKING:
@@ -42,8 +44,7 @@ class _Kernels(Base):
         return super().__new__(cls)
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
-        if not isinstance(recompute, bool):
-            raise TypeError(f"recompute must be a bool, got {kind(recompute)}")
+        check_flags(recompute=recompute)
         if kwargs.get("proj_size"):
             raise ProjectionError(f"proj_size must be 0, got {kwargs['proj_size']!r}: {PROJECTION}")
         super().__init__(*args, **kwargs)
@@ -153,10 +154,12 @@ class _Kernels(Base):
         """torch's check, against this call's weights (functional_call may have swapped them)."""
         dtype = self.all_weights[0][0].dtype
         if input.dtype != dtype and not autocasts(input):
+            other = f" or the module by .to({input.dtype})" if input.dtype in DTYPES else ""
             raise ArgumentError(
                 f"input dtype {input.dtype} does not match weight dtype {dtype}: convert the input "
-                f"by input.to({dtype}) or the module by .to({input.dtype})"
+                f"by input.to({dtype}){other}"
             )
+        check_dtype("input", input.dtype)
         rank = 3 if batch_sizes is None else 2
         if input.dim() != rank:
             raise ArgumentError(f"input must have {rank} dimensions, got {input.dim()}")
@@ -174,13 +177,42 @@ def _one_or_all(states: tuple[Tensor, ...]) -> Any:
     return states[0] if len(states) == 1 else states
 
 
+# Each class has a `forward` of its own because Dynamo counts compilations, of which it allows only
+# so many, by function.
 class RNN(_Kernels, nn.RNN):
     """`torch.nn.RNN` computed by the kernels, with `recompute` and `resets` beyond it."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        return super().forward(input, hx, resets=resets)
 
 
 class LSTM(_Kernels, nn.LSTM):
     """`torch.nn.LSTM` computed by the kernels, with `recompute` and `resets` beyond it."""
 
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        return super().forward(input, hx, resets=resets)
+
 
 class GRU(_Kernels, nn.GRU):
     """`torch.nn.GRU` computed by the kernels, with `recompute` and `resets` beyond it."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        return super().forward(input, hx, resets=resets)

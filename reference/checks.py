@@ -1,6 +1,7 @@
 """What the public functions accept; everything else is refused in one sentence, before any work."""
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ def check_choice(name: str, value: object, accepted: Collection[str]) -> str:
     if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
     return value
+
+
+def check_flags(**flags: object) -> None:
+    """Each a bool: what is only as good as true would hide an argument in the wrong place."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, got {kind(value)}")
 
 
 def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
@@ -47,9 +55,14 @@ def check_lengths(lengths: object, T: int, B: int) -> None:
             raise TypeError(f"lengths must be integers, got a tensor of {lengths.dtype}")
         shape, values = list(lengths.shape), lengths
     else:
-        if not isinstance(lengths, Sequence) or not all(type(n) is int for n in lengths):
-            raise TypeError(f"lengths must be a list of ints or an integer tensor, got {lengths!r}")
-        shape, values = [len(lengths)], torch.tensor(lengths, dtype=torch.int64)
+        found = lengths.tolist() if hasattr(lengths, "tolist") else lengths  # of a numpy array
+        if not isinstance(found, Sequence) or not all(
+            isinstance(n, Integral) and not isinstance(n, bool) for n in found
+        ):
+            raise TypeError(
+                f"lengths must be a sequence of ints or an integer tensor, got {found!r}"
+            )
+        shape, values = [len(found)], torch.tensor(found, dtype=torch.int64)
     if shape != [B]:
         raise ValueError(f"lengths must be [B] = {[B]}, one per sequence, got shape {shape}")
     if ((values < 1) | (values > T)).any():
@@ -79,6 +92,7 @@ def check_recurrence(
     resets: object,
 ) -> None:
     """Refuse what `recurrence` cannot take."""
+    check_flags(reverse=reverse)
     gx = check_input("gx", gx, (4,), "[T, B, D, G*H]")
     T, B, D, rows = gx.shape
     G = cell.gates
@@ -161,7 +175,9 @@ def check_weights(
     for k, one in enumerate(weights):
         if not isinstance(one, Sequence):
             raise TypeError(f"weights[{k}] must be a tuple {each}, got {kind(one)}")
-        if len(one) not in (2, 4) or len(one) != len(weights[0]):
+        if len(one) not in (2, 4):
+            raise ValueError(f"weights[{k}] must be a tuple {each}, got {len(one)} tensors")
+        if len(one) != len(weights[0]):
             raise ValueError(
                 f"weights must hold {each}, all with or all without biases, got {len(one)} tensors "
                 f"in weights[{k}] and {len(weights[0])} in weights[0]"
@@ -214,4 +230,5 @@ def kind(value: object) -> str:
     """What a message calls a value that came instead of another."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -9,7 +9,7 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
 from reference.cells import CELLS
-from reference.checks import DIRECTIONS, check_choice, check_layers
+from reference.checks import DIRECTIONS, check_choice, check_flags, check_layers
 from reference.unroll import State, running_mask, unroll
 
 
@@ -52,6 +52,7 @@ def layers(
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
     """
     chosen = CELLS[check_choice("cell", cell, CELLS)]
+    check_flags(batch_first=batch_first, training=training)
     check_layers(chosen, x, weights, hx, direction, merge, lengths, resets, batch_first, dropout)
     batched = x.dim() == 3
     if not batched:

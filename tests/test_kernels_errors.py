@@ -77,7 +77,8 @@ def test_a_recurrence_refuses_what_the_reference_does(name):
             TypeError,
             "x must have dtype float32, float16, ",
         ),
-        ({"mode": "fast"}, ValueError, "mode must be one of 'auto', 'persistent', "),
+        ({"recompute": 1}, TypeError, "recompute must be a bool, got an int"),
+        ({"mode": "fast"}, ValueError, "mode must be one of 'auto', "),
         ({"mode": None}, ValueError, "mode must be one of"),
         ({"precision": "fp32"}, ValueError, "precision must be one of 'ieee', 'tf32', 'tf32x3'"),
         (
@@ -86,7 +87,7 @@ def test_a_recurrence_refuses_what_the_reference_does(name):
             "precision must be None or 'ieee' for torch.float16, got 'tf32'",
         ),
     ],
-    ids=["float64", "complex", "mode", "mode None", "precision", "tf32 of float16"],
+    ids=["float64", "complex", "recompute", "mode", "mode None", "precision", "tf32 of float16"],
 )
 def test_the_limits_of_the_kernels_are_told(changed, error, message):
     weights = narrowed("weights", weights_of("gru"))

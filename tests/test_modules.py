@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -252,7 +253,14 @@ REFUSED: dict[str, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
     "T = 0": (lambda hx: (torch.zeros(0, B, I),), r"at least one time step, got shape \[0, 3, 2\]"),
     "T = 0 unbatched": (lambda hx: (torch.zeros(0, I),), "Expected sequence length to be larger"),
     "half": (lambda hx: (torch.zeros(T, B, I).half(),), "float16 does not match weight dtype"),
-    "integers": (lambda hx: (torch.zeros(T, B, I).long(),), "int64 does not match weight dtype"),
+    "integers": (
+        lambda hx: (torch.zeros(T, B, I).long(),),
+        r"int64 does not match weight dtype .* the input by input.to\(torch.float32\)$",
+    ),
+    "double": (
+        lambda hx: (torch.zeros(T, B, I).double(),),
+        r"float64 does not match weight dtype .* the input by input.to\(torch.float32\)$",
+    ),
     "device": (lambda hx: (torch.zeros(T, B, I, device="meta"),), "must be on the input's device"),
     "hx batch": (lambda hx: (torch.zeros(T, B, I), hx(1, B + 1, H)), r"\(1, 3, 5\), got \[1, 4"),
     "hx layers": (lambda hx: (torch.zeros(T, B, I), hx(2, B, H)), r"\(1, 3, 5\), got \[2, 3, 5\]"),
@@ -355,8 +363,11 @@ def test_projections_are_refused():
 
 def test_float64_is_refused_by_name():
     for module in (kernels.GRU(I, H, dtype=torch.float64), kernels.RNN(I, H).double()):
-        with pytest.raises(TypeError, match=r"float32, float16, bfloat16, got torch\.float64"):
+        with pytest.raises(
+            TypeError, match=r"^input must have dtype float32, float16, bfloat16, got torch.float64"
+        ):
             module(torch.zeros(T, B, I, dtype=torch.float64))
+        assert module.float()(torch.zeros(T, B, I))[0].dtype == torch.float32
 
 
 def test_a_wrong_mask_is_refused():
@@ -376,3 +387,18 @@ def test_constructor_arguments_by_position_dtype_and_device():
     assert (module.num_layers, module.dropout, module.bidirectional) == (2, 0.5, True)
     assert {p.dtype for p in module.parameters()} == {torch.float16}
     assert kernels.LSTM(I, H, device="meta").weight_ih_l0.is_meta
+
+
+def test_lengths_of_the_functions_may_be_numpys():
+    module: Any = kernels.GRU(I, H)
+    x, lengths = torch.randn(T, B, I), np.array([3, 1, 2])
+    given: Any
+    expected, _ = kernels.gru(x, module.all_weights, lengths=[3, 1, 2])
+    lasting = lengths.astype(np.int32)
+    for given in (list(lengths), lengths, lasting):
+        y, _ = kernels.gru(x, module.all_weights, lengths=given)
+        assert torch.equal(y, expected)
+    (wanted,) = torch.autograd.grad(expected.sum(), module.weight_hh_l0)
+    lasting[:] = 1  # the caller's own again
+    (gradient,) = torch.autograd.grad(y.sum(), module.weight_hh_l0)
+    assert torch.equal(gradient, wanted)

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import kernels
+from kernels import functional
 from kernels.autograd import recurrence_backward_op, recurrence_op
 from tests.twins import (
     DEVICE,
@@ -33,7 +34,7 @@ from tests.twins import (
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before() -> None:
-    """All cells share one forward, and Dynamo compiles one code only so many times."""
+    """Dynamo compiles one function only so many times."""
     torch._dynamo.reset()
 
 
@@ -282,12 +283,11 @@ def test_the_operators_keep_torchs_contract(cell, G, states):
     torch.library.opcheck(recurrence_backward_op, (*given, False, True, True, "auto", "ieee"))
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="cuDNN's autocast is float16 whatever was asked for")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cell", KINDS)
 def test_autocast_gives_torchs_dtypes(cell, dtype):
     module, twin = pair(cell)
-    if dtype == torch.float16 and cell == "lstm":
+    if DEVICE == "cpu" and dtype == torch.float16 and cell == "lstm":
         twin = pair("rnn_tanh")[1]  # torch has no float16 LSTM for the CPU; its dtypes are RNN's
     for x in (torch.randn(T, B, I), torch.randn(T, B, I).to(dtype)):
         for hx in (None, state(cell, 1, B, H)):
@@ -310,7 +310,24 @@ def test_autocast_takes_packed_sequences_and_leaves_the_loop_alone_one_dtype():
         packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]))
         gx = nn.functional.linear(torch.randn(T, B, I), module.weight_ih_l0)[:, :, None]
         y, _, _ = kernels.recurrence("lstm", gx, module.weight_hh_l0[None])
-    assert packed.data.dtype == gx.dtype == y.dtype == torch.bfloat16
+    assert gx.dtype == y.dtype == torch.bfloat16
+    assert packed.data.dtype == (torch.bfloat16 if DEVICE == "cpu" else torch.float16)
+
+
+def test_autocast_on_a_gpu_is_cudnns(monkeypatch):
+    """float16, whatever was asked for; without cuDNN what was."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    before = torch.get_autocast_dtype("cuda")
+    try:
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        with FakeTensorMode():
+            x = torch.empty(T, B, I, device="cuda")
+        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.float16
+        monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.bfloat16
+    finally:
+        torch.set_autocast_dtype("cuda", before)
 
 
 @pytest.mark.parametrize("cell", KINDS)
@@ -337,3 +354,36 @@ def test_forward_mode_is_refused():
     lstm, x = kernels.LSTM(3, 4), torch.randn(2, 1, 3)
     with pytest.raises(NotImplementedError, match="jvp is not supported"):
         torch.func.jvp(lambda x: lstm(x)[0], (x,), (torch.ones_like(x),))
+
+
+def test_gradients_by_transforms_are_refused_where_they_would_be_taken():
+    gru, x = kernels.GRU(3, 4), torch.randn(2, 1, 3)
+
+    def loss(parameters: Any) -> Tensor:
+        return torch.func.functional_call(gru, parameters, (x,))[0].sum()
+
+    own = dict(gru.named_parameters())
+    for ask in (
+        lambda: torch.func.grad(loss)(own),
+        lambda: torch.func.jacrev(loss)(own),
+        lambda: torch.func.vjp(loss, own),
+    ):
+        with pytest.raises(NotImplementedError, match=r"torch\.func's grad, vjp and jacrev: use "):
+            ask()
+    gru.requires_grad_(False)  # a frozen layer below what is differentiated
+    head = torch.randn(4)
+    gradient = torch.func.grad(lambda head: (gru(x)[0] @ head).sum())(head)
+    assert_close(gradient, gru(x)[0].sum((0, 1)), "gradient")
+
+
+def test_vmap_gives_each_its_own():
+    gru, x = kernels.GRU(3, 4), torch.randn(2, 2, 1, 3)
+    with torch.no_grad():
+        assert_close(torch.vmap(lambda x: gru(x)[0])(x), torch.stack([gru(p)[0] for p in x]), "y")
+
+
+def test_one_class_does_not_use_up_the_compilations_of_another():
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for ours in (kernels.RNN, kernels.LSTM, kernels.GRU):
+            compiled = torch.compile(ours(I, H), fullgraph=True, backend="aot_eager")
+            assert compiled(torch.randn(2, 1, I))[0].shape == (2, 1, H)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,7 +88,12 @@ def bad_layers() -> dict[str, tuple[dict[str, Any], type[Exception], str]]:
             "weights must hold (w_ih, w_hh, b_ih, b_hh) or (w_ih, w_hh) for each layer and "
             "direction (2 a layer), got 1 tuples",
         ),
-        "weights three": ({"weights": [w[0][:3]]}, ValueError, "weights must hold"),
+        "weights three": (
+            {"weights": [w[0][:3]]},
+            ValueError,
+            "weights[0] must be a tuple (w_ih, w_hh, b_ih, b_hh) or (w_ih, w_hh) for each layer "
+            "and direction, got 3 tensors",
+        ),
         "weights mixed": ({"weights": [w[0], w[0][:2]]}, ValueError, "weights must hold"),
         "w_hh type": (
             {"weights": [(w_ih, None)]},
@@ -200,12 +206,41 @@ def bad_layers() -> dict[str, tuple[dict[str, Any], type[Exception], str]]:
         "lengths list": (
             {"lengths": [1.0, 2, 3]},
             TypeError,
-            "lengths must be a list of ints or an",
+            "lengths must be a sequence of ints or an integer tensor, got [1.0, 2, 3]",
         ),
         "lengths number": (
             {"lengths": 3},
             TypeError,
-            "lengths must be a list of ints or an integer",
+            "lengths must be a sequence of ints or an integer tensor, got 3",
+        ),
+        "lengths true": ({"lengths": [True, 1, 2]}, TypeError, "lengths must be a sequence of"),
+        "lengths text": ({"lengths": "123"}, TypeError, "lengths must be a sequence of ints or"),
+        "lengths numpy floats": (
+            {"lengths": np.ones(3)},
+            TypeError,
+            "lengths must be a sequence of ints or an integer tensor, got [1.0, 1.0, 1.0]",
+        ),
+        "lengths numpy beyond": (
+            {"lengths": np.array([5, 1, 1])},
+            ValueError,
+            "lengths must lie in 1..T = 1..4, got [5, 1, 1]",
+        ),
+        "lengths numpy rank": (
+            {"lengths": np.ones((3, 1), int)},
+            TypeError,
+            "lengths must be a sequence of ints or an integer tensor, got [[1], [1], [1]]",
+        ),
+        "batch_first number": (
+            {"batch_first": 1},
+            TypeError,
+            "batch_first must be a bool, got an int",
+        ),
+        "batch_first None": ({"batch_first": None}, TypeError, "batch_first must be a bool, got N"),
+        "training": ({"training": "no"}, TypeError, "training must be a bool, got a str"),
+        "training tensor": (
+            {"training": torch.tensor(True)},
+            TypeError,
+            "training must be a bool, got a tensor [] of torch.bool",
         ),
         "lengths unbatched": (
             {"x": tensor(T, I), "lengths": [4]},
@@ -288,6 +323,8 @@ def bad_recurrences() -> dict[str, tuple[dict[str, Any], type[Exception], str]]:
             ValueError,
             "reverse must be False for two directions, got True with D = 2 in gx",
         ),
+        "reverse number": ({"reverse": 1}, TypeError, "reverse must be a bool, got an int"),
+        "reverse cell": ({"reverse": "lstm"}, TypeError, "reverse must be a bool, got a str"),
         "w_hh": (
             {"w_hh": w_hh[0]},
             ValueError,
@@ -313,3 +350,11 @@ def test_a_recurrence_refuses(name):
     changed, error, message = bad_recurrences()[name]
     arguments = {"cell": "lstm", "gx": tensor(T, B, 1, 4 * H), "w_hh": tensor(1, 4 * H, H)}
     check_refused(lambda: recurrence(**{**arguments, **changed}), error, message)
+
+
+def test_lengths_may_be_numpys():
+    x, weights, lengths = tensor(T, B, I), weights_of("gru"), np.array([4, 1, 2])
+    given: Any
+    expected, _ = reference.gru(x, weights, lengths=[4, 1, 2])
+    for given in (lengths, list(lengths), tuple(lengths), lengths.astype(np.uint8)):
+        assert torch.equal(reference.gru(x, weights, lengths=given)[0], expected)
