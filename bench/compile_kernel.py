@@ -75,7 +75,7 @@ def arguments(
 
     from kernels import launch
     from kernels.cells import CELLS
-    from kernels.recurrence import BOTH, POINTWISE, backward_kernel, forward_kernel
+    from kernels.recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
     cell, plan = CELLS[variant.cell], variant.plan
     B, D, H, G = B or plan.block_b, variant.directions, variant.H, cell.gates
@@ -106,7 +106,11 @@ def arguments(
         cell, plan, tensor(T, B, D * H), tensor(cell.states, D, B, H, dtype=torch.float32), w_hh,
         initial, lengths, resets, tensor(T, B, D * H), history, saved, False, variant.precision,
     )  # fmt: skip
-    phase = POINTWISE if plan.mode == "gemm" else BOTH
+    phase = BOTH
+    if plan.mode == "gemm":
+        phase = POINTWISE
+    elif plan.mode == "stepwise" and plan.split > 1:
+        phase = PRODUCT  # of its two phases the one that holds weights
     found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
     return backward_kernel, _without(variant, found)
 

@@ -4,7 +4,8 @@ Each group has one counter, alone on its cache line, that only grows: every prog
 has finished a step, and waits until the counter reaches the number of programs times the steps. The
 arrival releases what the program wrote; the poll acquires what the others wrote, so the read that
 ends the wait is also the fence. A program that polls in vain `max_polls` times lifts the counter to
-ABORTED, which lets everybody else through at once and tells them that the results are void.
+ABORTED, which lets everybody else through at once and tells them that the results are void. Nobody
+waits after the last step, so a program that dies there goes unnoticed here; the driver reports it.
 """
 
 import triton

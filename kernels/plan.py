@@ -118,7 +118,7 @@ def persistent_plans(problem: Problem, device: Device, backward: bool) -> Iterat
             continue
         resident, ahead, shared = found
         threads = tile.num_warps * device.warp
-        fit = max(1, device.occupancy(shared, most_registers(device), threads))
+        fit = device.occupancy(shared, most_registers(device, threads), threads)
         batch_tiles = -(-problem.B // tile.block_b)
         for per_multiprocessor in dict.fromkeys((1, fit)):
             capacity = device.multiprocessors * per_multiprocessor
@@ -136,9 +136,10 @@ def persistent_plans(problem: Problem, device: Device, backward: bool) -> Iterat
             )
 
 
-def most_registers(device: Device) -> int:
-    """The most registers that the architecture lets a thread have."""
-    return next(n for name, n in MOST_REGISTERS.items() if device.architecture.startswith(name))
+def most_registers(device: Device, threads: int) -> int:
+    """The most registers that a thread of a program with so many threads can have."""
+    most = next(n for name, n in MOST_REGISTERS.items() if device.architecture.startswith(name))
+    return min(most, device.registers // threads)
 
 
 def _from_tile(

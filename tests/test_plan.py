@@ -78,8 +78,8 @@ def check_fits(plan, device):
     if plan.group == 1:
         return
     threads = plan.num_warps * device.warp
-    fit = device.occupancy(plan.shared_bytes, most_registers(device), threads)
-    assert plan.programs <= plan.capacity <= device.multiprocessors * max(1, fit)
+    fit = device.occupancy(plan.shared_bytes, most_registers(device, threads), threads)
+    assert plan.programs <= plan.capacity <= device.multiprocessors * fit
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -129,14 +129,14 @@ def test_a_mode_asked_for_is_the_mode_or_an_error_with_the_reason(loop, asked, n
         assert "cannot run: " in str(error)
         assert not list(persistent_plans(asked, device, loop == "backward"))
         return
-    assert mode in ("auto", plan.mode)
+    assert mode in ("auto", "auto-graph", plan.mode)
     if mode == "stepwise":
         check(plan, asked, device, loop == "backward")
         assert plan.tiles == 1
 
 
 def test_an_unknown_mode_is_named():
-    with pytest.raises(ValueError, match="mode is 'fast'; accepted: auto, persistent"):
+    with pytest.raises(ValueError, match="mode is 'fast'; accepted: auto, auto-graph, persistent"):
         forward_plan(problem(), H100, "fast")
 
 
@@ -192,6 +192,16 @@ def test_arithmetic_decides_for_the_gemm():
     assert forward_plan(problem(B=16), H100).mode == "persistent"
 
 
+def test_a_gemm_per_step_is_expected_sooner_where_a_graph_replays_its_launches():
+    between = problem(B=256)
+    assert forward_plan(between, H100).mode == "persistent"
+    assert forward_plan(between, H100, "auto-graph").mode == "gemm"
+    for loop in LOOPS.values():
+        for B in (1, 16, 256, 4096):
+            launched, replayed = (loop(problem(B=B), H100, m) for m in ("auto", "auto-graph"))
+            assert replayed.floor_us <= launched.floor_us
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stepwise_has_the_persistent_plans_tiles(loop):
     """So that both sum in the same order and agree bit for bit."""
@@ -241,7 +251,7 @@ def test_occupancy_counts_registers_shared_memory_and_threads():
 def test_every_listed_device_can_hold_one_program():
     for device in DEVICES.values():
         assert device.shared_bytes <= device.shared_total
-        assert device.occupancy(device.shared_bytes, most_registers(device), 256) >= 1
+        assert device.occupancy(device.shared_bytes, most_registers(device, 256), 256) >= 1
 
 
 def test_tiles_are_offered_simplest_first():
