@@ -45,8 +45,9 @@ class _Kernels(Base):
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         check_flags(recompute=recompute)
-        if kwargs.get("proj_size"):
-            raise ProjectionError(f"proj_size must be 0, got {kwargs['proj_size']!r}: {PROJECTION}")
+        size = kwargs.get("proj_size")
+        if isinstance(size, int) and size:  # what is no number is torch's to refuse
+            raise ProjectionError(f"proj_size must be 0, got {size!r}: {PROJECTION}")
         super().__init__(*args, **kwargs)
         if self.proj_size:
             raise ProjectionError(f"proj_size must be 0, got {self.proj_size!r}: {PROJECTION}")

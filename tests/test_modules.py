@@ -336,6 +336,7 @@ def test_constructors_refuse_what_torchs_do(cell):
         {"num_layers": 0},
         {"bias": 1},
         {"batch_first": None},
+        {"proj_size": "3"},
         {"unknown": 1},
     ]
     if cell.startswith("rnn"):
