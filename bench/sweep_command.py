@@ -71,10 +71,14 @@ def command(
             print(line)
         return
     settings = {"seconds": seconds, "target": target, "seed": seed}
-    with bar(f"sweep {preset}", max_minutes and max_minutes * 60) as progress:
-        folder, counts, left = sweep.sweep(
-            options, settings, results, max_minutes, timeout, progress
-        )
+    try:
+        with bar(f"sweep {preset}", max_minutes and max_minutes * 60) as progress:
+            folder, counts, left = sweep.sweep(
+                options, settings, results, max_minutes, timeout, progress
+            )
+    except KeyboardInterrupt:
+        print("interrupted; every finished record is kept and the same command goes on from there")
+        raise typer.Exit(130) from None
     print(outcome(counts, left))
     print(folder / "records")
 
