@@ -139,6 +139,8 @@ def latex(table: Table) -> str:
         caption=escape(table.caption) + r" {\footnotesize " + escape(table.origin) + "}",
         label=f"tab:{table.name}",
     )
+    # In small letters the longest table fits a page and the widest nearly its width.
+    text = text.replace("\\begin{tabular}", "\\footnotesize\n\\begin{tabular}", 1)
     return "% Needs \\usepackage{booktabs,siunitx}\n" + text
 
 
