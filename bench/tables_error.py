@@ -100,10 +100,15 @@ def growth(parts: pd.DataFrame) -> Table | None:
 
 def regimes(parts: pd.DataFrame) -> Table | None:
     """Error under trained-like weights and odd inputs, each provider on the same numbers."""
-    rows = per_number(parts, lambda here: figures_error.same_shapes(here, "regime"))
-    names = frames.known(rows["regime"], CATEGORIES["regime"][1])
-    if len(names) < 2:
+
+    def choose(here: pd.DataFrame) -> pd.DataFrame | None:
+        found = figures_error.same_shapes(here, "regime")
+        return found if found["regime"].nunique() > 1 else None
+
+    rows = per_number(parts, choose)
+    if rows.empty:
         return None
+    names = frames.known(rows["regime"], CATEGORIES["regime"][1])
     return Table(
         "error-regimes",
         f"Error under other weights and inputs (bench/ERROR.md): {UNITS}; median over shapes and "
