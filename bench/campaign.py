@@ -1,6 +1,7 @@
 """``python -m bench campaign``: from a bare GPU to a complete page, in as many calls as it takes.
 
-The order: check-gpu, the floor, the campaign preset's speed and error, the rest of the paper grid,
+Needs no network, but Triton needs a C compiler and Python's headers (``bench.toolchain``). The
+order: check-gpu, the floor, the campaign preset's speed and error, the rest of the paper grid,
 the report. Each call goes on where the last one ended, also on another machine of the same kind if
 it is given the earlier output, keeps to its minutes, and leaves a report of what there is so far.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,9 +24,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import archive, environment, model, sweep
+from bench import archive, check_gpu, environment, model, sweep, toolchain
 from bench.error import run_alone
 from bench.isolation import Item
+from bench.pool import FAIL
 from bench.progress import bar
 from bench.sweep_command import outcome
 
@@ -34,7 +37,9 @@ REHEARSAL = ("tiny",)
 SPEED_SHARE = 0.75  # of what is left when the first sweep of speed begins; error gets the rest
 FIRST_REPORT_SECONDS = 60.0  # a guess of the first report's time; later ones follow the last
 SAVE_SECONDS = 120.0  # between two savings during a sweep
-CHECK_SECONDS = 600.0
+CHECK_SECONDS = 300.0  # the most that check-gpu gets of one call
+CHECK_SHARE = 0.25  # of what is left
+END_SECONDS = 15.0  # to let go of the GPU
 # What error is measured alone, and what a rehearsal asks of it.
 ALONE = (
     ("bench.activations", "activations.json", "64"),
@@ -44,7 +49,26 @@ ALONE = (
 
 
 class WrongValue(Exception):
-    """check-gpu did not pass: nothing that is measured would count."""
+    """A check of check-gpu failed: nothing that is measured would count."""
+
+
+def ended(words: list[str], seconds: float) -> int | None:
+    """A command's exit code, or None if it was ended for taking longer.
+
+    It leads a session of its own: however this call ends, nothing that it started goes on and keeps
+    memory of the GPU.
+    """
+    process = subprocess.Popen(words, cwd=environment.ROOT, start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for sign in (signal.SIGTERM, signal.SIGKILL):  # at the first, check-gpu ends its workers
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
 
 
 @dataclass
@@ -89,7 +113,7 @@ class Campaign:
         """All steps, in order, as far as the time goes.
 
         Raises:
-            WrongValue: if check-gpu does not pass.
+            WrongValue: if a check of check-gpu failed.
         """
         self.check()
         try:
@@ -111,28 +135,35 @@ class Campaign:
         print(f"failed, and the campaign goes on: {fault}", file=sys.stderr)
 
     def check(self) -> None:
-        """check-gpu, unless it has passed for this code and these versions on such a device."""
-        software = environment.software_facts()
-        state = {
-            "device": environment.probe().name,
-            "code": environment.code_hash(),
-            **{name: software[name] for name in ("python", "torch", "triton")},
-        }
-        if self.state.get("checked") == state:
-            print("check-gpu: passed before, with this code and these versions")
+        """check-gpu, unless all was done before with this code and software on such a device.
+
+        It gets a share of the time. What is not done in it is left for the next call and shown on
+        the page; only what failed ends the campaign.
+
+        Raises:
+            WrongValue: if a check failed.
+        """
+        key = check_gpu.key(self.rehearse)
+        if self.state.get("checked") == key:
+            print("check-gpu: done before, with this code and these versions")
             return
+        seconds = min(CHECK_SECONDS, CHECK_SHARE * max(4.0, self.deadline - time.monotonic()))
         words = [sys.executable, "-m", "bench", "check-gpu", "--out", str(self.folder)]
-        if self.rehearse:
-            words.append("--rehearse")
-        seconds = max(1.0, min(CHECK_SECONDS, self.deadline - time.monotonic()))
-        try:
-            code = subprocess.run(words, cwd=environment.ROOT, timeout=seconds).returncode
-        except subprocess.TimeoutExpired:
-            raise WrongValue(f"check-gpu did not end within {seconds:.0f} s") from None
-        if code:
-            raise WrongValue("check-gpu did not pass; nothing was measured")
-        self.remember(checked=state)
+        words += ["--max-minutes", str(seconds / 60), *["--rehearse"] * self.rehearse]
+        code = ended(words, seconds + 4 * END_SECONDS)
+        rows = check_gpu.stored(self.folder, key)
+        failed = [row for row in rows if row.outcome == FAIL]
+        if failed:
+            more = f" and {len(failed) - 1} more" if failed[1:] else ""
+            raise WrongValue(f"check-gpu failed, so nothing was measured: {failed[0].name}{more}")
         self.save()
+        if code not in (0, check_gpu.UNFINISHED):
+            how = "was ended for taking too long" if code is None else f"ended with code {code}"
+            self.fail(RuntimeError(f"check-gpu {how}; {check_gpu.counted(rows)}"))
+        elif rest := check_gpu.left(rows):
+            print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
+        else:
+            self.remember(checked=key)
 
     def floor(self) -> None:
         """The bounds of this device, once."""
@@ -243,9 +274,9 @@ def command(
 ) -> None:
     """Turn an hour on a GPU into a complete page: values, floor, speed, error, report.
 
-    Stops before measuring if check-gpu finds a wrong value. The same command goes on where the last
-    call ended; each call leaves a valid report and stops within its minutes. Needs no network and
-    no compiler but Triton's own.
+    Stops before measuring if a check of check-gpu fails. The same command goes on where the last
+    call ended; each call leaves a valid report and stops within its minutes. Needs no network; on a
+    GPU, Triton needs a C compiler (CC, gcc or clang) and Python's headers.
     """
     machine = environment.probe()
     if not (machine.is_cuda or rehearse):
@@ -255,6 +286,8 @@ def command(
         )
     if rehearse and out is None:
         raise ValueError("--rehearse needs --out, since what it measures is no result to keep")
+    if machine.is_cuda:
+        toolchain.check()
     deadline = time.monotonic() + max_minutes * 60
     signal.signal(signal.SIGTERM, _terminated)
     settings = {"seconds": seconds, "target": target, "seed": 0}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import environment, model, providers, store
+from bench import environment, model, providers, store, toolchain
 from bench.cases import matches, shard
 from bench.environment import Machine
 from bench.isolation import Isolated, Item, Stopped
@@ -273,6 +273,8 @@ def sweep(
             return started[interpreted]
 
         cuda = environment.probe().is_cuda
+        if cuda:
+            toolchain.check()  # before every case fails for it
 
         def workers(kind: str) -> Isolated:
             return worker(kind == "error" and not cuda)

@@ -1,8 +1,12 @@
-"""The GPU check, rehearsed on the CPU: its exit codes, and that a wrong value fails it."""
+"""The GPU check, rehearsed on the CPU: exit codes, what fails it, what does not, resuming."""
 
 import json
+import math
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,26 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import check_gpu
+from bench import check_gpu, checks, pool
 from bench.__main__ import app
 from bench.cases import CELLS
+from bench.metrics import tolerance
+from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, NotDone, Outcome, Unit
+from tests.units import (
+    dies,
+    fails,
+    gives,
+    is_killed,
+    lacks_memory,
+    late,
+    needs_a_clean_process,
+    poisons,
+    sleeps,
+)
 
 ROOT = Path(__file__).parents[1]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+KERNEL_CELLS = [cell.name for cell in CELLS.values() if cell.kernels]
 
 
 @NO_GPU
@@ -31,83 +49,275 @@ def test_without_a_gpu_it_says_so() -> None:
 
 @NO_GPU
 @pytest.mark.slow
-def test_the_rehearsal_runs_every_check(tmp_path: Path) -> None:
+def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["check-gpu", "--rehearse", "--out", str(tmp_path)])
     assert found.exit_code == 0, found.output
-    assert " 0 failed" in found.output
+    assert " 0 failed" in found.output and " 0 not done" in found.output
     told = json.loads((tmp_path / check_gpu.FILE).read_text())
-    assert told["rehearsal"] and told["software"]["torch"] == torch.__version__
+    assert told["key"]["rehearsal"] and told["software"]["torch"] == torch.__version__
+    assert told["device"]["kind"] == "cpu"
     outcomes: dict[str, list[Any]] = {}
     for row in told["rows"]:
-        outcomes.setdefault(row["check"], []).append(row["ok"])
-    cells = [cell for cell in CELLS.values() if cell.kernels]
+        outcomes.setdefault(row["check"], []).append(row["outcome"])
     # Two comparisons of each cell in fp32, fp16 and bf16; what needs a GPU is left out.
-    assert outcomes.pop("values") == [True] * 6 * len(cells)
-    assert outcomes.pop("repetitions") == [True] * 2
-    assert outcomes.pop("missing program") == [True, None] * 2
+    assert outcomes.pop("values") == [PASS] * 6 * len(KERNEL_CELLS)
+    assert outcomes.pop("repetitions") == [PASS] * 2
+    assert outcomes.pop("missing program") == [PASS, LEFT_OUT] * 2
     assert outcomes == {
-        "streams": [None] * 2,
-        "graph": [None] * 2,
-        "far offsets": [None],
-        "sanitizer": [None] * 2,
+        "streams": [LEFT_OUT] * 2,
+        "graph": [LEFT_OUT] * 2,
+        "far offsets": [LEFT_OUT],
+        "sanitizer": [LEFT_OUT] * 2,
     }
+    began = time.monotonic()
+    again = CliRunner().invoke(app, ["check-gpu", "--rehearse", "--out", str(tmp_path)])
+    assert again.exit_code == 0
+    rows = json.loads((tmp_path / check_gpu.FILE).read_text())["rows"]
+    # what passed is not made again
+    assert [r for r in rows if r["outcome"] == PASS] == [
+        r for r in told["rows"] if r["outcome"] == PASS
+    ]
+    assert time.monotonic() - began < 60
 
 
-@NO_GPU
-def test_a_wrong_value_fails_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = check_gpu.ours
-
-    def wrong(value: check_gpu.Value, *rest: Any) -> dict[str, Any]:
-        found = right(value, *rest)
-        return found | {"dgx": found["dgx"] * 1.5} if value.cell == "gru" else found
-
-    def one(rehearse: bool, cuda: bool, seconds: float, tell: Any) -> None:
-        for cell in ("rnn_tanh", "gru"):
-            for row in check_gpu.value_rows(cell, "fp16", "none", rehearse, cuda):
-                tell(row)
-
-    monkeypatch.setattr(check_gpu, "ours", wrong)
-    monkeypatch.setattr(check_gpu, "run", one)
-    found = CliRunner().invoke(app, ["check-gpu", "--rehearse"])
-    assert found.exit_code == 1
-    assert "2 passed, 2 failed, 0 left out" in found.output
-    assert "dgx is off by 0.5 of its norm" in found.output
+# --- values and bits
 
 
-@NO_GPU
+def test_a_wrong_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = checks.first("gru", rehearse=True)
+    right = checks.ours
+    assert pool.attempt(partial(checks.compare, value, "cpu")).state == PASS
+
+    def wrong(*args: Any) -> dict[str, Any]:
+        found = right(*args)
+        return found | {"dgx": found["dgx"] * 1.5}
+
+    monkeypatch.setattr(checks, "ours", wrong)
+    outcome = pool.attempt(partial(checks.compare, value, "cpu"))
+    assert outcome.state == FAIL and "dgx is off by 0.5 of its norm" in outcome.detail
+
+
 def test_bits_that_differ_fail_the_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    (lstm, _), calls = check_gpu.exact_cases(rehearse=True), []
-    right = check_gpu.ours
+    (lstm, _), calls = checks.exact_cases(rehearse=True), []
+    right = checks.ours
 
     def drifts(*args: Any) -> dict[str, Any]:
         found = right(*args)
         calls.append(found)
         return found | {"y": torch.nextafter(found["y"], found["y"] + 1)} if calls[1:] else found
 
-    monkeypatch.setattr(check_gpu, "ours", drifts)
-    row = check_gpu.attempt("repetitions", lstm.name, lambda: check_gpu.repeat(lstm, "cpu", 1))
-    assert row.ok is False and "1 tensors differed in 1 repetitions" in row.detail
+    monkeypatch.setattr(checks, "ours", drifts)
+    outcome = pool.attempt(partial(checks.repeat, lstm, "cpu", 1))
+    assert outcome.state == FAIL and "1 tensors differed in 1 repetitions" in outcome.detail
 
 
-def test_what_is_out_of_time_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[check_gpu.Row] = []
-    monkeypatch.setattr(check_gpu, "all_values", lambda *_: None)
-    check_gpu.run(rehearse=True, cuda=False, seconds=-1.0, tell=rows.append)
-    assert rows and {row.ok for row in rows} == {False}
-    assert {row.detail for row in rows} == {"not begun in time"}
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_a_missing_first_steps_term_of_a_gradient_is_caught(nonlinearity: str, dtype: str) -> None:
+    """Of dw over 50 steps it is some 14 %; the reference in the type itself passes."""
+    import reference
+    from bench.metrics import errors
+
+    value = checks.Value(f"rnn_{nonlinearity}", dtype, "none", "forward", 50, 8, 256, "auto")
+    problem, _ = checks.drawn(value, "cpu")
+    exact = checks.loop(
+        reference, value, {name: x.double() for name, x in problem.inputs.items()},
+        problem.upstream, None, None,
+    )  # fmt: skip
+    found = checks.loop(reference, value, problem.inputs, problem.upstream, None, None)
+    for name, tensor in found.items():
+        assert errors(tensor, exact[name])["rel_l2"] <= checks.accepted(value, name) / 2
+    first = exact["dgx"][0, :, 0].t() @ problem.inputs["h0"][0].double()
+    missing = errors(exact["dw_hh"][0] - first, exact["dw_hh"][0])["rel_l2"]
+    assert 0.05 < missing < 0.2
+    # Five sequences or a weaker initial state make it smaller than in check-gpu's own cases.
+    assert checks.accepted(value, "dw_hh") < 1 / math.sqrt(50)
 
 
-@pytest.mark.parametrize("cell", [cell.name for cell in CELLS.values() if cell.kernels])
+def test_gradients_of_few_elements_keep_the_benchmarks_bound() -> None:
+    value = checks.first("rnn_relu", rehearse=True)
+    assert checks.accepted(value, "dh0") == tolerance(value.case, "dh0")
+    assert checks.accepted(checks.first("lstm", False), "dh0") == 16 * 2**-8
+    assert checks.accepted(checks.first("rnn_relu", False), "dh0") == pytest.approx(0.1)
+
+
+# --- outcomes: what fails, what is only not done
+
+
+def outcomes(
+    *calls: Callable[[], str], seconds: float = 100, workers: int = 1
+) -> dict[str, Outcome]:
+    units = [Unit(str(index), call) for index, call in enumerate(calls)]
+    found: dict[str, Outcome] = {}
+
+    def tell(unit: Unit, outcome: Outcome) -> None:
+        assert unit.name not in found
+        found[unit.name] = outcome
+
+    pool.carry_out(units, workers, time.monotonic() + seconds, tell)
+    return found
+
+
+def test_only_a_wrong_answer_or_a_crash_is_a_failure() -> None:
+    found = outcomes(fails, late, lacks_memory, dies, is_killed, partial(gives, "right"))
+    states = [found[str(index)].state for index in range(6)]
+    assert states == [FAIL, NOT_DONE, NOT_DONE, FAIL, NOT_DONE, PASS]
+    assert found["3"].detail == "its process died (exit code 7)"
+    assert "most likely for its memory" in found["4"].detail
+    assert found["5"].detail == "right"
+
+
+def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
+    found = outcomes(poisons, needs_a_clean_process, needs_a_clean_process)
+    assert [found[str(i)].state for i in range(3)] == [FAIL, PASS, PASS]
+    assert "illegal memory access" in found["0"].detail
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, waiting for that a while."""
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_what_the_deadline_cuts_off_leaves_no_process_and_is_not_done(tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    found = outcomes(partial(sleeps, 300, note), partial(gives, "late"), seconds=8)
+    assert {found[name].state for name in found} == {NOT_DONE}
+    assert "s when the time was up" in found["0"].detail and not found["0"].tried
+    assert found["1"].detail == "not begun in time"
+    assert note.exists(), "8 s were too short to start a process"
+    assert all(gone(int(pid)) for pid in note.read_text().split())
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    code = (
+        "import time; from functools import partial; from pathlib import Path\n"
+        "from bench.pool import Unit, carry_out; from tests.units import sleeps\n"
+        f"unit = Unit('a', partial(sleeps, 300, Path({str(note)!r})))\n"
+        "carry_out([unit], 1, time.monotonic() + 300, print)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    for _ in range(600):
+        if note.exists() and " " in note.read_text():
+            break
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    assert all(gone(int(pid)) for pid in note.read_text().split())
+
+
+def test_units_wait_for_those_that_they_need_and_run_alone_where_asked(tmp_path: Path) -> None:
+    order: list[str] = []
+    units = [
+        Unit("alone", partial(gives, ""), alone=True),
+        Unit("second", partial(gives, ""), after=("first",)),
+        Unit("first", partial(gives, "")),
+    ]
+    pool.carry_out(units, 2, time.monotonic() + 100, lambda unit, _: order.append(unit.name))
+    assert order == ["alone", "first", "second"]
+
+
+CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+WRONG = (
+    "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n"
+    "=========     at forward_kernel+0x10\n========= ERROR SUMMARY: 12 errors\n"
+)
+REFUSED = "========= COMPUTE-SANITIZER\n========= Error: Device not supported by this tool.\n"
+
+
+def test_a_sanitizer_that_may_not_look_is_not_a_failure() -> None:
+    assert checks.sanitized(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
+    with pytest.raises(AssertionError, match="12 errors; first: Invalid __global__ read of size 4"):
+        checks.sanitized(WRONG, 9)
+    for said, code in ((REFUSED, 1), ("", 0), (CLEAN, 1), ("no such option", 2)):
+        with pytest.raises(NotDone, match="could not look"):
+            checks.sanitized(said, code)
+
+
+# --- resuming
+
+
+def table_of(*units: Unit) -> list[tuple[str, str, Unit]]:
+    return [("values", unit.name.removeprefix("values: "), unit) for unit in units]
+
+
+def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    key = {"code": "abc", "device": "card"}
+    todo = table_of(
+        Unit("values: right", partial(gives, "first")),
+        Unit("values: wrong", fails),
+        Unit("values: late", late),
+    )
+    rows = check_gpu.check(todo, key, tmp_path, 100)
+    assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
+    assert [row.name for row in check_gpu.left(rows)] == ["values: wrong", "values: late"]
+    # No time: what failed stays failed, what passed stays passed.
+    rows = check_gpu.check(todo, key, tmp_path, -1)
+    assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
+    assert rows[2].tries == 1  # there was no time to try
+    todo = table_of(
+        Unit("values: right", partial(gives, "second")),
+        Unit("values: wrong", partial(gives, "repaired")),
+        Unit("values: late", late),
+    )
+    rows = check_gpu.check(todo, key, tmp_path, 100)
+    assert [(row.outcome, row.detail) for row in rows[:2]] == [(PASS, "first"), (PASS, "repaired")]
+    assert rows[2].tries == check_gpu.TRIES and not check_gpu.left(rows)
+    assert check_gpu.stored(tmp_path, key) == rows
+    assert check_gpu.stored(tmp_path, key | {"code": "another"}) == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "code"),
+    [((gives,), 0), ((fails, late), 1), ((gives, late), check_gpu.UNFINISHED)],
+)
+@NO_GPU
+def test_exit_codes(calls: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [partial(call, "fine") if call is gives else call for call in calls]
+    todo = table_of(*(Unit(f"values: {i}", call) for i, call in enumerate(named)))
+    monkeypatch.setattr(check_gpu, "units", lambda *_: todo)
+    found = CliRunner().invoke(app, ["check-gpu", "--rehearse"])
+    assert found.exit_code == code, found.output
+
+
+# --- which checks there are
+
+
+def test_the_most_telling_checks_come_first_and_names_are_unlike() -> None:
+    todo = check_gpu.units(rehearse=False, cuda=True)
+    names = [unit.name for _, _, unit in todo]
+    assert len(set(names)) == len(names)
+    kinds = [check for check, _, _ in todo]
+    firsts = names[: len(KERNEL_CELLS)]
+    for cell, name in zip(KERNEL_CELLS, firsts, strict=True):
+        assert f"{cell} bf16 both T=50 B=32 H=512 persistent" in name
+    assert kinds[len(firsts)] == "missing program"
+    assert kinds.index("graph") < names.index(next(n for n in names if "fp16" in n))
+    for index, (_, _, unit) in enumerate(todo):  # or a unit might wait for one that waits for it
+        assert set(unit.after) <= set(names[:index])
+    assert todo[-1][2].alone and sum(unit.alone for _, _, unit in todo) == 1
+    for cell in KERNEL_CELLS:  # compiled before a sanitizer's minutes run
+        name = f"sanitizer: memcheck {cell}"
+        assert todo[names.index(name)][2].after == (f"small case: {cell}",)
+
+
+@pytest.mark.parametrize("cell", KERNEL_CELLS)
 def test_real_sizes_cover_every_way_to_run(cell: str) -> None:
     cases = [
         value
-        for dtype, precision in check_gpu.NUMBERS
-        for value in check_gpu.values(cell, dtype, precision, rehearse=False, cuda=True)
+        for dtype, precision in checks.NUMBERS
+        for value in checks.values(cell, dtype, precision, rehearse=False)
     ]
     assert {value.direction for value in cases} == {"forward", "reverse", "both"}
     assert {value.mode for value in cases} == {"auto", "persistent", "stepwise", "gemm"}
     assert {value.masks for value in cases} == {False, True}
     assert max(value.H for value in cases) == 2048
+    assert checks.first(cell, rehearse=False) in cases
 
 
 @pytest.mark.gpu
@@ -117,4 +327,4 @@ def test_this_gpu_passes() -> None:
         [sys.executable, "-m", "bench", "check-gpu"],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.returncode in (0, check_gpu.UNFINISHED), found.stdout + found.stderr

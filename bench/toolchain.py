@@ -1,0 +1,58 @@
+"""Whether Triton can start here: on a GPU it compiles C against Python's headers, as it runs.
+
+Triton 3.6 compiles its driver and a launcher for each kernel's signature, 3.7 its driver alone.
+Imports neither torch nor Triton.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+PROGRAM = "#include <Python.h>\n#include <stdlib.h>\nint answer(void) { return 0; }\n"
+
+
+def compiler() -> str | None:
+    """The C compiler that Triton would take: the one named by CC, else gcc, else clang."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+
+
+def headers() -> str:
+    """Where Triton looks for Python.h."""
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own Python installs elsewhere than where its headers are.
+    return sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+
+
+@functools.cache
+def check() -> None:
+    """Compile a few lines as Triton would.
+
+    Raises:
+        RuntimeError: one sentence on what is missing.
+    """
+    program = compiler()
+    needs = "Triton compiles C when it starts on a GPU"
+    if program is None or shutil.which(program) is None:
+        found = "neither CC, gcc nor clang names one" if program is None else f"CC is {program!r}"
+        raise RuntimeError(f"{needs} and finds no C compiler: {found}; install gcc or set CC")
+    folder = headers()
+    if not Path(folder, "Python.h").is_file():
+        raise RuntimeError(
+            f"{needs} and finds no {folder}/Python.h: install the headers of Python "
+            f"{sys.version_info.major}.{sys.version_info.minor} (python3-dev)"
+        )
+    with tempfile.TemporaryDirectory(prefix="rnnbench-") as place:
+        source = Path(place, "probe.c")
+        source.write_text(PROGRAM)
+        words = [program, str(source), "-shared", "-fPIC", f"-I{folder}", "-o", f"{place}/probe.so"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise RuntimeError(f"{needs}, and {program} cannot compile a line with Python.h: {said}")

@@ -1,0 +1,56 @@
+"""Units for the pool of check-gpu; imports no torch, so that its processes start at once."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.pool import NotDone
+
+
+def gives(detail: str) -> str:
+    return detail
+
+
+def fails() -> str:
+    raise AssertionError("a wrong value")
+
+
+def late() -> str:
+    raise NotDone("the tool did not end within 120 s")
+
+
+def lacks_memory() -> str:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 48.00 GiB")
+
+
+def dies() -> str:
+    os._exit(7)
+
+
+def is_killed() -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def sleeps(seconds: float, note: Path | None = None) -> str:
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+    if note is not None:
+        note.write_text(f"{os.getpid()} {child.pid}")
+    child.wait()
+    return "slept"
+
+
+POISON: list[str] = []
+
+
+def poisons() -> str:
+    POISON.append("an illegal memory access")
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def needs_a_clean_process() -> str:
+    if POISON:
+        raise RuntimeError(f"CUDA error: {POISON[0]} was encountered")
+    return "clean"
