@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 import torch
 import typer
 
-from bench import archive, campaign, environment, floor, model, store
+from bench import archive, campaign, check_gpu, environment, floor, model, store, toolchain
 from bench.__main__ import COMMANDS
 from bench.environment import ROOT
+from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.presets import load_preset
+from tests.units import gone
 
 CPU = torch.device("cpu")
 
@@ -172,6 +175,46 @@ def test_packed_results_come_back_whole(results: Path, tmp_path: Path):
     assert len(list(out.iterdir())) == len(archive.parts(out)) == 2
 
 
+@pytest.mark.parametrize("step", range(9))
+def test_a_kill_while_packing_leaves_a_whole_packing(
+    results: Path, tmp_path: Path, monkeypatch, step: int
+):
+    """Killed at the n-th change of the folder: what comes back is all of the old, or of the new."""
+    out = tmp_path / "out"
+    archive.pack(results, out, part_bytes=6000)
+    old, count = files(results), len(archive.parts(out))
+    (results / "card" / "records" / "run.jsonl").write_bytes(b"later" * 2000)
+    new = files(results)
+    changes = iter(range(100))
+
+    def killed_at(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*words: Any) -> Any:
+            if next(changes) == step:
+                raise KeyboardInterrupt
+            return change(*words)
+
+        return changed
+
+    monkeypatch.setattr(archive.os, "replace", killed_at(os.replace))
+    monkeypatch.setattr(Path, "unlink", killed_at(Path.unlink))
+    with contextlib.suppress(KeyboardInterrupt):
+        archive.pack(results, out, part_bytes=6000)
+    monkeypatch.undo()
+    archive.restore(out, tmp_path / "again")
+    assert count == 5  # and 4 the second time, whose records shrink: changes 0 to 3 put them
+    assert files(tmp_path / "again") == (old if step < 4 else new)
+    # The next packing clears what the killed one left.
+    archive.pack(results, out, part_bytes=20000)
+    assert sorted(out.glob("results*")) == archive.parts(out) and len(archive.parts(out)) == 2
+
+
+def test_parts_that_are_missing_are_told_of(results: Path, tmp_path: Path):
+    archive.pack(results, tmp_path / "out", part_bytes=4000)
+    archive.parts(tmp_path / "out")[3].unlink()
+    with pytest.raises(FileNotFoundError, match="parts are missing"):
+        archive.restore(tmp_path / "out", tmp_path / "again")
+
+
 def test_figures_give_way_to_records(results: Path, tmp_path: Path):
     said = archive.pack(results, tmp_path / "out", total=17000)
     assert "without .svg, .png" in said
@@ -187,7 +230,7 @@ def test_a_call_that_is_ended_leaves_what_it_had(tmp_path: Path):
     with pytest.raises(SystemExit), campaign.tree(out, True, None) as (inside, _):
         (inside / "record").write_text("kept")
         campaign._terminated(signal.SIGTERM, None)
-    assert [path.name for path in out.iterdir()] == ["results.tar.gz.00"]
+    assert [path.name for path in out.iterdir()] == ["results.tar.gz.000001.00of01"]
     with campaign.tree(out, True, None) as (inside, _):  # the next call finds it
         assert (inside / "record").read_text() == "kept"
     with campaign.tree(tmp_path / "plain", False, out) as (inside, _):
@@ -217,24 +260,117 @@ def test_without_a_gpu_it_says_so(tmp_path: Path):
     assert done.returncode == 2 and "--rehearse needs --out" in done.stderr
 
 
-@pytest.mark.parametrize("how", ["wrong", "hangs"])
-def test_a_wrong_value_stops_it_before_anything_is_measured(how: str, tmp_path: Path, monkeypatch):
-    plain = subprocess.run
+def outcomes_of(*states: str) -> list[check_gpu.Row]:
+    return [check_gpu.Row("values", f"{i}", state, "why") for i, state in enumerate(states)]
 
-    def check(words: list[str], **options: Any) -> Any:
-        if "check-gpu" not in words:
-            return plain(words, **options)
-        if how == "hangs":
-            raise subprocess.TimeoutExpired(words, 1.0)
-        return SimpleNamespace(returncode=1)
 
-    monkeypatch.setattr(subprocess, "run", check)
+def call(tmp_path: Path, monkeypatch, code: int | None, *states: str) -> list[str]:
+    """One campaign whose check-gpu ends so; its command's words. The other steps do nothing."""
+    asked: list[str] = []
+
+    def ended(words: list[str], seconds: float) -> int | None:
+        asked.extend(words)
+        folder = Path(words[words.index("--out") + 1])
+        check_gpu.write(folder, outcomes_of(*states), check_gpu.key(True))
+        return code
+
+    monkeypatch.setattr(campaign, "ended", ended)
+    for step in ("floor", "alone", "measure"):
+        monkeypatch.setattr(campaign.Campaign, step, lambda *_: None)
     before = signal.getsignal(signal.SIGTERM)
+    try:
+        campaign.command(8, tmp_path, False, None, True, 0.1, 0.1, 60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return asked
+
+
+def state(tmp_path: Path) -> dict[str, Any]:
+    found = list(tmp_path.rglob(campaign.STATE))
+    return json.loads(found[0].read_text()) if found else {}
+
+
+def test_a_failed_check_stops_it_before_anything_is_measured(tmp_path: Path, monkeypatch, capsys):
+    with pytest.raises(typer.Exit) as stopped:
+        call(tmp_path, monkeypatch, 1, PASS, FAIL, NOT_DONE)
+    assert stopped.value.exit_code == 1
+    assert "nothing was measured: values: 1" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.json*")] == [check_gpu.FILE]
+
+
+def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(tmp_path, monkeypatch, capsys):
+    words = call(tmp_path, monkeypatch, check_gpu.UNFINISHED, PASS, NOT_DONE, LEFT_OUT)
+    assert "1 of 3 checks left for the next call" in capsys.readouterr().out
+    assert state(tmp_path) == {}
+    assert float(words[words.index("--max-minutes") + 1]) == pytest.approx(2, abs=0.1)  # of 8
+    assert call(tmp_path, monkeypatch, 0, PASS, PASS, LEFT_OUT)
+    assert state(tmp_path)["checked"] == check_gpu.key(True)
+    assert call(tmp_path, monkeypatch, 0, PASS) == []  # done
+
+
+@pytest.mark.parametrize("code", [None, 2, -9])
+def test_a_check_gpu_that_does_not_end_well_stops_nothing_but_is_told_of(
+    code: int | None, tmp_path: Path, monkeypatch, capsys
+):
     with pytest.raises(typer.Exit) as ended:
-        campaign.command(1, tmp_path, False, None, True, 0.1, 0.1, 60)
-    signal.signal(signal.SIGTERM, before)
+        call(tmp_path, monkeypatch, code, PASS, NOT_DONE)
     assert ended.value.exit_code == 1
-    assert list(tmp_path.rglob("*.json*")) == []
+    said = capsys.readouterr()
+    assert "and the campaign goes on" in said.err and "nothing has been measured yet" in said.out
+    assert state(tmp_path) == {}
+
+
+CHILDREN = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+print(child.pid, flush=True)
+open(sys.argv[1], "w").write(str(child.pid))
+child.wait()
+"""
+
+
+def test_a_command_that_is_ended_leaves_no_child(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(campaign, "END_SECONDS", 1.0)
+    note = tmp_path / "pid"
+    assert campaign.ended([sys.executable, "-c", CHILDREN, str(note)], 3.0) is None
+    assert gone(int(note.read_text()))
+    assert campaign.ended([sys.executable, "-c", "raise SystemExit(3)"], 60) == 3
+
+
+# --- what Triton needs to start
+
+
+def test_a_missing_compiler_is_one_sentence(tmp_path: Path, monkeypatch):
+    toolchain.check.cache_clear()
+    toolchain.check()  # as long as this machine has one
+    for name, value, told in (
+        ("PATH", str(tmp_path), "neither CC, gcc nor clang names one; install gcc or set CC"),
+        ("CC", "no-such-cc", "CC is 'no-such-cc'"),
+        ("CC", "false", "false cannot compile a line with Python.h"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.delenv("CC", raising=False)
+            patch.setenv(name, value)
+            toolchain.check.cache_clear()
+            with pytest.raises(RuntimeError, match="Triton compiles C when it starts") as raised:
+                toolchain.check()
+        assert told in str(raised.value) and "\n" not in str(raised.value)
+    monkeypatch.setattr(toolchain, "headers", lambda: str(tmp_path))
+    toolchain.check.cache_clear()
+    with pytest.raises(RuntimeError, match=r"Python\.h: install the headers of Python 3"):
+        toolchain.check()
+    toolchain.check.cache_clear()
+
+
+def test_triton_looks_for_its_compiler_there():
+    """Where ours looks is where Triton does; its code moves from version to version."""
+    import inspect
+
+    from triton.runtime import build
+
+    source = inspect.getsource(build)
+    for word in ('environ.get("CC")', 'which("gcc")', 'which("clang")', "posix_prefix"):
+        assert word in source
 
 
 def test_time_is_kept_for_the_report(tmp_path: Path):
@@ -254,11 +390,13 @@ def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
     brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5")
     done = run(*brief, "--max-minutes", "5", "--out", str(tmp_path / "first"), "--pack")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in (tmp_path / "first").iterdir()] == ["results.tar.gz.00"]
+    assert [path.name for path in (tmp_path / "first").iterdir()] == [
+        "results.tar.gz.000001.00of01"
+    ]
     words = ("--out", str(tmp_path / "second"), "--resume", str(tmp_path / "first"))
     again = run(*brief, "--max-minutes", "5", *words)
     assert again.returncode == 0, again.stdout + again.stderr
-    for said in ("check-gpu: passed before", "activations: measured before", "none new"):
+    for said in ("check-gpu: done before", "activations: measured before", "none new"):
         assert said in again.stdout
     folder = tmp_path / "second" / environment.slug(environment.probe().name)
     records = list(store.read(folder / "records"))

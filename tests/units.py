@@ -1,9 +1,10 @@
-"""Units for the pool of check-gpu; imports no torch, so that its processes start at once."""
+"""Units for the pool of check-gpu. Imports no torch, so that its processes start at once."""
 
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bench.pool import NotDone
@@ -54,3 +55,13 @@ def needs_a_clean_process() -> str:
     if POISON:
         raise RuntimeError(f"CUDA error: {POISON[0]} was encountered")
     return "clean"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, waiting for that a while."""
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
