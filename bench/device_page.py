@@ -17,6 +17,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 # File name's first word(s) -> the section it stands in, in the page's order.
 SECTIONS = (
     (
+        "Are the kernels right here?",
+        "Checked on this device before measuring; a check that fails ends a campaign.",
+        (),
+        ("checks",),
+    ),
+    (
         "Throughput",
         "Median with its 95 % interval, logarithmic axes. A letter at the foot of a panel is a "
         "point that could not be measured; its reason stands below the figure.",

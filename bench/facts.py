@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import compiled, exactness, frames, plots, tables
+from bench import check_table, compiled, exactness, frames, plots, tables
 from bench.figures_error import EFFECT
 from bench.frames import CELL_NAMES, PASS_NAMES
 from bench.typeset import interval, significant
@@ -205,6 +205,7 @@ def caveats(run: frames.Run) -> list[str]:
             "A CPU run: other work on the machine shows in the times, and nothing here says how "
             "fast a GPU would be."
         )
+    said += check_table.caveats(run.folder)
     said += [f"{count:,} records were set aside: {why}." for why, count in run.aside.items()]
     return said
 

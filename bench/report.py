@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from bench import (
+    check_table,
     compiled,
     device_page,
     environment,
@@ -145,7 +146,8 @@ def all_tables(run: frames.Run) -> list[typeset.Table]:
     """Every table that a run fills."""
     alone = (*exactness.tables(run.folder), *figures_training.tables(run.folder))
     error = tables_error.all_tables(frames.errors(run.of("error")))
-    return [*tables.all_tables(run), *floor_table.tables(run.folder), *error, *alone]
+    card = [*check_table.tables(run.folder), *floor_table.tables(run.folder)]
+    return [*tables.all_tables(run), *card, *error, *alone]
 
 
 def remove_stale(folder: Path, kept: set[Path]) -> None:

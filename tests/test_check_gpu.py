@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import check_gpu, checks, pool
+from bench import check_gpu, check_table, checks, device_page, pool, typeset
 from bench.__main__ import app
 from bench.cases import CELLS
 from bench.metrics import tolerance
@@ -23,6 +23,7 @@ from tests.units import (
     dies,
     fails,
     gives,
+    gone,
     is_killed,
     lacks_memory,
     late,
@@ -173,16 +174,6 @@ def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
     assert "illegal memory access" in found["0"].detail
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended, waiting for that a while."""
-    for _ in range(100):
-        status = Path(f"/proc/{pid}/stat")
-        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_what_the_deadline_cuts_off_leaves_no_process_and_is_not_done(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     found = outcomes(partial(sleeps, 300, note), partial(gives, "late"), seconds=8)
@@ -328,3 +319,28 @@ def test_this_gpu_passes() -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert found.returncode in (0, check_gpu.UNFINISHED), found.stdout + found.stderr
+
+
+# --- on the page
+
+
+def test_the_page_tells_what_failed_and_what_was_not_done(tmp_path: Path) -> None:
+    assert check_table.tables(tmp_path) == [] and check_table.caveats(tmp_path) == []
+    rows = [
+        check_gpu.Row("values", "lstm bf16", PASS, "at most 10%"),
+        check_gpu.Row("values", "gru bf16", FAIL, "AssertionError: y is off | by 1"),
+        check_gpu.Row("sanitizer", "memcheck lstm", NOT_DONE, "did not end within 120 s"),
+        check_gpu.Row("far offsets", "rnn_tanh bf16", LEFT_OUT, "needs 48 GB"),
+    ]
+    check_gpu.write(tmp_path, rows, {"code": "abc", "device": "a card"})
+    (found,) = check_table.tables(tmp_path)
+    assert list(found.full["outcome"]) == [PASS, FAIL, NOT_DONE, LEFT_OUT]
+    text = typeset.markdown(found)
+    assert "memcheck lstm: did not end within 120 s (not done)" in text
+    assert "rnn_tanh bf16: needs 48 GB (left out)" in text
+    assert typeset.write(found, tmp_path / "tables")
+    failed, unfinished = check_table.caveats(tmp_path)
+    assert failed.startswith("1 of 4 checks") and "failed: values (gru bf16)" in failed
+    assert "were not done: sanitizer (memcheck lstm)" in unfinished
+    shown = device_page.sections([], [found])
+    assert [section.title for section in shown] == ["Are the kernels right here?"]
