@@ -15,14 +15,14 @@ COMMANDS = {
     "sweep": ("bench.sweep_command", "Measure a preset's cases; resumes, keeps to a budget."),
     "error": ("bench.error", "Numerical error against float64: growth, regimes, activations."),
     "plan": ("bench.plan_command", "How a case would run on a GPU, and its expected time."),
-    "resources": ("bench.resources", "What the compiler makes of every planned kernel; no GPU."),
+    "resources": ("bench.resources_command", "What the compiler makes of planned kernels; no GPU."),
     "profile": ("bench.profile", "What each part of the time loop costs."),
     "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
     "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
     "merge": ("bench.merge", "Join the records of shards or calls into one file."),
-    "report": ("bench.report", "Tables, figures and page from stored records."),
-    "cite": ("bench.cite", "How to cite the suite and a run."),
+    "report": ("bench.report_command", "Tables, figures and page from stored records."),
+    "cite": ("bench.cite_command", "How to cite the suite and a run."),
     "schema": ("bench.schema", "Write the published schema of a record."),
 }
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from bench import environment, facts, frames
 
@@ -168,19 +166,3 @@ def text(run: frames.Run | None) -> str:
         return suite()
     entries = [suite(), *(PEERS[key] for key in peers(run))]
     return "\n\n".join(entries) + f"\n\n% Methods, for {run.name}:\n% {methods(run)}"
-
-
-def command(
-    run: Annotated[
-        Path | None,
-        typer.Argument(help="A results folder or .jsonl file; without one, only the suite."),
-    ] = None,
-) -> None:
-    """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
-    if run is None:
-        print(text(None))
-        return
-    from bench.report import load
-
-    for found in load([run]):
-        print(text(found))

@@ -1,4 +1,4 @@
-"""``python -m bench report``: everything people look at, rebuilt from stored records.
+"""Everything people look at, rebuilt from stored records.
 
 Needs no GPU and imports no torch.
 """
@@ -12,9 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from bench import (
     check_table,
@@ -212,13 +209,3 @@ def results() -> list[Path]:
             f"no records under {RESULTS}; `python -m bench quick` measures this machine"
         )
     return found
-
-
-def command(
-    run: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Results folders or .jsonl files; all of results/ by default."),
-    ] = None,
-) -> None:
-    """Rebuild every table, figure and page from stored records. Needs no GPU."""
-    main(*(run or ()))

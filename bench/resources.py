@@ -1,4 +1,4 @@
-"""``python -m bench resources``: what the compiler makes of every planned kernel, with no GPU.
+"""What the compiler makes of every planned kernel, with no GPU.
 
 Compiles each distinct kernel that the plan chooses over a grid of cases, for a GPU that need not be
 there, and records registers, stack, shared memory and the instructions of the loop over time. A
@@ -17,14 +17,12 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from bench import compile_kernel, environment, store
 from bench.cases import CELLS, make_case
@@ -51,6 +49,15 @@ QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
 DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", "lstm", "gru", "rnn", "slstm")
 # Whose change may also choose other kernels.
 PLAN_CODE = ("plan", "tiles", "cost", "devices")
+
+
+def chosen(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
+    """Comma-separated words, each of which must be accepted."""
+    found = tuple(words.split(","))
+    for word in found:
+        if word not in accepted:
+            raise ValueError(f"{name} is {word!r}; accepted: {', '.join(accepted)}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -345,47 +352,3 @@ def record(folder: Path, seconds: float = 48.0) -> list[Path]:
         if left:
             print(f"{left} left; `python -m bench resources --quick --device {device}` goes on")
     return written
-
-
-def command(
-    quick: Annotated[bool, typer.Option(help="Only a few kernels of the grid.")] = False,
-    device: Annotated[
-        str, typer.Option(help=f"Which targets, comma-separated: {', '.join(GRIDS)}.")
-    ] = "h100",
-    cells: Annotated[str | None, typer.Option(help="Only these cells, comma-separated.")] = None,
-    numbers: Annotated[
-        str | None, typer.Option(help=f"Only these, comma-separated: {', '.join(NUMBERS)}.")
-    ] = None,
-    hidden: Annotated[str | None, typer.Option(help="Only these H, comma-separated.")] = None,
-    dump: Annotated[
-        Path | None, typer.Option(help="Keep the binaries here, to look at with cuobjdump.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option(help="Compile again what is recorded.")] = False,
-    max_minutes: Annotated[float | None, typer.Option(help="Begin nothing after this.")] = None,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = environment.ROOT / "results",
-) -> None:
-    """Compile every planned kernel of a grid for GPUs that need not be here, and record the facts.
-
-    Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
-    """
-    bad = False
-    for name in device.split(","):
-        if name not in GRIDS:
-            raise ValueError(f"device is {name!r}; accepted: {', '.join(GRIDS)}")
-        sizes, batches, wanted, forms = QUICK if quick else (*GRIDS[name], CELL_NAMES, NUMBERS)
-        todo = jobs(
-            name,
-            tuple(map(int, hidden.split(","))) if hidden else sizes,
-            batches,
-            tuple(cells.split(",")) if cells else wanted,
-            tuple(numbers.split(",")) if numbers else forms,
-        )
-        seconds = 1e99 if max_minutes is None else max_minutes * 60
-        folder, records, left = run(name, todo, results, dump, seconds, fresh)
-        print(f"Triton {environment.version('triton')}:", *summary(records), sep="\n")
-        if left:
-            print(f"{left} left for the next call")
-        print(folder / "records")
-        bad = bad or any(r["status"] != "ok" or r["resources"]["faults"] for r in records)
-    if bad:
-        raise typer.Exit(1)

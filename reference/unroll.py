@@ -33,11 +33,12 @@ def unroll(
     outputs [T, B, H] and the last state.
     """
     times = range(gx.shape[0])
+    gates = gx.unbind()  # the gradient of each gx[t] would be as large as gx
     outputs = []
     state = initial
     for t in reversed(times) if reverse else times:
         before = state if resets is None else choose(resets[t], initial, state)
-        after = cell.step(gx[t], before, w_hh, b_hh)
+        after = cell.step(gates[t], before, w_hh, b_hh)
         if running is None:
             state, y = after, after[0]
         else:

@@ -14,6 +14,7 @@ import pytest
 
 import reference
 from bench import cases, environment, providers, store, sweep
+from bench.__main__ import COMMANDS
 from bench.environment import ROOT
 from bench.problem import Problem
 
@@ -235,6 +236,23 @@ def test_help_and_dry_run_are_quick_and_import_no_torch(tmp_path: Path):
             "assert not heavy, heavy"
         )
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_commands_help_is_quick_and_imports_nothing_heavy(name: str):
+    code = (
+        f"import sys, runpy; sys.argv = ['bench', '{name}', '--help']\n"
+        "try: runpy.run_module('bench', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'triton', 'scipy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    assert sum(after[2:4]) - sum(before[2:4]) < 0.5
 
 
 def test_dry_run_says_what_is_skipped_and_why():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cite, frames
+from bench import cite, cite_command, frames
 from tests import synthetic
 
 
@@ -74,7 +74,7 @@ def test_the_methods_paragraph_is_filled_from_the_run():
 
 
 def test_the_command_prints_bibtex_and_methods(capsys):
-    cite.command(None)
+    cite_command.command(None)
     assert set(entries(capsys.readouterr().out)) == {"rnnbench"}
     text = cite.text(run())
     assert set(entries(text)) == {"rnnbench", "pytorch2", "triton", "cudnn", "flashrnn"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench import compile_kernel, resources, store
+from bench import compile_kernel, resources, resources_command, store
 from kernels.devices import DEVICES
 
 H100 = DEVICES["h100"]
@@ -152,7 +152,7 @@ def test_a_record_survives_json():
 
 def test_an_unknown_device_is_named():
     with pytest.raises(ValueError, match="device is 'h99'; accepted: h100, a100"):
-        resources.command(device="h99")
+        resources_command.command(device="h99")
 
 
 # The compiler itself

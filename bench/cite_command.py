@@ -1,0 +1,21 @@
+"""``python -m bench cite``: the command around ``bench.cite``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A results folder or .jsonl file; without one, only the suite."),
+    ] = None,
+) -> None:
+    """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
+    from bench import cite, report  # here, so that --help need not wait for pandas
+
+    for found in [None] if run is None else report.load([run]):
+        print(cite.text(found))
