@@ -80,6 +80,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def hidden() -> bool:
+    """Whether all GPUs are hidden from torch, which NVML and nvidia-smi do not ask."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1")
+
+
 @contextlib.contextmanager
 def _nvml() -> Iterator[tuple[Any, Any] | None]:
     """NVML and a handle of torch's first device, or None where either is missing."""
@@ -94,17 +99,20 @@ def _nvml() -> Iterator[tuple[Any, Any] | None]:
         yield None
         return
     try:
-        # NVML counts all devices, torch only the visible ones.
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-        if first.isdigit():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(first))
-        else:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(first)
-        yield pynvml, handle
-    except pynvml.NVMLError:
-        yield None
+        yield _first(pynvml)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _first(nvml: Any) -> tuple[Any, Any] | None:
+    # NVML counts all devices, torch only the visible ones.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    try:
+        if first.isdigit():
+            return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))
+        return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
+    except nvml.NVMLError:
+        return None
 
 
 def _text(value: str | bytes) -> str:
@@ -113,16 +121,20 @@ def _text(value: str | bytes) -> str:
 
 def probe() -> Machine:
     """The machine as far as can be known without torch, for a dry run."""
+    if hidden():
+        return Machine("cpu", cpu_name())
     with _nvml() as found:
         if found is not None:
             nvml, handle = found
-            return Machine(
-                "cuda",
-                _text(nvml.nvmlDeviceGetName(handle)),
-                tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
-                memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
-            )
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+            # A part of a card, or a container, may be refused single facts.
+            with contextlib.suppress(nvml.NVMLError):
+                return Machine(
+                    "cuda",
+                    _text(nvml.nvmlDeviceGetName(handle)),
+                    tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                    memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+                )
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         query = "--query-gpu=name,compute_cap,memory.total"
         answer = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader,nounits"],
@@ -185,7 +197,10 @@ def device_facts() -> dict[str, Any]:
 @functools.cache
 def _driver() -> str | None:
     with _nvml() as found:
-        return None if found is None else _text(found[0].nvmlSystemGetDriverVersion())
+        if found is not None:
+            with contextlib.suppress(found[0].NVMLError):
+                return _text(found[0].nvmlSystemGetDriverVersion())
+    return None
 
 
 def sensors() -> dict[str, Any]:
@@ -209,7 +224,7 @@ def sensors() -> dict[str, Any]:
         ):
             try:
                 facts[name] = query()
-            except nvml.NVMLError:  # some boards do not tell some facts
+            except (nvml.NVMLError, AttributeError):  # some boards and versions do not tell some
                 facts[name] = None
         return facts
 

@@ -1,43 +1,86 @@
 """``python -m bench profile``: what each part of the loop over time costs, by leaving it out.
 
-Without a GPU: the compiler's view, instructions and registers. With one, the time per step too.
+Without a GPU: the compiler's view, instructions and registers. With one, planned for it as calls
+are, and the time per step too.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from bench import compile_kernel, resources
+from bench import compile_kernel, resources, toolchain
 from bench.cases import CELLS
 from bench.plan_command import accept
-from kernels.devices import DEVICES
+from kernels.devices import DEVICES, Device
 from kernels.plan import Problem, backward_plan, forward_plan
 
 STEPS = 512  # enough that starting and ending do not count
+# "saving" is what the forward loop stores for the backward pass.
+NO_STORES = (
+    "cannot be left out: the backward loop stores the gates' gradients, which its programs exchange"
+)
 
 
-def variants(device: str, cell: str, H: int, B: int, number: str, loop: str, mode: str) -> Any:
+def variants(
+    device: Device, cell: str, H: int, B: int, number: str, loop: str
+) -> list[compile_kernel.Variant]:
     """The planned kernel of a case, whole and with each part left out."""
     from bench.parts import available
 
     dtype, _, precision = number.partition(":")
     precision = precision or "ieee"
     problem = Problem(CELLS[cell].gates, B, H, 1, compile_kernel.TORCH_NAMES[dtype], precision)
-    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, DEVICES[device], mode)
+    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, "persistent")
     whole = compile_kernel.Variant(
         cell, loop, H, 1, dtype, precision, plan, features=("bias", "lengths", "save")
     )
     return [replace(whole, without=part) for part in available(loop)]
 
 
+def look(variant: compile_kernel.Variant, device: Device) -> compile_kernel.Compiled | str:
+    """What the compiler makes of a variant, or why it makes nothing."""
+    try:
+        return compile_kernel.inspect(
+            compile_kernel.compile_variant(variant, device), variant, device
+        )
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def compiled(
+    found: list[compile_kernel.Variant], device: Device
+) -> list[compile_kernel.Compiled | str]:
+    """:func:`look` for several variants at once, in processes that compile whatever this one does.
+
+    Raises:
+        RuntimeError: if a compiler's process dies.
+    """
+    workers = min(len(found), os.cpu_count() or 1)
+    spawn = multiprocessing.get_context("spawn")
+    with resources.compiling(), ProcessPoolExecutor(workers, spawn) as pool:
+        try:
+            return list(pool.map(look, found, [device] * len(found)))
+        except BrokenProcessPool:
+            raise RuntimeError("a process that compiled a variant died") from None
+
+
 def microseconds(variant: compile_kernel.Variant, B: int) -> float:
-    """The median time per step on the present GPU, µs."""
+    """The median time per step on the present GPU, µs.
+
+    Raises:
+        BarrierError: if a barrier gave up, whose time says nothing.
+    """
     import torch
     import triton
 
+    import kernels
     from kernels import launch
 
     kernel, values = compile_kernel.arguments(variant, T=STEPS, B=B, device="cuda")
@@ -53,7 +96,20 @@ def microseconds(variant: compile_kernel.Variant, B: int) -> float:
 
     once()
     torch.cuda.synchronize()
-    return float(triton.testing.do_bench(once, return_mode="median")) * 1e3 / STEPS
+    taken = float(triton.testing.do_bench(once, return_mode="median")) * 1e3 / STEPS
+    kernels.check()
+    return taken
+
+
+def present() -> Device | None:
+    """The GPU that calls here run on, as the plan sees it; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    from kernels.autograd import device_limits
+
+    return device_limits(torch.device("cuda", torch.cuda.current_device()))
 
 
 def command(
@@ -62,48 +118,55 @@ def command(
     batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(resources.NUMBERS)}.")] = "bf16",
     device: Annotated[
-        str, typer.Option(help=f"Compile for: {', '.join(DEVICES)}; times are of the present GPU.")
-    ] = "h100",
-    mode: Annotated[str, typer.Option(help="The mode to look into.")] = "persistent",
+        str | None,
+        typer.Option(
+            help=f"Plan and compile for one of {', '.join(DEVICES)}, and time nothing. By default "
+            "the GPU at hand, else h100."
+        ),
+    ] = None,
 ) -> None:
-    """Leave out one part of the loop at a time: what remains, and how much less it is."""
+    """Leave out one part of the persistent loop at a time: what remains, how much less it is."""
     accept("cell", cell, resources.CELL_NAMES)
     accept("dtype", dtype, resources.NUMBERS)
-    accept("device", device, DEVICES)
-    import torch
+    if device is not None:
+        accept("device", device, DEVICES)
+    here = present() if device is None else None
+    if here is not None:
+        toolchain.check()
+    target = here or DEVICES[device or "h100"]
+    report(target, cell, hidden, batch, dtype, timed=here is not None)
+    if here is None:
+        why = "no GPU here" if device is None else "asked for a device of the table"
+        print(f"{why}: counts are of machine instructions in the loop over time, times left out")
 
-    timed = torch.cuda.is_available()
+
+def report(device: Device, cell: str, hidden: int, batch: int, dtype: str, timed: bool) -> None:
+    """Print the table of each loop; with times, of the present GPU."""
     head = (
         f"{'without':<10}{'instructions':>13}{'registers':>10}{'tensor cores':>13}{'barriers':>9}"
     )
     for loop, words in (("fwd", "forward"), ("bwd", "backward")):
-        found = variants(device, cell, hidden, batch, dtype, loop, mode)
+        found = variants(device, cell, hidden, batch, dtype, loop)
         plan = found[0].plan
         print(
-            f"{words}: {plan.mode}, {plan.programs} programs of {plan.units} units x "
-            f"{plan.block_b} sequences; expected {plan.floor_us:.2f} µs a step"
+            f"{words} on {device.name}: {plan.mode}, {plan.programs} programs of {plan.units} "
+            f"units x {plan.block_b} sequences; expected {plan.floor_us:.2f} µs a step"
         )
         print(head + (f"{'µs a step':>11}{'less':>8}" if timed else ""))
-        jobs = [resources.Job(variant, (batch,), device) for variant in found]
-        results = {job.variant.without: r for job, r in resources.compile_all(jobs)}
         whole = None
-        for variant in found:
-            result = results[variant.without]
+        for variant, seen in zip(found, compiled(found, device), strict=True):
             name = variant.without or "nothing"
-            if result["status"] != "ok":
-                print(f"{name:<10}{result['reason']}")
+            if isinstance(seen, str):
+                print(f"{name:<10}{seen}")
                 continue
-            seen = result["resources"]
             line = (
-                f"{name:<10}{seen['loop_instructions']:>13}{seen['registers']:>10}"
-                f"{seen['tensor_core']:>13}{seen['barriers']:>9}"
+                f"{name:<10}{seen.loop_instructions:>13}{seen.registers:>10}"
+                f"{seen.tensor_core:>13}{seen.barriers:>9}"
             )
             if timed:
                 time = microseconds(variant, batch)
                 whole = time if whole is None else whole
                 line += f"{time:>11.2f}{whole - time:>8.2f}"
             print(line)
-    if not timed:
-        print(
-            "no GPU here: counts are of machine instructions in the loop over time, times left out"
-        )
+        if loop == "bwd":
+            print(f"{'saving':<10}{NO_STORES}")
