@@ -16,7 +16,7 @@ COMMANDS = {
     "error": ("bench.error", "Numerical error against float64: growth, regimes, activations."),
     "plan": ("bench.plan_command", "How a case would run on a GPU, and its expected time."),
     "resources": ("bench.resources_command", "What the compiler makes of planned kernels; no GPU."),
-    "profile": ("bench.profile", "What each part of the time loop costs."),
+    "profile": ("bench.profile_command", "What each part of the time loop costs."),
     "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
     "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),

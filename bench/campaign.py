@@ -288,6 +288,10 @@ def command(
         raise ValueError("--rehearse needs --out, since what it measures is no result to keep")
     if machine.is_cuda:
         toolchain.check()
+        toolchain.check_cache()
+    toolchain.check_writable(
+        out or sweep.RESULTS, "the campaign writes to", "--out takes another folder"
+    )
     deadline = time.monotonic() + max_minutes * 60
     signal.signal(signal.SIGTERM, _terminated)
     settings = {"seconds": seconds, "target": target, "seed": 0}

@@ -78,6 +78,9 @@ def units(rehearse: bool, cuda: bool) -> list[tuple[str, str, Unit]]:
         add("repetitions", value.name, same, firsts[value.cell])
         beside = add("streams", bare.name, partial(checks.streams, bare, device, few))
         add("graph", bare.name, partial(checks.graph, bare, device, few), beside)
+    # What "auto-graph" may choose: torch's GEMMs and our kernels in one graph.
+    outside = replace(checks.exact_cases(rehearse)[0], masks=False, mode="gemm")
+    add("graph", outside.name, partial(checks.graph, outside, device, few))
 
     def compare_in(dtype: str, precision: str) -> None:
         for cell in cells:
@@ -90,7 +93,7 @@ def units(rehearse: bool, cuda: bool) -> list[tuple[str, str, Unit]]:
     for number in (n for n in numbers if n[0] != "fp32"):
         compare_in(*number)
     for cell in cells if cuda else cells[:1]:
-        watched = ()
+        watched: tuple[str, ...] = ()
         if cuda:
             watched = (add("small case", cell, partial(checks.small, cell)),)
         for tool in checks.SANITIZERS:
@@ -241,6 +244,7 @@ def command(
         raise typer.Exit(2)
     if cuda:
         toolchain.check()
+        toolchain.check_cache()
     else:
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
     rows = check(units(rehearse, cuda), key(rehearse), out, max_minutes * 60)

@@ -24,6 +24,8 @@ from typing import Any
 
 PASS, FAIL, LEFT_OUT, NOT_DONE = "pass", "FAIL", "left out", "not done"
 FAIR_SECONDS = 60.0  # what the deadline cut off after less had no fair try
+# What CUDA and torch say of a card that is full, or that another process has for itself.
+LACKING = ("out of memory", "busy or unavailable")
 END_SECONDS = 10.0  # the driver may take a while to let a killed process go
 
 
@@ -79,7 +81,7 @@ def attempt(call: Callable[[], str]) -> Outcome:
         detail, state = str(reason), NOT_DONE
     except Exception as error:
         detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
-        lacking = isinstance(error, MemoryError) or "out of memory" in str(error)
+        lacking = isinstance(error, MemoryError) or any(word in str(error) for word in LACKING)
         state = NOT_DONE if lacking else FAIL
     return Outcome(state, detail, time.monotonic() - began)
 

@@ -1,4 +1,4 @@
-"""``python -m bench profile``: what each part of the loop over time costs, by leaving it out.
+"""What each part of the loop over time costs, by leaving it out (``python -m bench profile``).
 
 Without a GPU: the compiler's view, instructions and registers. With one, planned for it as calls
 are, and the time per step too.
@@ -11,14 +11,10 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Annotated
 
-import typer
-
-from bench import compile_kernel, resources, toolchain
+from bench import compile_kernel, resources
 from bench.cases import CELLS
-from bench.plan_command import accept
-from kernels.devices import DEVICES, Device
+from kernels.devices import Device
 from kernels.plan import Problem, backward_plan, forward_plan
 
 STEPS = 512  # enough that starting and ending do not count
@@ -110,34 +106,6 @@ def present() -> Device | None:
     from kernels.autograd import device_limits
 
     return device_limits(torch.device("cuda", torch.cuda.current_device()))
-
-
-def command(
-    cell: Annotated[str, typer.Option(help=f"One of {', '.join(resources.CELL_NAMES)}.")] = "lstm",
-    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(resources.NUMBERS)}.")] = "bf16",
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Plan and compile for one of {', '.join(DEVICES)}, and time nothing. By default "
-            "the GPU at hand, else h100."
-        ),
-    ] = None,
-) -> None:
-    """Leave out one part of the persistent loop at a time: what remains, how much less it is."""
-    accept("cell", cell, resources.CELL_NAMES)
-    accept("dtype", dtype, resources.NUMBERS)
-    if device is not None:
-        accept("device", device, DEVICES)
-    here = present() if device is None else None
-    if here is not None:
-        toolchain.check()
-    target = here or DEVICES[device or "h100"]
-    report(target, cell, hidden, batch, dtype, timed=here is not None)
-    if here is None:
-        why = "no GPU here" if device is None else "asked for a device of the table"
-        print(f"{why}: counts are of machine instructions in the loop over time, times left out")
 
 
 def report(device: Device, cell: str, hidden: int, batch: int, dtype: str, timed: bool) -> None:

@@ -30,6 +30,24 @@ def headers() -> str:
     return sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
 
 
+def check_writable(folder: Path, what: str, instead: str) -> None:
+    """Raise RuntimeError unless files can be put into a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as refused:
+        raise RuntimeError(f"{what} {folder}, which refuses it ({refused}): {instead}") from None
+
+
+def check_cache() -> None:
+    """Raise RuntimeError unless Triton can keep what it compiles."""
+    home = os.environ.get("TRITON_HOME") or Path.home()
+    folder = os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache")
+    check_writable(
+        Path(folder), "Triton writes what it compiles to", "set TRITON_CACHE_DIR to another folder"
+    )
+
+
 @functools.cache
 def check() -> None:
     """Compile a few lines as Triton would.

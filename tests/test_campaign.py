@@ -18,6 +18,7 @@ import typer
 
 from bench import archive, campaign, check_gpu, environment, floor, model, store, toolchain
 from bench.__main__ import COMMANDS
+from bench.cases import DEFAULTS, make_case
 from bench.environment import ROOT
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.presets import load_preset
@@ -337,6 +338,75 @@ def test_a_command_that_is_ended_leaves_no_child(tmp_path: Path, monkeypatch):
     assert campaign.ended([sys.executable, "-c", "raise SystemExit(3)"], 60) == 3
 
 
+# --- graphs
+
+
+def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
+    """What compiles or starts a library at its first call has done so before, in that very mode."""
+    from bench.measure import Runner
+    from bench.problem import make_problem
+    from bench.providers import Call, Provider
+
+    capturing: list[bool] = []
+
+    @contextlib.contextmanager
+    def graph(_: Any):
+        capturing.append(True)
+        yield
+        capturing.pop()
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for name, value in (
+        ("Stream", lambda: stream), ("current_stream", lambda: stream),
+        ("stream", lambda _: contextlib.nullcontext()), ("synchronize", lambda *_: None),
+        ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)), ("graph", graph),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"torch.cuda.{name}", value)
+    case = make_case(**DEFAULTS | {"T": 2, "B": 2, "H": 4, "I": 3, "pass": "fwd+bwd"})
+    known: set[str] = set()
+
+    def build(problem: Any) -> Call:
+        w = problem.inputs["w_hh_l0"].detach()
+
+        def forward() -> dict[str, torch.Tensor]:
+            for what in ("compile the kernel", "start cuBLAS"):
+                assert what in known or not capturing, f"{what} inside a capture"
+                known.add(what)
+            return {name: w.sum() * torch.ones_like(x) for name, x in problem.upstream.items()}
+
+        return Call(forward, {"w": w})
+
+    provider = Provider("p", build, lambda case, machine: None, lambda: None, graph=True)
+    card = environment.Machine("cuda", "a card", (9, 0), 132)
+    runner = Runner(provider, make_problem(case), card)
+    runner.prepare()
+    assert known and not capturing
+    known.clear()
+    with pytest.raises(AssertionError, match="inside a capture"), graph(None):
+        runner._step()  # the test can fail
+    capturing.clear()
+
+
+def test_ours_in_a_graph_is_warmed_up_in_the_mode_that_is_captured(monkeypatch):
+    import kernels
+    from bench.problem import make_problem
+    from bench.providers import load
+
+    asked = []
+
+    def layers(*_: Any, mode: str, **rest: Any) -> Any:
+        asked.append(mode)
+        raise StopIteration
+
+    monkeypatch.setattr(kernels, "layers", layers)
+    problem = make_problem(make_case(**DEFAULTS | {"T": 2, "B": 2, "H": 16, "I": 16}))
+    call = load()["ours-graph"].build(problem)
+    for _ in range(3):
+        with pytest.raises(StopIteration):
+            call.forward()
+    assert asked == ["auto-graph"] * 3
+
+
 # --- the card's facts
 
 
@@ -412,6 +482,18 @@ def test_a_missing_compiler_is_one_sentence(tmp_path: Path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"Python\.h: install the headers of Python 3"):
         toolchain.check()
     toolchain.check.cache_clear()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "cache"))
+    with pytest.raises(RuntimeError, match="set TRITON_CACHE_DIR to another folder"):
+        toolchain.check_cache()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    toolchain.check_cache()
+    with pytest.raises(RuntimeError, match="--out takes another folder"):
+        campaign.command(8, file / "out", False, None, True, 0.1, 0.1, 60)
 
 
 def test_triton_looks_for_its_compiler_there():
