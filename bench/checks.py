@@ -402,11 +402,16 @@ def far_offsets(device: str) -> str:
     return f"{gx.numel():,} elements, at most {worst:.0%} of the accepted error"
 
 
-def small(cell: str) -> str:
+def watched(cell: str) -> Value:
     """What compute-sanitizer watches of a cell: groups of several programs, all options."""
+    return Value(cell, "bf16", "none", "both", 3, 5, 500, "persistent", masks=True)
+
+
+def small(cell: str) -> str:
+    """That case, and nothing else of the cell."""
     import kernels
 
-    value = Value(cell, "bf16", "none", "both", 3, 5, 500, "persistent", masks=True)
+    value = watched(cell)
     problem, lengths = drawn(value, "cuda")
     ours(value, problem, lengths)
     kernels.check()

@@ -75,6 +75,7 @@ def attempt(call: Callable[[], str]) -> Outcome:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.synchronize()  # an error that comes late is this check's, not the next's
+            torch.cuda.empty_cache()  # the other processes' checks need it
     except Skipped as reason:
         detail, state = str(reason), LEFT_OUT
     except NotDone as reason:
@@ -89,6 +90,7 @@ def attempt(call: Callable[[], str]) -> Outcome:
 def _serve(connection: Connection) -> None:
     """The process: one unit after another, until the parent closes or ends."""
     os.setsid()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes as cores
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:

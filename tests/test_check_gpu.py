@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from typer.testing import CliRunner
 from bench import check_gpu, check_table, checks, device_page, pool, typeset
 from bench.__main__ import app
 from bench.cases import CELLS
+from bench.compile_kernel import TORCH_NAMES
 from bench.metrics import tolerance
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, NotDone, Outcome, Unit
+from kernels.devices import DEVICES
+from kernels.plan import Problem, backward_plan, forward_plan
 from tests.units import (
+    POISON,
     dies,
     fails,
     gives,
@@ -168,6 +173,17 @@ def test_only_a_wrong_answer_or_a_crash_is_a_failure() -> None:
     assert found["5"].detail == "right"
 
 
+def test_an_error_that_comes_late_is_the_checks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch returns before it ends; what it did wrong shows when the device is waited for."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert pool.attempt(partial(gives, "right")).state == PASS
+    monkeypatch.setattr(torch.cuda, "synchronize", poisons)
+    assert pool.attempt(partial(gives, "right")).state == FAIL
+    POISON.clear()
+
+
 def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
     found = outcomes(poisons, needs_a_clean_process, needs_a_clean_process)
     assert [found[str(i)].state for i in range(3)] == [FAIL, PASS, PASS]
@@ -311,6 +327,30 @@ def test_real_sizes_cover_every_way_to_run(cell: str) -> None:
     assert {value.masks for value in cases} == {False, True}
     assert max(value.H for value in cases) == 2048
     assert checks.first(cell, rehearse=False) in cases
+
+
+@pytest.mark.parametrize("multiprocessors", [132, 114])  # of an H100, SXM and PCIe
+def test_every_value_has_a_plan_on_an_h100(multiprocessors: int) -> None:
+    """A mode that cannot run there would fail the check, and so end a campaign."""
+    device = replace(DEVICES["h100"], multiprocessors=multiprocessors)
+    cases = [
+        value
+        for cell in KERNEL_CELLS
+        for dtype, precision in checks.NUMBERS
+        for value in checks.values(cell, dtype, precision, rehearse=False)
+    ]
+    cases += checks.exact_cases(rehearse=False)
+    cases += [checks.watched(cell) for cell in KERNEL_CELLS]
+    for value in cases:
+        directions = 2 if value.direction == "both" else 1
+        precision = "ieee" if value.precision == "none" else value.precision
+        problem = Problem(
+            CELLS[value.cell].gates, value.B, value.H, directions, TORCH_NAMES[value.dtype],
+            precision,
+        )  # fmt: skip
+        for plan in (forward_plan, backward_plan):
+            found = plan(problem, device, value.mode)
+            assert value.mode in ("auto", found.mode), value.name
 
 
 @pytest.mark.gpu
