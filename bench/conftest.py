@@ -54,9 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for name in item.providers
     ]
     parameters += [
-        pytest.param(
-            None, id=f"{item.case.case_id}-{name}", marks=pytest.mark.skip(reason=reason)
-        )
+        pytest.param(None, id=f"{item.case.case_id}-{name}", marks=pytest.mark.skip(reason=reason))
         for item, name, reason in plan.skipped
     ]
     metafunc.parametrize("measured", parameters, indirect=True)

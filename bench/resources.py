@@ -98,10 +98,17 @@ def planned(device: str, cell: str, loop: str, H: int, B: int, number: str) -> V
 
 
 def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
-    """A hash of some of the kernels' files, comments aside; by default of the device code."""
+    """A hash of some of the kernels' files, comments and docstrings aside; by default of the device
+    code.
+    """
     digest = hashlib.sha256()
     for name in names:
         tree = ast.parse((environment.ROOT / "kernels" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            match node:
+                case ast.Module(body=body) | ast.FunctionDef(body=body) | ast.ClassDef(body=body):
+                    if ast.get_docstring(node) is not None:
+                        del body[0]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:12]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
 from .cell import Cell
-from .plan import MOST_REGISTERS, Plan
+from .plan import Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
 # A step takes microseconds; this many polls of an L2 word take several seconds.
@@ -247,10 +247,8 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
         "num_warps": plan.num_warps,
         "launch_cooperative_grid": plan.mode == "persistent" and plan.group > 1,
     }
-    if plan.resident == plan.chunks:
-        # Told no limit, ptxas may spill a register so that more programs fit than ever run. With
-        # one it prefetches all it can, which is too much in a loop that streams weights.
-        found["maxnreg"] = MOST_REGISTERS["sm"]
+    if plan.registers is not None:
+        found["maxnreg"] = plan.registers
     return found
 
 

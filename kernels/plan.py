@@ -46,6 +46,7 @@ class Plan:
     tiles: int  # batch tiles that each program serves in turn
     directions: int
     num_warps: int
+    registers: int | None  # of a thread, at most, as the compiler is told; None leaves it free
     shared_bytes: int  # of one program, at most
     capacity: int  # programs that are certain to run at once
     cost: Cost
@@ -142,6 +143,15 @@ def most_registers(device: Device, threads: int) -> int:
     return min(most, device.registers // threads)
 
 
+def told_registers(device: Device, tile: Tile, resident: int) -> int | None:
+    """Told no limit, ptxas may spill a register so that more programs fit than ever run. With one
+    it prefetches all it can, which is too much where tensor cores take streamed weights.
+    """
+    if resident < tile.chunks and not tile.exact:
+        return None
+    return most_registers(device, tile.num_warps * device.warp)
+
+
 def _from_tile(
     problem: Problem,
     device: Device,
@@ -168,6 +178,7 @@ def _from_tile(
         tiles=tiles,
         directions=problem.directions,
         num_warps=tile.num_warps,
+        registers=told_registers(device, tile, resident),
         shared_bytes=shared,
         capacity=capacity,
         cost=cost.persistent(problem, device, tile, resident, ahead, batch_groups, tiles),
@@ -194,6 +205,7 @@ def gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Pl
         tiles=1,
         directions=problem.directions,
         num_warps=4,
+        registers=most_registers(device, 4 * device.warp),
         shared_bytes=POINTWISE_BYTES * units * block_b,
         capacity=MOST_PROGRAMS,
         cost=cost.per_step_gemm(problem, device, backward, replayed),

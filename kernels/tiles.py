@@ -20,6 +20,7 @@ LEAST_SHARED_TILE = 16
 # A lone program's most rows (forward) or columns (backward): what its shared memory and registers
 # hold.
 LONE_ROWS, EXACT_LONE_ROWS = 512, 128
+EXACT_LONE_COLUMNS = 64  # of one gate
 # Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
 # in registers without spilling, beside a wide operand under way less.
 LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
@@ -27,8 +28,13 @@ LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
 # the first or fewer of the second it spills.
 WIDEST_TILE, WIDEST_CHUNKS, WIDEST_AHEAD = 64, 16, 3
 # Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and
-# for exact products, which hold a chunk's factors in registers.
+# for exact products, which hold a chunk's factors in registers. Exact products back in time, whose
+# columns of weights take more addresses, have half as much again, or a quarter for wide tiles.
 CHUNK_BYTES = 512
+SHORTEST_CHUNK = 16  # columns, which a product on the device must have
+# The same for streamed chunks of four-byte numbers, beside the registers that their loads take;
+# half for wide batch tiles in the backward pass.
+STREAM_BYTES = 256
 # Registers per thread that the operand's chunks on their way may fill (of 255): exact products
 # leave fewer, since they hold their factors in registers too.
 OPERAND_REGISTERS, EXACT_OPERAND_REGISTERS = 64, 16
@@ -57,6 +63,7 @@ class Problem:
 
     @property
     def states(self) -> int:
+        """State tensors, for the model of memory: those of torch's cells. An sLSTM has more."""
         return 2 if self.gates == 4 else 1
 
 
@@ -113,6 +120,8 @@ class Tile:
         room = EXACT_OPERAND_REGISTERS if self.exact else OPERAND_REGISTERS
         most = max(1, room * 4 * threads // self.operand_bytes)
         for resident in range(self.chunks, -1, -1):
+            if resident < self.chunks and not self.streams:
+                return None
             least = 1
             if self.block_b == WIDEST_TILE and not self.alone:
                 least = min(WIDEST_AHEAD, resident)
@@ -120,9 +129,15 @@ class Tile:
                 shared = self.shared_bytes(resident, ahead)
                 if shared <= device.shared_bytes:
                     return resident, ahead, shared
-            if self.alone or self.block_b == WIDEST_TILE:
-                return None
         return None
+
+    @property
+    def streams(self) -> bool:
+        """Whether some of the chunks may be streamed without a spill of registers."""
+        if self.alone or self.block_b == WIDEST_TILE:
+            return False
+        halves = 2 if self.backward and self.block_b > LEAST_SHARED_TILE else 1
+        return self.size < 4 or self.block_k * self.size <= STREAM_BYTES // halves
 
 
 # Where Blackwell's tensor cores signal that they are done with a chunk, and two more.
@@ -155,7 +170,8 @@ def backward_tiles(problem: Problem) -> Iterator[Tile]:
     rows = EXACT_ROWS if problem.exact else TENSOR_ROWS
     least = 8 if problem.exact else LEAST_SHARED_TILE
     for block_b in batch_tiles(problem):
-        if lone * problem.gates <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
+        fits = lone * problem.gates <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS)
+        if fits and not (problem.exact and lone > EXACT_LONE_COLUMNS):
             yield from _lone(problem, True, lone, lone, block_b, problem.gates)
         for split in (1, 2, 4):
             if (rows < problem.H or split > 1) and block_b >= least:
@@ -185,8 +201,11 @@ def _shared(
     K = problem.H * (problem.gates if backward else 1)
     wide = block_b > 16 or problem.exact
     longest = CHUNK_BYTES // 2 if wide else CHUNK_BYTES
-    for block_k in (longest // problem.size, longest // problem.size // 2):
-        block_k = min(block_k, max(16, power_of_two(-(-K // split))))
+    if problem.exact and backward:
+        longest //= 4 if block_b > LEAST_SHARED_TILE else 2
+    lengths = (longest // problem.size, longest // problem.size // 2)
+    for block_k in dict.fromkeys(max(SHORTEST_CHUNK, length) for length in lengths):
+        block_k = min(block_k, max(SHORTEST_CHUNK, power_of_two(-(-K // split))))
         chunks = -(-K // (split * block_k))
         if block_b == WIDEST_TILE and chunks > WIDEST_CHUNKS:
             continue
