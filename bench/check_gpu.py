@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import checks, environment, toolchain
+from bench import arguments, checks, environment, toolchain
 from bench.cases import CELLS
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Unit, carry_out
 
@@ -234,6 +234,7 @@ def command(
     that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
     but something was not done, for want of time or by the fault of what is around it.
     """
+    arguments.minutes(max_minutes)
     cuda = environment.probe().is_cuda or environment.machine().is_cuda
     if not cuda and not rehearse:
         print(

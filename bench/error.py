@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import environment, sweep
+from bench import arguments, environment, sweep
 from bench.presets import PRESETS
 from bench.progress import bar
 from bench.sweep_command import outcome
@@ -69,6 +69,7 @@ def command(
     and a training run beside torch.nn's; then the report. On two CPU cores `--preset quick` takes
     under three minutes and the whole under 25.
     """
+    arguments.minutes(max_minutes)
     machine = environment.probe()
     folder = results / environment.slug(machine.name)
     preset = preset or ("error" if machine.is_cuda else "error-cpu")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bench import arguments
+from bench.arguments import accept
 from bench.cases import CELLS
 
 NUMBERS = {
@@ -15,8 +17,6 @@ NUMBERS = {
     "fp32:ieee": ("float32", "ieee"),
     "fp32:tf32": ("float32", "tf32"),
 }
-# Beyond these one layer's weights, or one step's states, fill any GPU's memory.
-MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
 PASSES = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
 
 
@@ -45,9 +45,7 @@ def command(
     accept("pass", pass_, PASSES)
     accept("directions", directions, (1, 2))
     accept("mode", mode, MODES)
-    for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):
-        if not 1 <= size <= most:
-            raise ValueError(f"{name} is {size}; accepted: an integer from 1 to {most}")
+    arguments.sizes(hidden, batch)
     limits = DEVICES[device]
     problem = Problem(CELLS[cell].gates, batch, hidden, directions, *NUMBERS[dtype])
     print(
@@ -57,8 +55,3 @@ def command(
     for loop in PASSES[pass_]:
         plan = (forward_plan if loop == "forward" else backward_plan)(problem, limits, mode)
         print(*describe(plan, problem, limits, loop), sep="\n")
-
-
-def accept(name: str, value: Any, accepted: Any) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bench import toolchain
-from bench.plan_command import accept
+from bench import arguments, toolchain
+from bench.arguments import accept
 
 
 def command(
@@ -30,6 +30,7 @@ def command(
 
     accept("cell", cell, resources.CELL_NAMES)
     accept("dtype", dtype, resources.NUMBERS)
+    arguments.sizes(hidden, batch)
     if device is not None:
         accept("device", device, DEVICES)
     here = profile.present() if device is None else None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench import environment, sweep
+from bench import arguments, environment, sweep
 from bench.progress import bar
 from bench.sweep_command import outcome
 
@@ -30,6 +30,7 @@ def command(
     On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
+    arguments.minutes(max_minutes)
     preset = preset or ("quick-gpu" if environment.probe().is_cuda else "quick")
     settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
     started = time.monotonic()

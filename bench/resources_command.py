@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench import environment
+from bench import arguments, environment
 
 
 def command(
@@ -29,6 +29,7 @@ def command(
 
     Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
     """
+    arguments.minutes(max_minutes)
     from bench import resources  # here, so that --help need not wait for torch
 
     bad = False

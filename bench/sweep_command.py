@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench import environment, sweep
+from bench import arguments, environment, sweep
 from bench.presets import PRESETS, preset_names
 from bench.progress import bar
 
@@ -51,6 +51,7 @@ def command(
         for name in preset_names(preset_file):
             print(name)
         return
+    arguments.minutes(max_minutes)
     options = sweep.Options(
         preset=preset,
         preset_file=preset_file,

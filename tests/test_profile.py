@@ -87,3 +87,18 @@ def test_a_time_over_an_aborted_barrier_is_an_error(monkeypatch: pytest.MonkeyPa
     assert len(launched) == 2
     monkeypatch.setattr(kernels, "check", lambda: None)
     assert profile.microseconds(variant, 16) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--hidden", "0"), "hidden is 0; accepted: an integer from 1 to 65536"),
+        (("--hidden", "65537"), "hidden is 65537; accepted"),
+        (("--batch", "0"), "batch is 0; accepted: an integer from 1 to 4194304"),
+        (("--batch", "-3"), "batch is -3; accepted"),
+    ],
+)
+@pytest.mark.parametrize("command", ["profile", "plan"])
+def test_sizes_that_no_loop_has_are_refused(command: str, words: Any, told: str) -> None:
+    found = CliRunner().invoke(app, [command, *words])
+    assert isinstance(found.exception, ValueError) and told in str(found.exception)

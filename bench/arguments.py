@@ -1,0 +1,38 @@
+"""What several commands accept: a word of a list, a loop's sizes, minutes. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable
+from typing import Any, Protocol
+
+# Beyond these one layer's weights, or one step's states, fill any GPU's memory.
+MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
+MOST_MINUTES = 30_000  # three weeks; the system cannot wait for longer at once
+
+
+class Words(Container[Any], Iterable[Any], Protocol):
+    """A list of words, or a mapping whose keys they are."""
+
+
+def accept(name: str, value: Any, accepted: Words) -> None:
+    """Raise ValueError unless a value is one of those accepted."""
+    if value not in accepted:
+        raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
+
+
+def sizes(hidden: int, batch: int) -> None:
+    """Raise ValueError unless a loop of H hidden units over B sequences could be planned."""
+    for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):
+        if not 1 <= size <= most:
+            raise ValueError(f"{name} is {size}; accepted: an integer from 1 to {most}")
+
+
+def minutes(max_minutes: float | None) -> None:
+    """Raise ValueError unless this is no limit at all (None) or some time to measure in."""
+    if max_minutes is None:
+        return
+    if not (math.isfinite(max_minutes) and 0 < max_minutes <= MOST_MINUTES):
+        raise ValueError(
+            f"max-minutes is {max_minutes:g}; accepted: a number above 0, at most {MOST_MINUTES}"
+        )
