@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def find(run: str, results: Path = RESULTS) -> Path:
     """
     if Path(run).exists():
         return Path(run)
-    found = sorted(results.glob(f"*/records/{run}.jsonl"))
+    found = sorted(results.glob(f"*/records/{glob.escape(run)}.jsonl"))
     if not found:
         raise FileNotFoundError(
             f"run is {run!r}; accepted: a file, a folder, or a name under {results}"
@@ -51,9 +52,20 @@ def find(run: str, results: Path = RESULTS) -> Path:
 
 
 def times(path: Path) -> dict[tuple[str, str, str | None], store.Record]:
-    """The last timing of every case, provider and mode."""
-    found = store.latest(record for record in store.read(path) if record["kind"] == "time")
-    return {(r["case_id"], r["provider"], r["mode"]): r for r in found}
+    """The newest timing of every case, provider and mode.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def question(record: store.Record) -> tuple[str, str, str | None]:
+        return record["case_id"], record["provider"], record["mode"]
+
+    timed = (record for record in store.read(path) if record["kind"] == "time")
+    found = {question(record): record for record in store.newest(timed, question)}
+    if not found:
+        raise ValueError(f"no timed records in {path}")
+    return found
 
 
 def pair(before: store.Record, after: store.Record, threshold: float, seed: int = 0) -> Pair:
@@ -120,7 +132,11 @@ def compare(
             f"{', '.join(devices[1])}); accepted: the same device, or --any-device"
         )
     # A failure may come before its mode is known, so modes are matched where both have one.
-    failed = {(c, p): r for (c, p, _), r in after.items() if r["status"] != "ok"}
+    bad = store.newest(
+        (record for record in after.values() if record["status"] != "ok"),
+        lambda record: (record["case_id"], record["provider"]),
+    )
+    failed = {(record["case_id"], record["provider"]): record for record in bad}
     pairs = []
     for question, record in before.items():
         other = after.get(question) or failed.get(question[:2])
@@ -181,11 +197,13 @@ def command(
     results: Annotated[Path, typer.Option(help="Where runs are looked up by name.")] = RESULTS,
 ) -> None:
     """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold is {threshold}; accepted: a percentage of at least 0")
     share = threshold / 100
     pairs = compare(find(first, results), find(second, results), share, any_device)
     text = markdown(pairs, first, second, share, every)
     print(text)
     if out is not None:
-        out.write_text(text)
+        out.write_text(text, encoding="utf-8")
     if any(p.verdict in (REGRESSION, BROKEN) for p in pairs):
         raise typer.Exit(1)

@@ -1,7 +1,8 @@
 """Records: one JSON object per case and provider, appended to a file that survives any death.
 
 A line is written by one ``write`` and forced to the disk before the next case begins. A reader
-forgives a torn line (the process died while writing) and nothing else. ``FIELDS`` is the one
+forgives a torn last line (the process died while writing) and nothing else; the next writer of
+the file takes it away and says so. ``FIELDS`` is the one
 place where a record is described; ``bench/schema.json`` is made from it for other readers.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,9 @@ def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 class Writer:
     """Appends records to one file, which no other process may write meanwhile.
 
+    The file is locked from the start, so that two processes of one name are told apart before
+    either measures; one without a record is taken away again at the end.
+
     Raises:
         RuntimeError: if another process writes the same file.
     """
@@ -206,19 +211,44 @@ class Writer:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = self._locked()
+        while not self._in_place():  # another took its empty file away before we had the lock
+            os.close(self._file)
+            self._file = self._locked()
+        self._mend()
+
+    def _locked(self) -> int:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if fcntl is not None:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                os.close(self._file)
+                os.close(file)
                 raise RuntimeError(
-                    f"{path} is being written by another process; give this one another "
+                    f"{self.path} is being written by another process; give this one another "
                     "--run name or its own --shard"
                 ) from None
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # what a killed process left becomes a line of its own
+        return file
+
+    def _in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _mend(self) -> None:
+        """End a last line without its newline, or take it away if it is torn."""
+        data = self.path.read_bytes()
+        kept = data.rfind(b"\n") + 1
+        last = data[kept:]
+        if not last:
+            return
+        if _torn(last):
+            os.ftruncate(self._file, kept)
+            note = f"{self.path}: took away a torn last line, which a killed process left"
+            print(note, file=sys.stderr)
+        else:
+            os.write(self._file, b"\n")
 
     def append(self, record: Record, *, sync: bool = True) -> None:
         """Check a record and put it on the disk before returning.
@@ -237,6 +267,8 @@ class Writer:
             os.fsync(self._file)
 
     def close(self) -> None:
+        if not os.fstat(self._file).st_size:
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
 
     def __enter__(self) -> Writer:
@@ -249,10 +281,10 @@ class Writer:
 def read(path: Path) -> Iterator[Record]:
     """The records of a file or of all ``.jsonl`` files below a folder, in their order.
 
-    A line that is no whole JSON object is what a killed process left and is passed over.
+    A torn last line is what a killed process left and is passed over; an empty file has none.
 
     Raises:
-        BadRecord: for a whole object that does not fit the schema, with its file and line.
+        BadRecord: for any other line that is no record of the schema, with its file and line.
         FileNotFoundError: if there is no such file or folder.
     """
     if not path.exists():
@@ -260,35 +292,65 @@ def read(path: Path) -> Iterator[Record]:
     for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") and _torn(line):
+                    break  # only a file's last line lacks its newline
                 try:
                     record = json.loads(line)
                 except ValueError:
-                    continue
-                if not isinstance(record, dict):
-                    continue
+                    raise BadRecord(
+                        f"{file}:{number}: the line is no JSON; accepted: one record a line "
+                        "(only a torn last line is passed over)"
+                    ) from None
                 try:
+                    if not isinstance(record, dict):
+                        raise BadRecord(f"the line is {record!r:.40}; accepted: a record")
                     check(record)
                 except BadRecord as fault:
                     raise BadRecord(f"{file}:{number}: {fault}") from None
                 yield record
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
-    """One record per key, the last written, in the order of first appearance."""
-    found: dict[tuple[Any, ...], Record] = {}
+def _torn(line: bytes) -> bool:
+    """Whether a line without its newline is the beginning of a record."""
+    if not line.startswith(b"{"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def newest(records: Iterable[Record], name: Callable[[Record], Hashable]) -> list[Record]:
+    """One record per name in the order of first appearance: the one of the latest ``time``.
+
+    Times are all UTC in one format, so they compare as text; of equal ones the last read counts.
+    Files are read in the order of their names, which says nothing of when they were written.
+    """
+    found: dict[Hashable, Record] = {}
     for record in records:
-        found[key(record)] = record
+        called = name(record)
+        known = found.get(called)
+        if known is None or record["time"] >= known["time"]:
+            found[called] = record
     return list(found.values())
 
 
-def merge(sources: Iterable[Path], target: Path) -> int:
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The newest record of each question (see ``key``), in the order of first appearance."""
+    return newest(records, key)
+
+
+def merge(sources: Sequence[Path], target: Path) -> int:
     """Join runs or shards into one file; the number of records written.
 
     Raises:
-        ValueError: if the sources hold different devices or run names.
+        ValueError: if the sources hold different devices or run names, or no record at all.
         FileExistsError: if ``target`` exists.
     """
     everything = [record for source in sources for record in read(source)]
+    if not everything:
+        raise ValueError(f"no records in {', '.join(map(str, sources))}; nothing to merge")
     if target.exists():
         raise FileExistsError(f"{target} exists; merge writes a new file")
     for what, names in (
@@ -306,4 +368,4 @@ def merge(sources: Iterable[Path], target: Path) -> int:
 
 def write_schema(path: Path = SCHEMA) -> None:
     """Write the published schema (``python -m bench schema``)."""
-    path.write_text(json.dumps(schema(), indent=2) + "\n")
+    path.write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import glob
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -153,13 +154,17 @@ def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
 
 def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
     """The last status of every question that some file of this run has answered."""
-    found: dict[tuple[Any, ...], str] = {}
-    for path in sorted((folder / "records").glob(f"{run_id}*.jsonl")):
-        for record in store.read(path):
-            if record["run_id"] == run_id:
-                names = ("kind", "case_id", "provider", "regime", "seed")
-                found[tuple(record[name] for name in names)] = record["status"]
-    return found
+    records = (
+        record
+        for path in sorted((folder / "records").glob(f"{glob.escape(run_id)}*.jsonl"))
+        for record in store.read(path)
+        if record["run_id"] == run_id
+    )
+    return {_question(record): record["status"] for record in store.newest(records, _question)}
+
+
+def _question(record: store.Record) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("kind", "case_id", "provider", "regime", "seed"))
 
 
 Progress = Callable[[int, int, Item, str, str], None]

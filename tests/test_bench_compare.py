@@ -87,6 +87,13 @@ def test_nothing_in_common_is_said(tmp_path: Path):
     b = write(tmp_path / "b.jsonl", record(H=256))
     with pytest.raises(ValueError, match="in common"):
         compare.compare(a, b)
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"no timed records in .*empty"):
+        compare.compare(a, empty)
+    for wrong in ("nan", "-1"):
+        found = runner.invoke(cli.app, ["compare", str(a), str(b), f"--threshold={wrong}"])
+        assert "threshold is" in str(found.exception)
     with pytest.raises(FileNotFoundError, match="run is"):
         compare.find("no-such-run", tmp_path)
 

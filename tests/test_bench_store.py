@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench import environment, store
+from bench import compare, environment, store, sweep
 from bench.cases import DEFAULTS, make_case
 
 
@@ -105,6 +105,39 @@ def test_a_torn_line_is_passed_over_and_the_next_run_goes_on(tmp_path: Path):
         assert seeds == ([1, 2, 3] if cut == len(whole) - 1 else [1, 3])
 
 
+def test_a_torn_last_line_is_taken_away_and_told(tmp_path: Path, capsys):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(seed=1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:40])
+    assert [r["seed"] for r in store.read(path)] == [1]
+    with store.Writer(path) as writer:
+        writer.append(record(seed=2))
+    assert "a.jsonl: took away a torn last line" in capsys.readouterr().err
+    assert [r["seed"] for r in store.read(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("bad", [b"[]\n", b"[]", b"\x00\xff\n", b"\xff", b'{"run_id": "r\n', b"\n"])
+def test_any_other_line_is_refused_with_its_place(tmp_path: Path, bad: bytes):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(record()).encode() + b"\n" + bad)
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl:2: the line is .*accepted"):
+        list(store.read(path))
+
+
+def test_no_empty_file_is_left_and_one_holds_no_records(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path):
+        pass
+    assert not path.exists()
+    path.touch()
+    assert list(store.read(path)) == []
+    with pytest.raises(ValueError, match="no records in"):
+        store.merge([path], tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
 def test_a_whole_but_wrong_record_is_refused_with_its_place(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(record() | {"status": "fine"}) + "\n")
@@ -157,6 +190,18 @@ def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
 def test_the_last_record_of_a_question_counts(tmp_path: Path):
     records = [record(status="error", reason="x"), record(seed=1), record()]
     assert [r["status"] for r in store.latest(records)] == ["ok", "ok"]
+
+
+def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
+    late = record(time="2026-01-02T00:00:00+00:00")
+    for name, each in (("run.1of2", late), ("run", record(status="error", reason="x"))):
+        with store.Writer(tmp_path / "records" / f"{name}.jsonl") as writer:
+            writer.append(each | {"run_id": "run"})
+    assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
+    assert list(sweep.finished(tmp_path, "run").values()) == ["ok"]
+    assert [r["status"] for r in compare.times(tmp_path).values()] == ["ok"]
+    store.merge([tmp_path], tmp_path / "merged.jsonl")
+    assert [r["status"] for r in store.read(tmp_path / "merged.jsonl")] == ["ok"]
 
 
 def test_merge_refuses_to_mix(tmp_path: Path):
