@@ -196,9 +196,8 @@ def weight_gradient(
     if reverse:
         later, earlier, first = dr[:-1], y[1:], dr[-1]
         back = None if resets is None else resets[:-1] != 0
-        if (
-            lengths is not None
-        ):  # the first step is each sequence's own last, where y[1:] is padding
+        if lengths is not None:
+            # The first step is each sequence's own last, where y[1:] is padding.
             last = lengths.long() - 1
             first = dr[last, torch.arange(len(last), device=dr.device)]
             if back is not None:

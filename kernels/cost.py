@@ -1,7 +1,7 @@
 """What a time step is expected to cost: the floor under each way to run it, part by part.
 
-A model to choose by, not a prediction to cite. Its constants are assumptions until measured on the
-device (`python -m bench check-gpu` and the campaign's microbenchmarks); every one is named here.
+A model to choose by, not a prediction to cite. Its constants and the shares in its formulas are
+assumptions until measured on the device (`python -m bench campaign` runs the microbenchmarks).
 """
 
 from dataclasses import dataclass

@@ -194,12 +194,13 @@ def layers(
             x = x[..., :H] + x[..., H:]
         last.append(final)
 
-    states = last[0] if len(last) == 1 else torch.cat(last, dim=1)
+    # Each a tensor of its own, also of one layer: detach_ and the like refuse views.
+    states = tuple(torch.cat([final[k] for final in last]) for k in range(chosen.states))
     if not batched:
-        x, states = x.squeeze(1), states.squeeze(2)
+        x, states = x.squeeze(1), tuple(state.squeeze(1) for state in states)
     elif batch_first:
         x = x.transpose(0, 1)
-    return x, states[0] if chosen.states == 1 else tuple(states[k] for k in range(chosen.states))
+    return x, states[0] if chosen.states == 1 else states
 
 
 def rnn(
@@ -256,10 +257,12 @@ def _layer(
     precision: str | None,
 ) -> tuple[Tensor, Tensor]:
     """One layer of a batch x [T, B, I]: y [T, B, D*H] and the last state, like `initial`."""
+    if len(weights[0]) == 4 and not cell.separate:
+        # Both biases are only ever added to the same sum. Added before they are stacked, else
+        # autograd gives both a gradient in the same memory.
+        weights = [(w_ih, w_hh, b_ih + b_hh) for w_ih, w_hh, b_ih, b_hh in weights]
     w_ih, w_hh, *biases = (_stack(tensors) for tensors in zip(*weights, strict=True))
-    bias, b_hh = biases or (None, None)
-    if bias is not None and b_hh is not None and not cell.separate:
-        bias, b_hh = bias + b_hh, None  # both are only ever added to the same sum
+    bias, b_hh = (*biases, None, None)[:2]
     (T, B, _), (D, K, _) = x.shape, w_ih.shape
     gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, K)
     return _loop(cell, gx, w_hh, b_hh, initial, reverse, lengths, resets, mode, precision)
@@ -363,7 +366,7 @@ def _cast(dtype: torch.dtype, *values: Any) -> Any:
     return tuple(
         v.to(dtype)
         if isinstance(v, Tensor) and v.dtype in checks.DTYPES
-        else type(v)(_cast(dtype, *v))
+        else _cast(dtype, *v)
         if isinstance(v, tuple | list)
         else v
         for v in values

@@ -15,7 +15,7 @@ from torch import Tensor
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
     """Round float32 GEMMs as the loop's own products: "ieee" or "tf32"; for "tf32x3", which torch
-    has not, exactly.
+    lacks, exactly.
     """
     backend = torch.backends.cuda.matmul
     before = backend.fp32_precision

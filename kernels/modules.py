@@ -24,6 +24,7 @@ else:
 
 
 PROJECTION = "the kernels have no projected LSTM (torch.nn.LSTM has)"
+ONLY_LSTM = "proj_size argument is only supported for LSTM, not RNN or GRU"
 
 
 class ProjectionError(NotImplementedError, ValueError):
@@ -46,8 +47,9 @@ class _Kernels(Base):
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         check_flags(recompute=recompute)
         size = kwargs.get("proj_size")
-        if isinstance(size, int) and size:  # what is no number is torch's to refuse
-            raise ProjectionError(f"proj_size must be 0, got {size!r}: {PROJECTION}")
+        if isinstance(size, int) and size > 0:  # what no module takes is torch's to refuse
+            why = PROJECTION if isinstance(self, nn.LSTM) else ONLY_LSTM
+            raise ProjectionError(f"proj_size must be 0, got {size!r}: {why}")
         super().__init__(*args, **kwargs)
         if self.proj_size:
             raise ProjectionError(f"proj_size must be 0, got {self.proj_size!r}: {PROJECTION}")
@@ -73,8 +75,10 @@ class _Kernels(Base):
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a tensor or a PackedSequence, got {kind(input)}")
         if input.dim() not in (2, 3):
+            tensor = " tensor" if isinstance(self, nn.RNN) else ""  # as torch says it
             raise ArgumentError(
-                f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead"
+                f"{self._get_name()}: Expected input to be 2D or 3D, "
+                f"got {input.dim()}D{tensor} instead"
             )
         batch_dim = 0 if self.batch_first else 1
         x = input if input.dim() == 3 else input.unsqueeze(batch_dim)
@@ -147,18 +151,29 @@ class _Kernels(Base):
             states = tuple(hx)
         if any(state.dim() != rank for state in states):
             what = "batched 3-D" if rank == 3 else "unbatched 2-D"
-            shapes = ", ".join(str(list(state.shape)) for state in states)
-            raise ArgumentError(f"For {what} input, hx should also be {rank}-D but got {shapes}")
+            names, found = "hx", f"{states[0].dim()}-D tensor"
+            if len(states) > 1:
+                names = "hx and cx"
+                found = f"({', '.join(f'{state.dim()}-D' for state in states)}) tensors"
+            raise ArgumentError(
+                f"For {what} input, {names} should also be {rank}-D but got {found}"
+            )
         return states
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """torch's check, against this call's weights (functional_call may have swapped them)."""
-        dtype = self.all_weights[0][0].dtype
-        if input.dtype != dtype and not autocasts(input):
-            other = f" or the module by .to({input.dtype})" if input.dtype in DTYPES else ""
+        weight = self.all_weights[0][0]
+        if input.device != weight.device:
             raise ArgumentError(
-                f"input dtype {input.dtype} does not match weight dtype {dtype}: convert the input "
-                f"by input.to({dtype}){other}"
+                "Input and parameter tensors are not at the same device, found input tensor at "
+                f"{input.device} and parameter tensor at {weight.device}"
+            )
+        dtype = weight.dtype
+        if input.dtype != dtype and not autocasts(input):
+            other = f", or convert model: model.to({input.dtype})" if input.dtype in DTYPES else ""
+            raise ArgumentError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}){other}"
             )
         check_dtype("input", input.dtype)
         rank = 3 if batch_sizes is None else 2

@@ -84,7 +84,7 @@ def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
         return replace(outside, reason="asked for")
     best = min(persistent_plans(problem, device, backward), key=lambda p: p.floor_us, default=None)
     if mode == "stepwise":
-        base = best or _largest_chunks(problem, device, backward)
+        base = best or _any_that_fits(problem, device, backward)
         return replace(stepwise(base, problem.B), cost=_stepwise_cost(problem, device, base))
     if best is None:
         reason = _why_none_fits(problem, device, backward)
@@ -143,9 +143,11 @@ def most_registers(device: Device, threads: int) -> int:
     return min(most, device.registers // threads)
 
 
-def told_registers(device: Device, tile: Tile, resident: int) -> int | None:
-    """Told no limit, ptxas may spill a register so that more programs fit than ever run. With one
-    it prefetches all it can, which is too much where tensor cores take streamed weights.
+def register_limit(device: Device, tile: Tile, resident: int) -> int | None:
+    """The limit on a thread's registers that the compiler is told, or None.
+
+    Told none, ptxas may spill a register so that more programs fit than ever run. With one it
+    prefetches all it can, which is too much where tensor cores take streamed weights.
     """
     if resident < tile.chunks and not tile.exact:
         return None
@@ -178,7 +180,7 @@ def _from_tile(
         tiles=tiles,
         directions=problem.directions,
         num_warps=tile.num_warps,
-        registers=told_registers(device, tile, resident),
+        registers=register_limit(device, tile, resident),
         shared_bytes=shared,
         capacity=capacity,
         cost=cost.persistent(problem, device, tile, resident, ahead, batch_groups, tiles),
@@ -221,7 +223,7 @@ def stepwise(plan: Plan, batch: int) -> Plan:
     )  # fmt: skip
 
 
-def _largest_chunks(problem: Problem, device: Device, backward: bool) -> Plan:
+def _any_that_fits(problem: Problem, device: Device, backward: bool) -> Plan:
     """A plan for stepwise launches where no group can be on the device at once."""
     for tile in backward_tiles(problem) if backward else forward_tiles(problem):
         found = tile.residency(device)

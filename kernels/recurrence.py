@@ -313,9 +313,8 @@ def backward_kernel(
     if not INTERLEAVED:
         batch, unit_mask, state_offset = sequences(batch_group, units, direction, B, H, BLOCK_B)
         dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
-        if (
-            ALONE and PHASE == BOTH
-        ):  # the recurrent gates' gradients of the step done last, if an earlier launch did one
+        if ALONE and PHASE == BOTH:
+            # The recurrent gates' gradients of the step done last, if an earlier launch did one.
             length = T
             if lengths_ptr is not None:
                 length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)

@@ -2,8 +2,9 @@
 
 import gc
 import inspect
+from collections import namedtuple
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -97,6 +98,43 @@ def test_recompute_keeps_no_activations(cell):
     assert kept[True] <= 2 * x.nbytes + 6 * states
     for one, two in zip(*gradients, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"recompute": True}])
+@pytest.mark.parametrize("cell", KINDS)
+def test_every_gradient_has_memory_of_its_own(cell, options):
+    """Else what changes gradients in place, as adding and clipping do, would change two at once."""
+    module, twin = pair(cell, **({} if "recompute" in options else options))
+    if "recompute" in options:
+        module.recompute = True
+    x = torch.randn(T, B, I)
+    for each in (module, twin):
+        for _ in range(2):
+            each(x)[0].square().sum().backward()
+        nn.utils.clip_grad_norm_(each.parameters(), 0.1)
+    gradients = [p.grad for p in module.parameters()]
+    spans = sorted((g.data_ptr(), g.data_ptr() + g.nbytes) for g in gradients)
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+    for ours, theirs in zip(gradients, twin.parameters(), strict=True):
+        assert_close(ours, theirs.grad, "accumulated and clipped gradient")
+
+
+def test_last_states_are_no_views():
+    for cell in KINDS:
+        module, twin = pair(cell, num_layers=1)
+        for each in (module, twin):
+            _, last = each(torch.randn(T, B, I))
+            for tensor in flat([last]):
+                tensor.detach_()  # as truncated backpropagation does; refused for views
+
+
+def test_a_named_tuple_of_states_under_autocast():
+    States = namedtuple("States", "h c")
+    module, twin = pair("lstm")
+    hx = States(torch.randn(1, B, H), torch.randn(1, B, H))
+    x = torch.randn(T, B, I)
+    with torch.autocast(DEVICE, torch.bfloat16 if DEVICE == "cpu" else torch.float16):
+        assert module(x, hx)[0].dtype == twin(x, hx)[0].dtype
 
 
 @pytest.mark.parametrize("cell", KINDS)
