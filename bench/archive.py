@@ -1,27 +1,33 @@
 """A results tree as one compressed stream in a few parts, for machines that give little back.
 
-Join and unpack by hand: ``cat results.tar.gz.* | tar xz``. Records come first in the stream, then
-pages and tables, then figures, so that the first parts alone hold what cannot be made anew.
+Join and unpack by hand with the command that :func:`pack` tells. Records come first in the stream,
+then pages and tables, then figures, so that the first parts alone hold what cannot be made anew.
 
 A part's name tells its packing's number and how many parts that packing has. A new packing stands
 beside the last until it is whole, and only then is the last removed: whenever the process is
-killed, one whole packing is there, and the newest one counts. By hand, then, join one number's.
+killed, one whole packing is there, and the newest one counts.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench import check_gpu, model
+
 NAME = "results.tar.gz"
 PART = re.compile(re.escape(NAME) + r"\.(\d{6})\.(\d\d)of(\d\d)")
 PART_BYTES = 15 << 20
 TOTAL_BYTES = 60 << 20
+STATE = "campaign.json"
+# A device's folder holds one of these.
+MARKS = ("records/*.json*", STATE, check_gpu.FILE, model.LIMITS_FILE)
 # What the report draws anew from records, least wanted first.
 SPARED = ((), (".svg",), (".svg", ".png"), (".svg", ".png", ".pdf"))
 
@@ -63,7 +69,7 @@ def pack(tree: Path, folder: Path, part_bytes: int = PART_BYTES, total: int = TO
     Figures are left out, format by format, where all of it would exceed ``total`` bytes.
 
     Returns:
-        One line on what was packed and what was left out.
+        What was packed, what was left out, the parts' names, and the command that unpacks them.
 
     Raises:
         RuntimeError: if records and tables alone exceed ``total``.
@@ -91,7 +97,14 @@ def pack(tree: Path, folder: Path, part_bytes: int = PART_BYTES, total: int = TO
     for old in set(named(folder)) - set(kept):
         old.unlink()
     left = f", without {', '.join(spared)} (`python -m bench report` draws them)" if spared else ""
-    return f"packed {size / 1e6:.1f} MB in {count} parts under {folder}{left}"
+    these = f"{shlex.quote(str(folder))}/{NAME}.{number:06}.*"
+    return "\n".join(
+        [
+            f"packed {size / 1e6:.1f} MB in {count} parts under {folder}{left}:",
+            *(f"  {part.name}" for part in kept),
+            f"unpack with: cat {these} | tar xz",
+        ]
+    )
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -104,23 +117,78 @@ def _put(path: Path, data: bytes) -> None:
     os.replace(fresh, path)
 
 
+def outputs(folder: Path) -> list[Path]:
+    """The device folders that earlier calls left in a folder, not packed."""
+    return sorted(path for path in folder.glob("*/") if marked(path))
+
+
+def marked(folder: Path) -> bool:
+    """Whether this is a device's folder: one that holds something a campaign measured."""
+    return any(any(folder.glob(mark)) for mark in MARKS)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove every part, of a whole packing or not."""
+    for part in named(folder):
+        part.unlink()
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove the device folders and the page over them; what else is there stays."""
+    from bench import page  # here, so that --help need not wait for matplotlib
+
+    found = outputs(folder)
+    for path in found:
+        shutil.rmtree(path)
+    if found:
+        (folder / page.NAME).unlink(missing_ok=True)
+
+
 def restore(source: Path, tree: Path) -> None:
-    """Put an earlier call's output, packed or not, below ``tree``.
+    """Add an earlier call's output, packed or not, to what is below ``tree``.
+
+    Records of the same file are joined; of other files, the one that is there stays. Killed at any
+    moment, it can be done again. A folder without anything in it gives nothing.
 
     Raises:
-        FileNotFoundError: if ``source`` is no folder, or holds parts of which some are missing.
+        FileNotFoundError: if ``source`` is no folder, holds parts of which some are missing, or
+            something else than an earlier call's output.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is no folder; --resume takes an earlier call's --out")
-    found = parts(source)
-    if not found:
+    found, plain = parts(source), outputs(source)
+    if not found and not plain:
         if named(source):
-            raise FileNotFoundError(f"{source} holds no whole packing: parts are missing")
-        shutil.copytree(source, tree, dirs_exist_ok=True)
-        return
-    with tempfile.TemporaryFile() as whole:
-        for part in found:
-            whole.write(part.read_bytes())
-        whole.seek(0)
-        with tarfile.open(fileobj=whole, mode="r:gz") as tar:
-            tar.extractall(tree, filter="data")
+            raise FileNotFoundError(
+                f"{source} holds no whole packing: parts are missing; remove them to begin anew"
+            )
+        if any(source.iterdir()):
+            hint = f"; {source} is one device's, take {source.parent}" if marked(source) else ""
+            raise FileNotFoundError(f"{source} holds no earlier call's output, packed or not{hint}")
+    if found:
+        with tempfile.TemporaryFile() as whole, tempfile.TemporaryDirectory() as name:
+            for part in found:
+                whole.write(part.read_bytes())
+            whole.seek(0)
+            with tarfile.open(fileobj=whole, mode="r:gz") as tar:
+                tar.extractall(name, filter="data")
+            _add(Path(name), Path(name), tree)
+    for folder in plain:
+        if source.resolve() != tree.resolve():
+            _add(folder, source, tree)
+
+
+def _add(folder: Path, top: Path, tree: Path) -> None:
+    """Put the files of a folder below ``tree``, at their places below ``top``."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target = tree / path.relative_to(top)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _put(target, path.read_bytes())
+        elif target.suffix == ".jsonl":
+            there = target.read_bytes().splitlines()
+            known = set(there)
+            # In front: of two records that answer one question, the later one counts.
+            fresh = [line for line in path.read_bytes().splitlines() if line not in known]
+            if fresh:
+                _put(target, b"".join(line + b"\n" for line in fresh + there))

@@ -9,6 +9,7 @@ it is given the earlier output, keeps to its minutes, and leaves a report of wha
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -24,14 +25,14 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import archive, check_gpu, environment, model, sweep, toolchain
+from bench import archive, arguments, check_gpu, environment, model, sweep, toolchain
+from bench.archive import STATE
 from bench.error import run_alone
 from bench.isolation import Item
 from bench.pool import FAIL
 from bench.progress import bar
 from bench.sweep_command import outcome
 
-STATE = "campaign.json"
 PRESETS = ("campaign", "paper")
 REHEARSAL = ("tiny",)
 SPEED_SHARE = 0.75  # of what is left when the first sweep of speed begins; error gets the rest
@@ -81,6 +82,7 @@ class Campaign:
         settings: of ``bench.worker.Settings``.
         save: puts what there is where it outlasts this process.
         rehearse: a tiny grid, on any machine.
+        packed: whether ``results`` is gone after the call, so that no path into it helps anyone.
     """
 
     results: Path
@@ -89,6 +91,8 @@ class Campaign:
     save: Callable[[], object]
     rehearse: bool = False
     timeout: float = 180.0
+    packed: bool = False
+    reporting: bool = False
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,7 +136,14 @@ class Campaign:
     def fail(self, fault: Exception) -> None:
         """Note what went wrong; the call goes on and ends with exit code 1."""
         self.failures.append(str(fault))
-        print(f"failed, and the campaign goes on: {fault}", file=sys.stderr)
+        print(self.shown(f"failed, and the campaign goes on: {fault}"), file=sys.stderr)
+
+    def shown(self, text: str) -> str:
+        """A text whose paths are below what will be unpacked, where that is how they are found."""
+        if self.packed:
+            for path in (str(self.results), os.path.relpath(self.results)):
+                text = text.replace(path, "(packed)")
+        return text
 
     def check(self) -> None:
         """check-gpu, unless all was done before with this code and software on such a device.
@@ -187,7 +198,8 @@ class Campaign:
             print(f"{module}: left for the next call")
             return
         try:
-            print(f"{module}: {run_alone(module, self.folder, *words, seconds=self.left())}")
+            found = run_alone(module, self.folder, *words, seconds=self.left())
+            print(f"{module}: {self.shown(found)}")
         except RuntimeError as fault:
             self.fail(fault)
         self.save()
@@ -220,34 +232,56 @@ class Campaign:
         if not any((self.folder / "records").glob("*.jsonl")):
             print("report: nothing has been measured yet")
             return
-        started = time.monotonic()
-        report.main(self.folder)
+        self.reporting, started = True, time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            report.main(self.folder)
+        print(self.shown(said.getvalue()), end="")
         self.remember(report_seconds=time.monotonic() - started)
+
+    def interrupted(self) -> None:
+        """Save what there is and report on it, unless interrupted again or in the report."""
+        print("interrupted; nothing finished is lost, the same command goes on")
+        with contextlib.suppress(KeyboardInterrupt):
+            self.save()
+            if not self.reporting:
+                self.report()
 
 
 @contextlib.contextmanager
 def tree(out: Path, pack: bool, resume: Path | None) -> Iterator[tuple[Path, Callable[[], object]]]:
     """Where to measure into, holding what earlier calls left, and how to save it.
 
-    Without ``pack`` that is ``out`` itself. With it, ``out`` holds nothing but parts, replaced at
-    each saving, and the last saving comes however the call ends.
+    Packed or not, what ``out`` holds is taken up, then what ``resume`` does. Without ``pack`` all
+    is measured into ``out`` itself, and parts in it give way to the files in them. With it, ``out``
+    holds nothing but parts, replaced at each saving, and the last saving comes however the call
+    ends.
     """
+    sources = [out] if archive.named(out) or archive.outputs(out) else []
+    if resume is not None and resume.resolve() != out.resolve():
+        sources.append(resume)
     if not pack:
-        if resume is not None and resume.resolve() != out.resolve():
-            archive.restore(resume, out)
+        for source in sources:
+            archive.restore(source, out)
+        archive.remove_parts(out)
         yield out, lambda: None
         return
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
         inside = Path(name) / "results"
         inside.mkdir()
-        for source in (resume, out if archive.parts(out) else None):
-            if source is not None:
-                archive.restore(source, inside)
+        for source in sources:
+            archive.restore(source, inside)
         save = partial(archive.pack, inside, out)
+        if archive.outputs(out):
+            save()  # before what is in it goes
+            archive.remove_outputs(out)
         try:
             yield inside, save
         finally:
-            print(save())
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was measured is at stake
+            try:
+                print(save())
+            finally:
+                signal.signal(signal.SIGINT, before)
 
 
 def _terminated(signum: int, frame: Any) -> None:
@@ -258,7 +292,11 @@ def command(
     max_minutes: Annotated[float, typer.Option(help="End after about this, report included.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where results go; results/ by default.")] = None,
     pack: Annotated[
-        bool, typer.Option(help="Leave in --out nothing but up to 4 tar.gz parts of under 16 MiB.")
+        bool,
+        typer.Option(
+            help="Leave in --out nothing but up to 4 parts of under 16 MiB, named such as "
+            "results.tar.gz.000008.00of01; `cat results.tar.gz.* | tar xz` there unpacks them."
+        ),
     ] = False,
     resume: Annotated[
         Path | None, typer.Option(help="Begin with an earlier call's output, packed or not.")
@@ -275,9 +313,11 @@ def command(
     """Turn an hour on a GPU into a complete page: values, floor, speed, error, report.
 
     Stops before measuring if a check of check-gpu fails. The same command goes on where the last
-    call ended; each call leaves a valid report and stops within its minutes. Needs no network; on a
+    call ended, also with --pack added or left out; each call leaves a valid report and stops within
+    its minutes, and so does one that is interrupted (Ctrl-C), at once. Needs no network; on a
     GPU, Triton needs a C compiler (CC, gcc or clang) and Python's headers.
     """
+    arguments.minutes(max_minutes)
     machine = environment.probe()
     if not (machine.is_cuda or rehearse):
         raise RuntimeError(
@@ -286,6 +326,11 @@ def command(
         )
     if rehearse and out is None:
         raise ValueError("--rehearse needs --out, since what it measures is no result to keep")
+    if pack and (out is None or out.resolve() == sweep.RESULTS.resolve()):
+        raise ValueError(
+            "--pack needs an --out of its own, not results/ of the checkout, since it leaves "
+            "nothing but parts there"
+        )
     if machine.is_cuda:
         toolchain.check()
         toolchain.check_cache()
@@ -296,11 +341,14 @@ def command(
     signal.signal(signal.SIGTERM, _terminated)
     settings = {"seconds": seconds, "target": target, "seed": 0}
     with tree(out or sweep.RESULTS, pack, resume) as (results, save):
-        campaign = Campaign(results, deadline, settings, save, rehearse, timeout)
+        campaign = Campaign(results, deadline, settings, save, rehearse, timeout, pack)
         try:
             campaign.run()
         except WrongValue as fault:
             print(f"error: {fault}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            campaign.interrupted()
+            raise typer.Exit(130) from None
     if campaign.failures:
         raise typer.Exit(1)

@@ -15,9 +15,20 @@ from typing import Any
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
-from bench import archive, campaign, check_gpu, environment, floor, model, store, toolchain
-from bench.__main__ import COMMANDS
+from bench import (
+    archive,
+    campaign,
+    check_gpu,
+    environment,
+    floor,
+    model,
+    store,
+    sweep,
+    toolchain,
+)
+from bench.__main__ import COMMANDS, app
 from bench.cases import DEFAULTS, make_case
 from bench.environment import ROOT
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
@@ -241,6 +252,92 @@ def test_a_call_that_is_ended_leaves_what_it_had(tmp_path: Path):
         pass
 
 
+def measure(results: Path, *lines: str, name: str = "campaign-1") -> None:
+    """Add records to a device's folder, and what a report would make."""
+    path = results / "card" / "records" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    (results / "card" / "README.md").write_text("page")
+    (results / "index.html").write_text("page of all")
+
+
+def measured(results: Path, name: str = "campaign-1") -> list[str]:
+    return (results / "card" / "records" / f"{name}.jsonl").read_text().split()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_packed_or_not_what_is_there_is_taken_up(tmp_path: Path, capsys):
+    """Switched back and forth, one folder holds all records in the form that was asked for last."""
+    out = tmp_path / "out"
+    with campaign.tree(out, False, None) as (inside, _):
+        measure(inside, "a")
+    (out / "log.txt").write_text("somebody else's")
+    with campaign.tree(out, True, None) as (inside, _):
+        assert measured(inside) == ["a"]
+        assert names(out) == ["log.txt", "results.tar.gz.000001.00of01"]  # saved before it went
+        measure(inside, "b")
+    assert names(out) == ["log.txt", "results.tar.gz.000002.00of01"]
+    said = capsys.readouterr().out
+    assert "results.tar.gz.000002.00of01" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("unpack with: ")]
+    subprocess.run(["bash", "-c", line.removeprefix("unpack with: ")], cwd=tmp_path, check=True)
+    assert measured(tmp_path) == ["a", "b"]
+    with campaign.tree(out, False, out) as (inside, _):
+        assert inside == out and measured(out) == ["a", "b"]
+        assert names(out) == ["card", "index.html", "log.txt"]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_resumed_never_hides_what_is_there(pack: bool, packed: bool, tmp_path: Path):
+    """The same command twice: the second call's --out knows more than what both resume."""
+    earlier, out = tmp_path / "earlier", tmp_path / "out"
+    with campaign.tree(earlier, packed, None) as (inside, _):
+        measure(inside, "a")
+    for expected, new in ((["a"], "b"), (["a", "b"], "c")):
+        with campaign.tree(out, pack, earlier) as (inside, _):
+            assert measured(inside) == expected
+            measure(inside, new)
+    with campaign.tree(earlier, packed, None) as (inside, _):
+        measure(inside, "x")
+    with campaign.tree(out, pack, earlier) as (inside, _):
+        assert measured(inside) == ["x", "a", "b", "c"]
+    assert [name for name in names(out) if name.startswith("results")] == names(out) or not pack
+
+
+def test_a_folder_of_both_forms_loses_nothing(tmp_path: Path):
+    """As an ended call leaves it, and as calls of an earlier version did."""
+    for pack in (False, True):
+        out = tmp_path / f"out-{pack}"
+        with campaign.tree(out, True, None) as (inside, _):
+            measure(inside, "a", "b")
+        measure(out, "a", "c")
+        measure(out, "d", name="other")
+        with campaign.tree(out, pack, None) as (inside, _):
+            assert sorted(measured(inside)) == ["a", "b", "c"]
+            assert measured(inside, "other") == ["d"]
+        forms = bool(archive.parts(out)), bool(archive.outputs(out))
+        assert forms == (pack, not pack)
+
+
+def test_what_is_no_earlier_output_is_told_of(tmp_path: Path):
+    results, out = tmp_path / "earlier", tmp_path / "out"
+    measure(results, "a")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(FileNotFoundError, match=f"is one device's, take {results}"):
+        archive.restore(results / "card", out)
+    with pytest.raises(FileNotFoundError, match="no earlier call's output"):
+        archive.restore(tmp_path / "other", out)
+    (tmp_path / "empty").mkdir()
+    archive.restore(tmp_path / "empty", out)
+    assert not out.exists()
+
+
 # --- the campaign
 
 
@@ -265,8 +362,15 @@ def outcomes_of(*states: str) -> list[check_gpu.Row]:
     return [check_gpu.Row("values", f"{i}", state, "why") for i, state in enumerate(states)]
 
 
-def call(tmp_path: Path, monkeypatch, code: int | None, *states: str) -> list[str]:
-    """One campaign whose check-gpu ends so; its command's words. The other steps do nothing."""
+def call(
+    tmp_path: Path,
+    monkeypatch,
+    code: int | None,
+    *states: str,
+    pack: bool = False,
+    measure: Callable[..., Any] = lambda *_: None,
+) -> list[str]:
+    """One campaign whose check-gpu ends so; its command's words. Most other steps do nothing."""
     asked: list[str] = []
 
     def ended(words: list[str], seconds: float) -> int | None:
@@ -276,11 +380,12 @@ def call(tmp_path: Path, monkeypatch, code: int | None, *states: str) -> list[st
         return code
 
     monkeypatch.setattr(campaign, "ended", ended)
-    for step in ("floor", "alone", "measure"):
+    monkeypatch.setattr(campaign.Campaign, "measure", measure)
+    for step in ("floor", "alone"):
         monkeypatch.setattr(campaign.Campaign, step, lambda *_: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        campaign.command(8, tmp_path, False, None, True, 0.1, 0.1, 60)
+        campaign.command(8, tmp_path, pack, None, True, 0.1, 0.1, 60)
     finally:
         signal.signal(signal.SIGTERM, before)
     return asked
@@ -289,6 +394,72 @@ def call(tmp_path: Path, monkeypatch, code: int | None, *states: str) -> list[st
 def state(tmp_path: Path) -> dict[str, Any]:
     found = list(tmp_path.rglob(campaign.STATE))
     return json.loads(found[0].read_text()) if found else {}
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e9"])
+@pytest.mark.parametrize("name", ["campaign", "sweep", "error", "resources", "quick", "check-gpu"])
+def test_minutes_in_which_nothing_is_measured_are_refused(name: str, minutes: str):
+    found = CliRunner().invoke(app, [name, "--max-minutes", minutes])
+    assert isinstance(found.exception, ValueError)
+    assert "accepted: a number above 0, at most 30000" in str(found.exception)
+
+
+def test_parts_alone_are_never_left_in_the_checkout():
+    with pytest.raises(ValueError, match="--pack needs an --out of its own"):
+        campaign.command(8, sweep.RESULTS, True, None, True, 0.1, 0.1, 60)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_interrupted_campaign_says_so_and_still_reports(
+    pack: bool, tmp_path: Path, monkeypatch, capsys
+):
+    def interrupted(self: campaign.Campaign, *_: Any) -> None:
+        measure(self.results, "a")
+        raise KeyboardInterrupt
+
+    def report(self: campaign.Campaign) -> None:
+        print("reported")
+
+    monkeypatch.setattr(campaign.Campaign, "report", report)
+    with pytest.raises(typer.Exit) as ended:
+        call(tmp_path, monkeypatch, 0, PASS, pack=pack, measure=interrupted)
+    assert ended.value.exit_code == 130
+    said = capsys.readouterr().out
+    assert "interrupted; nothing finished is lost, the same command goes on\nreported\n" in said
+    assert bool(archive.parts(tmp_path)) == ("unpack with" in said) == pack
+    with campaign.tree(tmp_path, False, None):
+        assert measured(tmp_path) == ["a"]
+
+
+def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, capsys):
+    def report(*_: Path) -> None:
+        reports.append(0)
+        print("half a report")
+        raise KeyboardInterrupt
+
+    def measures(self: campaign.Campaign, *_: Any) -> None:
+        path = self.folder / "records" / "campaign-1.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    reports: list[int] = []
+    monkeypatch.setattr("bench.report.main", report)
+    with pytest.raises(typer.Exit) as ended:
+        call(tmp_path, monkeypatch, 0, PASS, measure=measures)
+    assert ended.value.exit_code == 130 and reports == [0]
+    assert "nothing finished is lost" in capsys.readouterr().out
+
+
+def test_no_path_that_is_gone_is_told(tmp_path: Path, monkeypatch, capsys):
+    def measures(self: campaign.Campaign, *_: Any) -> None:
+        (self.folder / "records").mkdir(exist_ok=True)
+        (self.folder / "records" / "campaign-1.jsonl").touch()
+
+    monkeypatch.setattr("bench.report.main", lambda folder: print(f"{folder}: 3 files"))
+    call(tmp_path, monkeypatch, 0, PASS, pack=True, measure=measures)
+    said = capsys.readouterr().out
+    assert f"(packed)/{environment.slug(environment.probe().name)}: 3 files" in said
+    assert "rnnbench-" not in said
 
 
 def test_a_failed_check_stops_it_before_anything_is_measured(tmp_path: Path, monkeypatch, capsys):
