@@ -19,7 +19,6 @@ from bench.problem import (
     DTYPE,
     Problem,
     checked_rows,
-    output_names,
     take_rows,
     torch_precision,
     truth,
@@ -86,6 +85,7 @@ class Runner:
                 return self.call.forward()
         outputs = self.call.forward()
         if not self._upstream:
+            metrics.same_shapes(outputs, self.problem.upstream, "outputs")
             # Laid out as the provider lays out its outputs, so that no copy is timed.
             self._upstream = {
                 name: torch.empty_like(value).copy_(self.problem.upstream[name])
@@ -145,9 +145,18 @@ class Runner:
         found = self.run()
         self._synchronize()
         self.call.after()
-        outputs = {name: found[name] for name in output_names(self.case)}
-        gradients = {name[1:]: found[name] for name in found.keys() - outputs.keys()}
+        gradients = {}
+        if self.backward:
+            gradients = {name: found[f"d{name}"] for name in self.call.leaves}
+        leaves = {f"d{name}" for name in gradients}
+        outputs = {name: value for name, value in found.items() if name not in leaves}
+        # Before rows are picked, which would pick right ones out of too many.
+        metrics.same_shapes(outputs, self.problem.upstream, "outputs")
         standard = self.call.standard(gradients) if gradients else {}
+        if self.backward:
+            wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
+            named = {f"d{name}": value for name, value in standard.items()}
+            metrics.same_shapes(named, wanted, "gradients")
         kept = outputs | {f"d{name}": value for name, value in standard.items()}
         kept = take_rows(kept, rows)
         kept = {name: value.detach().clone() for name, value in kept.items()}

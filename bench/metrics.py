@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +19,29 @@ FORMATS = {
 }
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-11}
 QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
+
+
+class WrongShape(ValueError):
+    """A tensor that is not of the shape it should have, or is not there at all."""
+
+
+def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Hold tensors to the names and shapes of others.
+
+    Args:
+        what: "outputs" or "gradients", for the sentence.
+
+    Raises:
+        WrongShape: naming the first that is missing, too many, not a tensor or of another shape.
+    """
+    if got.keys() != wanted.keys():
+        raise WrongShape(f"{what} are {', '.join(got)}; accepted: {', '.join(wanted)}")
+    for name, value in got.items():
+        shape = tuple(wanted[name].shape)
+        if not isinstance(value, Tensor):
+            raise WrongShape(f"{name} is a {type(value).__name__}; accepted: a tensor {shape}")
+        if value.shape != shape:
+            raise WrongShape(f"{name} has shape {tuple(value.shape)}; accepted: {shape}")
 
 
 def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
@@ -44,10 +68,10 @@ def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict
         The five metrics; NaN or infinite where ``got`` is.
 
     Raises:
-        ValueError: if the shapes differ.
+        WrongShape: if the shapes differ.
     """
     if got.shape != truth.shape:
-        raise ValueError(f"got has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
+        raise WrongShape(f"got has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
     difference = (got.double() - truth).abs()
     units = (difference / ulp(truth, dtype or got.dtype)).flatten()
     norm = torch.linalg.vector_norm(truth)

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import torch
 
-from bench import environment, measure, model, providers, store
+from bench import environment, measure, metrics, model, providers, store
 from bench.cases import Case
 from bench.problem import Problem, make_problem
 from bench.regimes import apply_regime
@@ -84,6 +84,9 @@ class Worker:
     def _fault(self, name: str, fault: BaseException) -> None:
         status = "oom" if _is_oom(fault) else "error"
         text = " ".join(str(fault).split())[:500]
+        if isinstance(fault, metrics.WrongShape):
+            self._record(name, status="incorrect", reason=text)
+            return
         self._record(name, status=status, reason=f"{type(fault).__name__}: {text}")
         if self.machine.is_cuda and status == "error":
             try:

@@ -41,6 +41,41 @@ def wrong(problem):
     return call
 
 
+@provider("more-rows")
+def more_rows(problem):
+    """Right in every row that is asked for, and three rows more."""
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {
+        name: torch.cat([value, value[:, :1].expand(-1, 3, -1)], 1)
+        for name, value in right().items()
+    }
+    return call
+
+
+@provider("one-number")
+def one_number(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {name: value[:1, :1, :1] for name, value in right().items()}
+    return call
+
+
+@provider("no-state")
+def no_state(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {"y": right()["y"]}
+    return call
+
+
+@provider("part-gradient")
+def part_gradient(problem):
+    call = _reference(problem)
+    call.standard = lambda found: {name: value[:1] for name, value in found.items()}
+    return call
+
+
 def _only_in_time(problem, act):
     """Right when checked, bad when timed: the third call and later."""
     call = _reference(problem)

@@ -109,6 +109,23 @@ def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Pa
     assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
 
 
+@pytest.mark.parametrize("kind", ["time", "error"])
+def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
+    grid = '[own]\nabout = "x"\n[[own.grid]]\npass = ["fwd", "fwd+bwd"]\ndtype = "fp32"\n'
+    preset.write_text(grid + f'kind = "{kind}"\nB = 2\nT = 3\nH = 4\n')
+    names = "more-rows,one-number,no-state,part-gradient"
+    chosen = options(preset, preset="own", kinds=(kind,), providers=names)
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"incorrect": 7, "ok": 1}  # part-gradient is right without gradients
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons == {
+        "more-rows": "y has shape (3, 5, 4); accepted: (3, 2, 4)",
+        "one-number": "y has shape (1, 1, 1); accepted: (3, 2, 4)",
+        "no-state": "outputs are y; accepted: y, h_n, c_n",
+        "part-gradient": "dx has shape (1, 2, 4); accepted: (3, 2, 4)",
+    }
+
+
 def test_a_record_tells_everything(preset: Path, tmp_path: Path):
     chosen = options(preset, kinds=("time", "error"), filter="H=4")
     folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
