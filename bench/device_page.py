@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import jinja2
 
 from bench import facts, frames, typeset
+from bench.environment import ROOT
 from bench.typeset import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,6 +65,8 @@ SECTIONS = (
     ),
     ("What was not measured", "", (), ("failures",)),
 )
+# What leads from results/<device>/ to a file of the suite, and nowhere from elsewhere.
+SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
 SHOWN = 6  # figures of a section; more are folded away
 
 
@@ -140,5 +144,8 @@ def write(run: frames.Run, figures: Sequence[Path], tables: Sequence[Table]) -> 
         "missing": facts.missing(run),
     }
     path = run.folder / "README.md"
-    path.write_text(environment().get_template("device.md.jinja").render(values))
+    text = environment().get_template("device.md.jinja").render(values)
+    if run.folder.resolve().parent != ROOT / "results":
+        text = SUITE_LINK.sub(r"`\1` of the suite", text)
+    path.write_text(text)
     return path

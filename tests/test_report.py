@@ -246,6 +246,7 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
     ):
         assert words in text
     assert re.search(r"`ours` runs at [\d.]+ \[[\d.]+, [\d.]+\] times", text)
+    assert "`bench/README.md` of the suite" in text and "](../" not in text  # no link leads there
     for name in re.findall(r"\]\(((?:figures|tables|records)/[^)]+)\)", text):
         assert (made / name).exists(), name
 
