@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,17 @@ PASSES = ("fwd", "fwd+bwd")
 TRACKS = ("recurrence", "layer")
 DTYPES = ("fp32", "fp16", "bf16")
 PRECISIONS = ("ieee", "tf32", "tf32x3", "none")
+# What error is measured under; ``bench.regimes`` applies them.
+REGIMES = {
+    "default": "torch's initial weights, normal inputs",
+    "orthogonal-0.9": "recurrent weights of each gate orthogonal times 0.9: contracting",
+    "orthogonal-1.0": "the same times 1.0: marginal",
+    "orthogonal-1.1": "the same times 1.1: near-chaotic",
+    "constant": "one input repeated at every step: gates saturate, c grows",
+    "large": "inputs times 1000: a naive tanh overflows",
+    "tiny": "inputs, states and biases times 1e-4: cancellation near zero",
+    "lengths": "sequences of different lengths",
+}
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -50,6 +62,10 @@ add_cell(Cell("gru", 3, ("h",), "GRU"))
 add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing to measure.
@@ -81,10 +97,10 @@ class Case:
             ("dtype", self.dtype, DTYPES),
             ("precision", self.precision, PRECISIONS),
         ):
-            if value not in accepted:
+            if value not in accepted or isinstance(value, bool | float):
                 raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
         for name, size in (("layers", self.layers), ("B", self.B), ("T", self.T), ("H", self.H)):
-            if not isinstance(size, int) or size < 1:
+            if not _whole(size) or size < 1:
                 raise ValueError(f"{name} is {size!r}; accepted: an integer of at least 1")
         if (self.precision == "none") != (self.dtype != "fp32"):
             raise ValueError(
@@ -96,9 +112,10 @@ class Case:
                 f"track recurrence has I={self.I}, layers={self.layers}; accepted: I=0, layers=1, "
                 "because it is the loop alone"
             )
-        if self.track == "layer" and self.I < 1:
-            raise ValueError(f"I is {self.I!r}; accepted: an integer of at least 1")
-        if not 0.0 <= self.resets <= 1.0:
+        if self.track == "layer" and (not _whole(self.I) or self.I < 1):
+            raise ValueError(f"I is {self.I!r}; accepted: an integer of at least 1, or 'H'")
+        number = isinstance(self.resets, int | float) and not isinstance(self.resets, bool)
+        if not number or not 0.0 <= self.resets <= 1.0:
             raise ValueError(f"resets is {self.resets!r}; accepted: a fraction from 0 to 1")
 
     @property
@@ -113,7 +130,8 @@ class Case:
         parts.append(f"L{self.layers}")
         parts += [f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
         if self.resets:
-            parts.append(f"r{self.resets:g}")
+            short = f"{self.resets:g}"  # six digits, unless that would make two fractions one
+            parts.append(f"r{short if float(short) == self.resets else repr(self.resets)}")
         return "-".join(parts)
 
     def fields(self) -> dict[str, Any]:
@@ -195,29 +213,13 @@ def matches(case: Case, text: str) -> bool:
     All terms must hold; the values after ``=`` are alternatives.
 
     Raises:
-        ValueError: for a term that is no comparison of a field.
+        ValueError: for a term that is no comparison of a field with what the field can be.
     """
-    terms = text.split()
-    if not terms:
+    if not text.strip():
         return True
-    fields = case.fields()
-    for term in terms:
-        found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
-        if found is None or found[1] not in fields:
-            raise ValueError(
-                f"filter has {term!r}; accepted: FIELD=VALUE[,VALUE], also with != < <= > >=, "
-                f"of {', '.join(fields)}"
-            )
-        name, sign, value = found.groups()
-        have = fields[name]
-        if isinstance(have, int | float) or have is None:
-            try:
-                wanted: list[Any] = [float(part) for part in value.split(",")]
-            except ValueError:
-                raise ValueError(f"filter has {term!r}; accepted: a number for {name}") from None
-            have = float(have or 0)
-        else:
-            wanted = value.split(",")
+    fields = case._fields
+    for name, sign, wanted in _terms(text, tuple(fields), tuple(CELLS)):
+        have = float(fields[name] or 0) if name in NUMBERS else fields[name]
         if sign == "=":
             if have not in wanted:
                 return False
@@ -226,9 +228,44 @@ def matches(case: Case, text: str) -> bool:
     return True
 
 
-def select(cases: Iterable[Case], text: str = "") -> list[Case]:
-    """The cases that pass a filter, in their order."""
-    return [case for case in cases if matches(case, text)]
+NUMBERS = ("directions", "layers", "B", "T", "I", "H", "resets")
+
+
+@functools.lru_cache
+def _terms(
+    text: str, fields: tuple[str, ...], cells: tuple[str, ...]
+) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
+    """A filter's terms: field, comparison, values."""
+    choices: dict[str, tuple[str, ...]] = {
+        "cell": cells,
+        "pass": PASSES,
+        "track": TRACKS,
+        "dtype": DTYPES,
+        "precision": PRECISIONS,
+        "directions": ("1", "2"),
+    }
+    terms = []
+    for term in text.split():
+        found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
+        if found is None or found[1] not in fields:
+            raise ValueError(
+                f"filter has {term!r}; accepted: FIELD=VALUE[,VALUE], also with != < <= > >=, "
+                f"of {', '.join(fields)}"
+            )
+        name, sign, value = found.groups()
+        values: tuple[Any, ...] = tuple(value.split(","))
+        if sign in ("=", "!=") and name in choices and not set(values) <= set(choices[name]):
+            accepted = ", ".join(choices[name])
+            raise ValueError(f"filter has {term!r}; accepted for {name}: {accepted}")
+        if name in NUMBERS:
+            try:
+                values = tuple(float(part) for part in values)
+            except ValueError:
+                values = (math.nan,)
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"filter has {term!r}; accepted: a number for {name}")
+        terms.append((name, sign, values))
+    return tuple(terms)
 
 
 def shard(items: list[Any], which: str) -> list[Any]:

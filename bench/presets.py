@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases import AXES, DEFAULTS, PASSES, Case, make_case
+from bench.cases import AXES, DEFAULTS, PASSES, REGIMES, Case, make_case
 
 HERE = Path(__file__).parent
 PRESETS = HERE / "presets.toml"
@@ -46,6 +46,7 @@ class Preset:
         return list(dict.fromkeys(r.case for r in self.requests if r.kind == kind))
 
 
+KEYS = ("about", "providers", "grid", "shapes")
 OPTIONS = ("why", "kind", "regimes", "seeds", "providers")
 
 
@@ -85,6 +86,8 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
     for axis in AXES:
         value = grid.get(axis, DEFAULTS[axis])
         axes[axis] = value if isinstance(value, list) else [value]
+        if not axes[axis]:
+            raise ValueError(f"{axis} is []; accepted: one value, or a list of at least one")
     # Only sizes have a coarse and a fine picture; names are all equally wanted.
     ranks = [
         coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
@@ -109,18 +112,25 @@ def load_preset(name: str, path: Path = PRESETS) -> Preset:
     """One preset of the built-in file, or of a user's own.
 
     Raises:
-        ValueError: for an unknown preset or a grid that describes no case.
-        FileNotFoundError: if ``path`` does not exist.
+        ValueError: for an unknown preset, or a key or value that describes no case, with the
+            preset's name and the grid's number.
+        FileNotFoundError: if ``path`` or its table of shapes does not exist.
     """
     presets = _read(path)
     if name not in presets:
         raise ValueError(f"preset is {name!r}; accepted from {path.name}: {', '.join(presets)}")
-    table = presets[name]
+    table, where = presets[name], f"preset {name!r}"
     requests: list[Request] = []
-    for grid in table.get("grid", []):
-        requests += _requests(grid)
-    if "shapes" in table:
-        requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
+    try:
+        _check_preset(table)
+        for number, grid in enumerate(table.get("grid", ()), 1):
+            where = f"preset {name!r}, grid {number}"
+            requests += _requests(grid)
+        where = f"preset {name!r}"
+        if "shapes" in table:
+            requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
+    except ValueError as fault:
+        raise ValueError(f"{where}: {fault}") from None
     return Preset(
         name=name,
         about=table.get("about", ""),
@@ -129,22 +139,61 @@ def load_preset(name: str, path: Path = PRESETS) -> Preset:
     )
 
 
+def _check_preset(table: Any) -> None:
+    """Raise ValueError unless a preset is a table of grids or shapes."""
+    if not isinstance(table, dict):
+        raise ValueError(f"it is {table!r}; accepted: a table of {', '.join(KEYS)}")
+    unknown = table.keys() - set(KEYS)
+    if unknown:
+        raise ValueError(f"it has {sorted(unknown)}; accepted: {', '.join(KEYS)}")
+    for key in ("about", "shapes"):
+        if not isinstance(table.get(key, ""), str):
+            raise ValueError(f"{key} is {table[key]!r}; accepted: a string")
+    if "providers" in table:
+        _words("providers", table["providers"])
+    grids = table.get("grid", [])
+    if not (isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)):
+        raise ValueError(f"grid is {grids!r}; accepted: tables, each under [[PRESET.grid]]")
+    if not grids and "shapes" not in table:
+        raise ValueError("it has no cases; accepted: a [[PRESET.grid]] at least, or shapes")
+
+
+def _words(key: str, value: Any, accepted: Iterable[str] = ()) -> tuple[str, ...]:
+    """A list of strings, at least one, each of those accepted if any are given."""
+    right = isinstance(value, list) and value and all(isinstance(word, str) for word in value)
+    if not right or (accepted and not set(value) <= set(accepted)):
+        which = f", of {', '.join(accepted)}" if accepted else ""
+        raise ValueError(f"{key} is {value!r}; accepted: a list of at least one string{which}")
+    return tuple(value)
+
+
 def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     kind = grid.get("kind", "time")
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
     if kind == "time" and ("regimes" in grid or "seeds" in grid):
         raise ValueError("regimes and seeds belong to grids of kind error")
-    providers = tuple(grid["providers"]) if "providers" in grid else None
-    seeds = range(grid["seeds"]) if "seeds" in grid else (None,)
-    for case, regime, seed in itertools.product(expand(grid), grid.get("regimes", [None]), seeds):
+    if not isinstance(grid.get("why", ""), str):
+        raise ValueError(f"why is {grid['why']!r}; accepted: a string")
+    providers = _words("providers", grid["providers"]) if "providers" in grid else None
+    regimes = _words("regimes", grid["regimes"], REGIMES) if "regimes" in grid else (None,)
+    seeds: Iterable[int | None] = (None,)
+    if "seeds" in grid:
+        count = grid["seeds"]
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"seeds is {count!r}; accepted: how many, an integer of at least 1")
+        seeds = range(count)
+    for case, regime, seed in itertools.product(expand(grid), regimes, seeds):
         # The default is no regime, so that a case asked for both ways is one request.
         yield Request(kind, case, None if regime == "default" else regime, seed, providers)
 
 
 def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return tomllib.load(file)
+        try:
+            return tomllib.load(file)
+        except ValueError as fault:  # also of bytes that are no UTF-8
+            raise ValueError(f"{path} is no TOML: {fault}") from None
 
 
 def _shapes(path: Path) -> Iterator[Case]:
@@ -153,7 +202,7 @@ def _shapes(path: Path) -> Iterator[Case]:
     Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
     DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(row for row in file if not row.startswith("#")))
     for track, row in itertools.product(("layer", "recurrence"), rows):
         for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:

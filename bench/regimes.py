@@ -5,18 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.cases import REGIMES
 from bench.problem import DTYPE, Problem, Source, weight_names
-
-REGIMES = {
-    "default": "torch's initial weights, normal inputs",
-    "orthogonal-0.9": "recurrent weights of each gate orthogonal times 0.9: contracting",
-    "orthogonal-1.0": "the same times 1.0: marginal",
-    "orthogonal-1.1": "the same times 1.1: near-chaotic",
-    "constant": "one input repeated at every step: gates saturate, c grows",
-    "large": "inputs times 1000: a naive tanh overflows",
-    "tiny": "inputs, states and biases times 1e-4: cancellation near zero",
-    "lengths": "sequences of different lengths",
-}
 
 
 def apply_regime(problem: Problem, regime: str | None) -> None:

@@ -100,6 +100,47 @@ def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[[p.grid]]\nI = 3.5", "'p', grid 1: I is 3.5; accepted"),
+        ("[[p.grid]]\n[[p.grid]]\nB = true", "'p', grid 2: B is True; accepted"),
+        ("[[p.grid]]\nI = true", "I is True; accepted"),
+        ("[[p.grid]]\nH = [4, 5.0]", "H is 5.0; accepted"),
+        ("[[p.grid]]\nH = []", r"H is \[\]; accepted"),
+        ("[[p.grid]]\ndirections = 1.0", "directions is 1.0; accepted"),
+        ("[[p.grid]]\nlayers = 'x'", "layers is 'x'; accepted"),
+        ("[[p.grid]]\ncell = 3", "cell is 3; accepted"),
+        ("[[p.grid]]\nresets = 'x'", "resets is 'x'; accepted"),
+        ("[[p.grid]]\nresets = nan", "resets is nan; accepted"),
+        ("[[p.grid]]\nproviders = 3", "providers is 3; accepted"),
+        ("[[p.grid]]\nproviders = 'ours'", "providers is 'ours'; accepted"),
+        ("[[p.grid]]\nkind = 3", "kind is 3; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nseeds = 'x'", "seeds is 'x'; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nseeds = 0", "seeds is 0; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nregimes = ['bogus']", "regimes is .'bogus'.; accepted.*tiny"),
+        ("[[p.grid]]\nkind = 'error'\nregimes = []", r"regimes is \[\]; accepted"),
+        ("[[p.grid]]\nsize = 3", r"grid 1: grid has \['size'\]; accepted"),
+        ("[p.grid]\nB = 3", "preset 'p': grid is .*; accepted: tables"),
+        ("[p]\nproviders = 'torch.nn'", "preset 'p': providers is 'torch.nn'; accepted"),
+        ("[p]\nabout = 'x'", "preset 'p': it has no cases; accepted"),
+        ("[p]\ngrids = 3", r"preset 'p': it has \['grids'\]; accepted"),
+        ("p = 3", "preset 'p': it is 3; accepted"),
+        ("p = = 3", "own.toml is no TOML"),
+    ],
+)
+def test_a_wrong_preset_gets_one_sentence(tmp_path: Path, text: str, complaint: str):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint):
+        load_preset("p", path)
+
+
+def test_fractions_that_differ_make_names_that_differ():
+    ids = [case(resets=r).case_id for r in (0.01, 0.1234561, 0.1234562, 1.0)]
+    assert [each.rsplit("-", 1)[1] for each in ids] == ["r0.01", "r0.1234561", "r0.1234562", "r1"]
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("", True),
@@ -115,7 +156,10 @@ def test_filter(text: str, expected: bool):
     assert matches(case(), text) is expected
 
 
-@pytest.mark.parametrize("text", ["T", "colour=red", "T<=long", "=5"])
+@pytest.mark.parametrize("text", [
+    "T", "colour=red", "T<=long", "=5", "T=nan", "H=inf", "cell=LSTM", "cell=lstm,lstmm",
+    "cell!=lstmm", "dtype=fp64", "directions=3",
+])  # fmt: skip
 def test_a_wrong_filter_says_what_is_accepted(text: str):
     with pytest.raises(ValueError, match="accepted"):
         matches(case(), text)

@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 
 from bench import bound, metrics
-from bench.cases import DEFAULTS, Case, make_case
+from bench.cases import DEFAULTS, REGIMES, Case, make_case
 from bench.environment import Machine
 from bench.measure import Runner, verdict
 from bench.problem import DTYPE, checked_rows, make_problem, truth
 from bench.providers import PROVIDERS, load
-from bench.regimes import REGIMES, apply_regime
+from bench.regimes import apply_regime
 
 CPU = Machine("cpu", "test")
 load()

@@ -11,12 +11,12 @@ import torch
 
 import reference
 from bench import bound, metrics
-from bench.cases import CELLS, DEFAULTS, Case, make_case
+from bench.cases import CELLS, DEFAULTS, REGIMES, Case, make_case
 from bench.environment import Machine
 from bench.measure import Runner
 from bench.problem import make_problem
 from bench.providers import PROVIDERS, load
-from bench.regimes import REGIMES, apply_regime
+from bench.regimes import apply_regime
 
 WHERE = "cuda" if torch.cuda.is_available() else "cpu"
 MACHINE = Machine(WHERE, "test", interpreted=WHERE == "cpu")
