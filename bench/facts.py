@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from bench import check_table, compiled, exactness, frames, plots, tables
-from bench.figures_error import EFFECT
 from bench.frames import CELL_NAMES, PASS_NAMES
 from bench.typeset import interval, significant
 
@@ -147,8 +146,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _error_headlines(run: frames.Run) -> list[str]:
     error = frames.errors(run.of("error"))
-    ok = error[(error["status"] == "ok") & error["tensor"].notna() & error["regime"].isna()]
-    ok = ok[~ok["provider"].str.startswith(EFFECT)]
+    ok = frames.comparable(error)
     said = []
     for number in frames.known(ok["number"], frames.NUMBER_ORDER):
         here = ok[ok["number"] == number]

@@ -17,12 +17,11 @@ import pandas as pd
 from bench import bound, frames, plots
 from bench.cases import make_case
 from bench.figures import AXIS_WORDS, cut_words
-from bench.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
+from bench.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
 
 Job = Callable[[Path], list[Path]]
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "regime")
 PART_WORDS = {"output": "output", "gradient": "worst gradient"}
-EFFECT = "effect-"
 # Category column: what the figure says it is against, and the order of its values.
 CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "number": ("against the number format", NUMBER_ORDER),

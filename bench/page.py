@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import cite, device_page, facts, figures, figures_error, frames, plots, store
+from bench import cite, device_page, facts, figures, frames, plots, store
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
@@ -137,7 +137,7 @@ def pack(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]], level: int)
 def looks(runs: Sequence[frames.Run]) -> list[dict[str, Any]]:
     """Each provider's colour, shape and dash, as in the figures."""
     names = {record["provider"] for run in runs for record in run.records}
-    names = {name for name in names if not name.startswith(figures_error.EFFECT)}
+    names = {name for name in names if not name.startswith(frames.EFFECT)}
     found = []
     for name in plots.by_look(names):
         look = plots.look(name)

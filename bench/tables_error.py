@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pandas as pd
 
 from bench import figures_error, frames, plots
-from bench.figures_error import CATEGORIES, EFFECT, PART_WORDS, ROUNDOFF
-from bench.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
+from bench.figures_error import CATEGORIES, PART_WORDS, ROUNDOFF
+from bench.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
 from bench.tables import MOST_ROWS
 from bench.typeset import Table
 

@@ -101,3 +101,18 @@ def test_error_is_reported_without_torch():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", words], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_largest_error_is_over_the_cases_that_both_measured():
+    def row(provider: str, case: str, cell: str = "gru") -> dict[str, object]:
+        return {"status": "ok", "tensor": "y", "regime": None, "provider": provider,
+                "case_id": case, "cell": cell, "number": "fp32"}  # fmt: skip
+
+    errors = pd.DataFrame(
+        [row("ours", "a"), row("torch.nn", "a"), row("torch.nn", "long"), row("reference", "a"),
+         row("reference", "long"), row("effect-all", "a"), row("ours", "c", "slstm")]
+    )  # fmt: skip
+    kept = frames.comparable(errors)
+    assert set(zip(kept["provider"], kept["case_id"], strict=True)) == {
+        ("ours", "a"), ("torch.nn", "a"), ("reference", "a"), ("ours", "c"),
+    }  # fmt: skip
