@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
+# Below 6 samples not even the smallest and the largest enclose the median that often:
+# 1 - 2 * 0.5**5 = 0.9375.
+FEWEST = 6
 RESAMPLES = 2000
 
 
@@ -80,18 +83,24 @@ def paired_ratio(
 
 def half_width(samples: Sequence[float]) -> float:
     """Relative half-width of the median's 95 % interval by order statistics, quick enough to ask
-    after every visit; infinite below 6 samples, where no pair of order statistics covers 95 %.
+    after every visit; infinite below ``FEWEST`` samples.
 
     The interval from the j-th smallest to the j-th largest of n covers the median unless fewer
     than j samples fall on one side, a binomial event; the normal approximation gives
-    j = n/2 - 1.96 * sqrt(n) / 2 (Conover, Practical Nonparametric Statistics, 3.2).
+    j = n/2 - 1.96 * sqrt(n) / 2, rounded down, at least 1 (Conover, Practical Nonparametric
+    Statistics, 3.2).
     """
     n = len(samples)
-    if n < 6:
+    if n < FEWEST:
         return float("inf")
     ordered = np.sort(np.asarray(samples, float))
-    j = max(0, int(np.floor(n / 2 - 1.96 * np.sqrt(n) / 2)))
-    return float((ordered[n - 1 - j] - ordered[j]) / 2 / np.median(ordered))
+    j = rank(n)
+    return float((ordered[n - j] - ordered[j - 1]) / 2 / np.median(ordered))
+
+
+def rank(n: int) -> int:
+    """The j, counted from 1, of the j-th of n samples from either end (see ``half_width``)."""
+    return max(1, int(np.floor(n / 2 - 1.96 * np.sqrt(n) / 2)))
 
 
 def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str, Any]:
@@ -106,5 +115,9 @@ def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str,
         "p80_ms": p80,
         "ci_low_ms": low,
         "ci_high_ms": high,
-        "converged": found is not None and (found[1] - found[0]) / 2 <= target * median,
+        "converged": (
+            found is not None
+            and len(samples) >= FEWEST
+            and (found[1] - found[0]) / 2 <= target * median
+        ),
     }

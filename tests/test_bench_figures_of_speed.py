@@ -67,6 +67,19 @@ def test_drift_cancels_in_a_ratio_of_neighbours():
     assert statistics.paired_ratio(([1.0], [1]), ([2.0], [1]))["low"] is None
 
 
+def test_order_statistics_cover_what_they_claim():
+    from scipy.stats import binom
+
+    for n in range(statistics.FEWEST, 500):
+        assert 1 - 2 * binom.cdf(statistics.rank(n) - 1, n, 0.5) >= 0.95, n
+    assert statistics.half_width([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0]) == 0.5  # n = 8: j = 1
+
+
+def test_few_samples_never_converge():
+    assert not statistics.summary([1.0] * 5, 0.01)["converged"]
+    assert statistics.summary([1.0] * 6, 0.01)["converged"]
+
+
 def test_summary_says_whether_it_converged():
     steady = statistics.summary([1.0, 1.001] * 50, target=0.01)
     assert steady["converged"] and steady["n"] == 100
