@@ -186,9 +186,14 @@ def _add(folder: Path, top: Path, tree: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             _put(target, path.read_bytes())
         elif target.suffix == ".jsonl":
-            there = target.read_bytes().splitlines()
+            there = _lines(target)
             known = set(there)
             # In front: of two records that answer one question, the later one counts.
-            fresh = [line for line in path.read_bytes().splitlines() if line not in known]
+            fresh = [line for line in _lines(path) if line not in known]
             if fresh:
-                _put(target, b"".join(line + b"\n" for line in fresh + there))
+                _put(target, b"".join(fresh + there))
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The whole lines of a file; a killed process may have left half a line at its end."""
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

@@ -317,6 +317,8 @@ def test_a_folder_of_both_forms_loses_nothing(tmp_path: Path):
             measure(inside, "a", "b")
         measure(out, "a", "c")
         measure(out, "d", name="other")
+        with (out / "card" / "records" / "campaign-1.jsonl").open("a") as file:
+            file.write("half a rec")  # its process was killed
         with campaign.tree(out, pack, None) as (inside, _):
             assert sorted(measured(inside)) == ["a", "b", "c"]
             assert measured(inside, "other") == ["d"]
