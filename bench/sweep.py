@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import functools
 import glob
+import math
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,13 +30,17 @@ CASE_SECONDS = 1.0  # the truth and the checks, for the estimate
 class Plan:
     """What a sweep will do: items to measure, and who cannot run what, with the reason.
 
-    ``skipped`` holds a request for all its providers, one of them, and why that one cannot run it.
+    ``skipped`` holds a request for all its providers, one of them, and why that one cannot run it;
+    ``broken`` likewise those that could not even say whether they can. ``asked`` counts the cases
+    of these kinds and filter, before they are cut into shards.
     """
 
     run_id: str
     items: list[Item] = field(default_factory=list)
     skipped: list[tuple[Item, str, str]] = field(default_factory=list)
+    broken: list[tuple[Item, str, str]] = field(default_factory=list)
     done: int = 0
+    asked: int = 0
 
     def seconds(self, machine: Machine, per_provider: float) -> float:
         """A guess of the whole time, from guesses of single calls."""
@@ -83,7 +89,8 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     """Which items are left to do for these options on this machine.
 
     Raises:
-        ValueError: for a kind, preset, provider, filter or shard that does not exist.
+        ValueError: for a kind, preset, provider, filter or shard that does not exist, a run's name
+            that cannot name a file, and a filter that matches no case.
     """
     for kind in options.kinds:
         if kind not in KINDS:
@@ -91,15 +98,24 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     providers.load(options.plugins)  # before the preset, which may name a plugin's cell
     preset = load_preset(options.preset, options.preset_file)
     names = preset.providers or ("torch.nn", "ours", "reference")
-    plan = Plan(options.run or default_run(options.preset))
+    plan = Plan(default_run(options.preset) if options.run is None else options.run)
+    if not re.fullmatch(r"\w[\w.+=@ -]*", plan.run_id):
+        raise ValueError(
+            f"run is {plan.run_id!r}; accepted: a name of letters, digits and _ . + = @ -, "
+            "beginning with a letter or digit, because it names a file"
+        )
     statuses = finished(folder, plan.run_id)
     again = statuses_to_rerun(options.rerun)
-    requests = [
-        request
-        for kind in options.kinds
-        for request in preset.requests
-        if request.kind == kind and matches(request.case, options.filter)
+    of_kinds = [
+        request for kind in options.kinds for request in preset.requests if request.kind == kind
     ]
+    requests = [request for request in of_kinds if matches(request.case, options.filter)]
+    if of_kinds and not requests:
+        raise ValueError(
+            f"filter {options.filter!r} matches none of the {len(of_kinds):,} cases of kind "
+            f"{','.join(options.kinds)} in preset {options.preset!r}; accepted: one that does"
+        )
+    plan.asked = len(requests)
     # What is not timed may run in the interpreter.
     here = {kind: replace(machine, interpreted=_interpreted(kind, machine)) for kind in KINDS}
 
@@ -120,7 +136,11 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
             if status and status not in again:
                 plan.done += 1
                 continue
-            reason = each.supports(case, here[kind])
+            try:
+                reason = providers.unsupported(each, case, here[kind])
+            except RuntimeError as fault:
+                plan.broken.append((everyone, name, str(fault)))
+                continue
             if reason:
                 plan.skipped.append((everyone, name, reason))
             else:
@@ -199,7 +219,9 @@ def carry_out(
     }
     base["commit"], base["dirty"] = environment.git_state()
     facts = None
-    for item, provider, reason in plan.skipped:
+    without = [("unsupported", *each) for each in plan.skipped]
+    without += [("error", *each) for each in plan.broken]
+    for status, item, provider, reason in without:
         facts = facts or workers(item.kind).hello()["device"]
         writer.append(
             store.blank(
@@ -207,7 +229,7 @@ def carry_out(
                 **item.case.fields(),
                 kind=item.kind,
                 provider=provider,
-                status="unsupported",
+                status=status,
                 reason=reason,
                 device=facts,
                 regime=item.regime,
@@ -216,7 +238,7 @@ def carry_out(
             ),
             sync=False,
         )
-        counts["unsupported"] += 1
+        counts[status] += 1
     known = providers.PROVIDERS
     for index, item in enumerate(plan.items):
         progress(index, len(plan.items), item, "", "")
@@ -266,7 +288,12 @@ def sweep(
 
     Returns:
         The device's folder, how many records ended how, and how many items were left undone.
+
+    Raises:
+        ValueError: for settings or options that nothing can be measured with.
     """
+    check_settings(settings, timeout)
+    providers.load(options.plugins)  # in here a broken plugin is one sentence
     with ExitStack() as stack:
         guess = results / environment.slug(environment.probe().name)
         started: dict[bool, Isolated] = {}
@@ -295,14 +322,23 @@ def sweep(
     return folder, counts, left
 
 
+def check_settings(settings: Mapping[str, Any], timeout: float) -> None:
+    """Raise ValueError unless sampling time, target and timeout are numbers above 0."""
+    named = {name: settings[name] for name in ("seconds", "target") if name in settings}
+    for name, value in (named | {"timeout": timeout}).items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value:g}; accepted: a number above 0")
+
+
 def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
     """A dry run's lines."""
     for item in plan.items:
         words = [item.case.case_id, item.regime, f"seed {item.seed}" if item.seed else None]
         yield f"{item.kind:5} {' '.join(filter(None, words))}: {', '.join(item.providers)}"
-    reasons = Counter((name, reason) for _, name, reason in plan.skipped)
-    for (name, reason), count in sorted(reasons.items()):
-        yield f"skip  {name} in {count} cases: {reason}"
+    for word, those in (("skip ", plan.skipped), ("error", plan.broken)):
+        reasons = Counter((name, reason) for _, name, reason in those)
+        for (name, reason), count in sorted(reasons.items()):
+            yield f"{word} {name} in {count} cases: {reason}"
     yield (
         f"{len(plan.items):,} cases to measure on {machine.name}, {plan.done:,} done before, "
         f"{len(plan.skipped):,} skipped; about {duration(plan.seconds(machine, per_provider))} "

@@ -52,6 +52,10 @@ def command(
             print(name)
         return
     arguments.minutes(max_minutes)
+    settings = {"seconds": seconds, "target": target, "seed": seed}
+    sweep.check_settings(settings, timeout)
+    if results.exists() and not results.is_dir():
+        raise ValueError(f"results is {results}, a file; accepted: a folder, there or not")
     options = sweep.Options(
         preset=preset,
         preset_file=preset_file,
@@ -68,20 +72,35 @@ def command(
         gc.disable()  # looking for garbage among so many cases takes as long as finding them
         machine = environment.probe()
         folder = results / environment.slug(machine.name)
-        for line in sweep.describe(sweep.make_plan(options, machine, folder), machine, seconds):
+        plan = sweep.make_plan(options, machine, folder)
+        not_empty(plan)
+        for line in sweep.describe(plan, machine, seconds):
             print(line)
         return
-    settings = {"seconds": seconds, "target": target, "seed": seed}
     try:
         with bar(f"sweep {preset}", max_minutes and max_minutes * 60) as progress:
             folder, counts, left = sweep.sweep(
-                options, settings, results, max_minutes, timeout, progress
+                options,
+                settings,
+                results,
+                max_minutes,
+                timeout,
+                progress,
+                announce=lambda plan, machine, folder: not_empty(plan),
             )
     except KeyboardInterrupt:
         print("interrupted; every finished record is kept and the same command goes on from there")
         raise typer.Exit(130) from None
     print(outcome(counts, left))
     print(folder / "records")
+
+
+def not_empty(plan: sweep.Plan) -> None:
+    """Raise ValueError if a preset has no case of the kind that was asked for."""
+    if not plan.asked:
+        raise ValueError(
+            "the preset has no cases of that kind; accepted: --kind time, error or both"
+        )
 
 
 def outcome(counts: Counter[str], left: int) -> str:

@@ -33,6 +33,20 @@ def refuses(problem):
     raise AssertionError("was asked all the same")
 
 
+def _unsure(case, machine):
+    raise KeyError("mood")
+
+
+@provider("unsure", supports=_unsure)
+def unsure(problem):
+    raise AssertionError("was asked all the same")
+
+
+@provider("odd", supports=lambda case, machine: True)
+def odd(problem):
+    raise AssertionError("was asked all the same")
+
+
 @provider("wrong")
 def wrong(problem):
     call = _reference(problem)

@@ -109,6 +109,35 @@ def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Pa
     assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
 
 
+def test_supports_that_raises_costs_its_own_cases(preset: Path, tmp_path: Path):
+    chosen = options(preset, providers="good,unsure,odd", filter="cell=lstm H=4")
+    plan = sweep.make_plan(chosen, environment.probe(), tmp_path)
+    told = "\n".join(sweep.describe(plan, environment.probe(), 1.0))
+    assert "error unsure in 1 cases: its supports raised KeyError: 'mood'" in told
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"ok": 1, "error": 2}
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons["odd"] == "its supports gave True; accepted: None, or why not"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x = 1\ndef f(:\n", "line 2: SyntaxError: "),
+        ("x = 1\n\nimport no_such_thing\n", "line 3: ModuleNotFoundError: No module named"),
+    ],
+)
+def test_a_broken_plugin_is_one_sentence(tmp_path: Path, text: str, complaint: str):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    for more in ([], ["--dry-run"]):
+        words = ["sweep", "--plugin", str(path), "--results", str(tmp_path / "results"), *more]
+        found = run_cli(*words)
+        assert found.returncode == 2 and "Traceback" not in found.stderr
+        assert f"error: plugin {path}, {complaint}" in found.stderr
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("kind", ["time", "error"])
 def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
     grid = '[own]\nabout = "x"\n[[own.grid]]\npass = ["fwd", "fwd+bwd"]\ndtype = "fp32"\n'
@@ -287,6 +316,15 @@ def test_dry_run_says_what_is_skipped_and_why():
         (["--filter", "colour=red"], "filter has"),
         (["--shard", "3/2"], "shard is"),
         (["--rerun", "no"], "rerun is"),
+        (["--filter", "cell=LSTM"], "accepted for cell: rnn_tanh"),
+        (["--preset", "deepbench", "--kind", "error"], "no cases of that kind"),
+        (["--filter", "T=77777"], "matches none of the"),
+        (["--seconds", "0"], "seconds is 0; accepted"),
+        (["--timeout", "0"], "timeout is 0; accepted"),
+        (["--target=-1"], "target is -1; accepted"),
+        (["--run", "a/b"], "run is 'a/b'; accepted"),
+        (["--run", "a*"], "run is 'a*'; accepted"),
+        (["--results", "README.md"], "results is README.md, a file; accepted"),
     ],
 )
 def test_wrong_words_get_one_clear_sentence(words: list[str], complaint: str):

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,23 +116,68 @@ def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
 
     Raises:
         FileNotFoundError: for a plugin file that does not exist.
+        ValueError: for one that is no Python or fails while it is imported, with its line.
     """
     for module in _BUILTIN:
         importlib.import_module(f"{__name__}.{module}")
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         entry.load()
     for path in plugins:
-        name = f"bench_plugin_{path.stem}"
-        if name in sys.modules:
-            continue
-        if not path.is_file():
-            raise FileNotFoundError(f"plugin {path} does not exist")
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module_ = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module_
-        spec.loader.exec_module(module_)
+        _load_file(path)
     return PROVIDERS
+
+
+def _load_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"plugin {path} does not exist")
+    if path.suffix != ".py":
+        raise ValueError(f"plugin is {path}; accepted: a Python file (.py)")
+    name = f"bench_plugin_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None:
+        if known.__file__ is None or not path.samefile(known.__file__):
+            raise ValueError(f"plugins {known.__file__} and {path} have one name; accepted: two")
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as fault:
+        del sys.modules[name]
+        text = fault.msg if isinstance(fault, SyntaxError) else " ".join(str(fault).split())
+        raise ValueError(
+            f"plugin {path}, line {_line(fault, path)}: {type(fault).__name__}: {text}"
+        ) from fault
+
+
+def _line(fault: Exception, path: Path) -> int | None:
+    """The last line of a file that an exception passed, or where its syntax ends."""
+    if isinstance(fault, SyntaxError) and fault.filename == str(path):
+        return fault.lineno
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(fault.__traceback__)
+        if frame.filename == str(path)
+    ]
+    return lines[-1] if lines else None
+
+
+def unsupported(provider: Provider, case: Case, machine: Machine) -> str | None:
+    """Why a provider cannot run a case, or None if it can.
+
+    Raises:
+        RuntimeError: if its ``supports`` raises, or answers what is neither None nor a string.
+    """
+    try:
+        reason = provider.supports(case, machine)
+    except Exception as fault:
+        text = " ".join(str(fault).split())[:500]
+        raise RuntimeError(f"its supports raised {type(fault).__name__}: {text}") from fault
+    if reason is not None and not isinstance(reason, str):
+        raise RuntimeError(f"its supports gave {reason!r}; accepted: None, or why not")
+    return reason
 
 
 def chosen(names: str | tuple[str, ...]) -> list[Provider]:
