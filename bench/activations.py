@@ -120,7 +120,7 @@ def _special(name: str, function: Any, device_name: str) -> dict[str, str]:
 def write(folder: Path, found: dict[str, Any]) -> Path:
     path = folder / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return path
 
 

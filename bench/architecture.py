@@ -33,7 +33,7 @@ def files(room: str) -> list[tuple[str, str]]:
     """The room's files and the first sentence of what each says it is."""
     found = []
     for path in sorted((ROOT / room).rglob("*.py")):
-        words = ast.get_docstring(ast.parse(path.read_text())) or ""
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first = first_sentence(words)
         if path.name != "__init__.py" or first:
             name = str(path.relative_to(ROOT / room))
@@ -53,7 +53,7 @@ def imports(room: str) -> list[str]:
     """The other rooms that a room's files import."""
     found = set()
     for path in (ROOT / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -99,7 +99,9 @@ class Campaign:
         self.folder = self.results / environment.slug(environment.probe().name)
         self.run_id = sweep.default_run("campaign")
         path = self.folder / STATE
-        self.state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.state: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        )
         self._saved = time.monotonic()
 
     def left(self) -> float:
@@ -111,7 +113,7 @@ class Campaign:
     def remember(self, **facts: Any) -> None:
         self.state |= facts
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STATE).write_text(json.dumps(self.state, indent=1) + "\n")
+        (self.folder / STATE).write_text(json.dumps(self.state, indent=1) + "\n", encoding="utf-8")
 
     def run(self) -> None:
         """All steps, in order, as far as the time goes.
@@ -187,7 +189,10 @@ class Campaign:
         """Activations, repeatability and a training run, unless this code's are there."""
         for module, name, brief in ALONE:
             path = self.folder / "records" / name
-            if path.exists() and json.loads(path.read_text())["code"] == environment.code_hash():
+            if (
+                path.exists()
+                and json.loads(path.read_text(encoding="utf-8"))["code"] == environment.code_hash()
+            ):
                 print(f"{module}: measured before")
                 continue
             self._alone(module, *[brief] * self.rehearse)

@@ -125,7 +125,7 @@ def stored(folder: Path, wanted: dict[str, Any]) -> list[Row]:
     path = folder / FILE
     if not path.exists():
         return []
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return [Row(**row) for row in found["rows"]] if found.get("key") == wanted else []
 
 
@@ -153,7 +153,7 @@ def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: An
     }
     fresh = folder / f".{FILE}"
     rows_ = [asdict(row) for row in rows]
-    fresh.write_text(json.dumps(found | facts | {"rows": rows_}, indent=1) + "\n")
+    fresh.write_text(json.dumps(found | facts | {"rows": rows_}, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, folder / FILE)
 
 

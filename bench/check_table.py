@@ -22,7 +22,7 @@ STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left 
 def read(folder: Path) -> dict[str, Any] | None:
     """The outcomes in a device's folder, None if check-gpu was not run there."""
     path = folder / FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def table(found: dict[str, Any]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import environment, facts, frames
+from bench import environment, facts, frames, typeset
 
 CITATION = environment.ROOT / "CITATION.cff"
 
@@ -70,7 +70,7 @@ def suite(path: Path = CITATION) -> str:
     Raises:
         ValueError: if the file lacks a title, a version or an author's name.
     """
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
 
     def field(name: str) -> str | None:
         found = re.search(rf"^{name}: *[\"']?(.+?)[\"']? *$", text, re.MULTILINE)
@@ -161,8 +161,9 @@ def _driver(seen: dict[str, str]) -> str:
 
 
 def text(run: frames.Run | None) -> str:
-    """What the command prints: BibTeX, then the methods paragraph as BibTeX comments."""
+    """What the command prints: BibTeX, then the methods paragraph as LaTeX in comments."""
     if run is None:
         return suite()
     entries = [suite(), *(PEERS[key] for key in peers(run))]
-    return "\n\n".join(entries) + f"\n\n% Methods, for {run.name}:\n% {methods(run)}"
+    name, said = typeset.escape(run.name), typeset.escape(methods(run))
+    return "\n\n".join(entries) + f"\n\n% Methods (LaTeX), for {name}:\n% {said}"

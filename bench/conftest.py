@@ -47,7 +47,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     machine = environment.probe()
     nowhere = Path(config.rootpath, "no-such-folder")  # nothing was measured before
-    plan = sweep.make_plan(chosen_options(config), machine, nowhere)
+    try:
+        plan = sweep.make_plan(chosen_options(config), machine, nowhere)
+    except (ValueError, FileNotFoundError) as fault:
+        raise pytest.Collector.CollectError(str(fault)) from None
     parameters: list[Any] = [
         pytest.param((item, name), id=f"{item.case.case_id}-{name}")
         for item in plan.items
@@ -56,6 +59,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parameters += [
         pytest.param(None, id=f"{item.case.case_id}-{name}", marks=pytest.mark.skip(reason=reason))
         for item, name, reason in plan.skipped
+    ]
+    parameters += [
+        pytest.param(reason, id=f"{item.case.case_id}-{name}") for item, name, reason in plan.broken
     ]
     metafunc.parametrize("measured", parameters, indirect=True)
 
@@ -86,6 +92,8 @@ def measured(
 
     All providers of the case that were selected (also with -k) take turns in one measurement.
     """
+    if isinstance(request.param, str):
+        pytest.fail(request.param, pytrace=False)
     item, name = request.param
     if item not in answers:
         parameters: list[Any] = [
@@ -93,7 +101,8 @@ def measured(
             for each in request.session.items
             if isinstance(each, pytest.Function) and hasattr(each, "callspec")
         ]
-        wanted = {chosen[1] for chosen in parameters if chosen and chosen[0] == item}
+        pairs = [chosen for chosen in parameters if isinstance(chosen, tuple)]
+        wanted = {other for asked_for, other in pairs if asked_for == item}
         names = tuple(other for other in item.providers if other in wanted)
         asked = sweep.Item(item.kind, item.case, names, item.seed, item.regime)
         answers[item] = {record["provider"]: record for record in worker.measure(asked)}

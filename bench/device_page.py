@@ -147,5 +147,5 @@ def write(run: frames.Run, figures: Sequence[Path], tables: Sequence[Table]) -> 
     text = environment().get_template("device.md.jinja").render(values)
     if run.folder.resolve().parent != ROOT / "results":
         text = SUITE_LINK.sub(r"`\1` of the suite", text)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path

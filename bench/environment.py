@@ -74,7 +74,7 @@ def interpreted() -> bool:
 def cpu_name() -> str:
     """The processor's model name."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -297,7 +297,11 @@ def git_state() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *_SOURCES))
     except (OSError, subprocess.CalledProcessError):
         stated = ROOT / "COMMIT"
-        return (stated.read_text().strip() or None, None) if stated.exists() else (None, None)
+        return (
+            (stated.read_text(encoding="utf-8").strip() or None, None)
+            if stated.exists()
+            else (None, None)
+        )
 
 
 _SOURCES = ("kernels", "reference", "bench", "pyproject.toml")

@@ -24,7 +24,7 @@ COLORS = {"sigmoid": "#3f90da", "tanh": "#bd1f01"}
 def read(folder: Path, name: str) -> dict[str, Any] | None:
     """One of the two files of a device's folder, None if it was not measured."""
     path = folder / "records" / name
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def origin(found: dict[str, Any]) -> dict[str, Any]:

@@ -301,9 +301,11 @@ def measure(device: torch.device) -> tuple[dict[str, Any], model.Limits]:
 def write(folder: Path, found: dict[str, Any], bounds: model.Limits) -> Path:
     """Put the samples and then the bounds, whose presence says that all has been measured."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(store.clean(found), indent=1) + "\n")
+    (folder / FILE).write_text(json.dumps(store.clean(found), indent=1) + "\n", encoding="utf-8")
     path = folder / model.LIMITS_FILE
-    path.write_text(json.dumps(store.clean(dataclasses.asdict(bounds)), indent=1) + "\n")
+    path.write_text(
+        json.dumps(store.clean(dataclasses.asdict(bounds)), indent=1) + "\n", encoding="utf-8"
+    )
     return path
 
 

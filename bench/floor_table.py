@@ -22,7 +22,7 @@ US, GBPS, TFLOPS = "µs", "GB/s", "TFLOP/s"
 def read(folder: Path) -> dict[str, Any] | None:
     """The measured bounds of a device's folder, None if they were not measured."""
     path = folder / model.FLOOR_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def entries(found: dict[str, Any]) -> pd.DataFrame:

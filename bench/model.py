@@ -50,7 +50,7 @@ class Limits:
 def load_limits(folder: Path) -> Limits | None:
     """A device's limits from its results folder; None where they have not been measured."""
     path = folder / LIMITS_FILE
-    return Limits(**json.loads(path.read_text())) if path.exists() else None
+    return Limits(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def layer_inputs(case: Case) -> Iterator[int]:

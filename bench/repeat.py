@@ -166,7 +166,7 @@ def main() -> None:
     which = sys.argv[2] if len(sys.argv) > 2 else ""
     asked = [case for case in cases(torch.cuda.is_available()) if matches(case, which)]
     found = measure(asked)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 

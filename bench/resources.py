@@ -103,7 +103,7 @@ def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
     """
     digest = hashlib.sha256()
     for name in names:
-        tree = ast.parse((environment.ROOT / "kernels" / f"{name}.py").read_text())
+        tree = ast.parse((environment.ROOT / "kernels" / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             match node:
                 case ast.Module(body=body) | ast.FunctionDef(body=body) | ast.ClassDef(body=body):

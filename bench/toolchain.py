@@ -68,7 +68,7 @@ def check() -> None:
         )
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as place:
         source = Path(place, "probe.c")
-        source.write_text(PROGRAM)
+        source.write_text(PROGRAM, encoding="utf-8")
         words = [program, str(source), "-shared", "-fPIC", f"-I{folder}", "-o", f"{place}/probe.so"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if done.returncode:

@@ -54,7 +54,7 @@ class Model(nn.Module):
 
 def text() -> str:
     """The first terms of the licence."""
-    return LICENCE.read_text().split("TERMS AND CONDITIONS")[1][:LETTERS]
+    return LICENCE.read_text(encoding="utf-8").split("TERMS AND CONDITIONS")[1][:LETTERS]
 
 
 def losses(
@@ -116,7 +116,7 @@ def main() -> None:
     path = Path(sys.argv[1]) / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     found = measure(sys.argv[2].split(",") if len(sys.argv) > 2 else tuple(CELLS))
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 

@@ -47,8 +47,8 @@ def write(table: Table, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{kind}" for kind in FORMATS]
     plots.write_csv(table.full, paths[0])
-    paths[1].write_text(markdown(table))
-    paths[2].write_text(latex(table))
+    paths[1].write_text(markdown(table), encoding="utf-8")
+    paths[2].write_text(latex(table), encoding="utf-8")
     return paths
 
 
