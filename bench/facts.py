@@ -111,7 +111,7 @@ def protocol(run: frames.Run) -> list[str]:
 def headlines(run: frames.Run) -> list[str]:
     """The numbers a reader came for, each with its interval and what it is over."""
     said = []
-    time = frames.flat(run.of("time"))
+    time = run.time
     speed = tables.speedup_table(time) if (time["status"] == "ok").any() else None
     if speed is not None:
         rows = speed.full
@@ -145,7 +145,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _error_headlines(run: frames.Run) -> list[str]:
-    error = frames.errors(run.of("error"))
+    error = run.error
     ok = frames.comparable(error)
     said = []
     for number in frames.known(ok["number"], frames.NUMBER_ORDER):
@@ -212,7 +212,7 @@ def missing(run: frames.Run) -> list[str]:
     """Figures that these records do not fill, and what would."""
     if all(r["kind"] == "resources" for r in run.records):
         return ["time and error: nothing ran on this target"]
-    time = frames.flat(run.of("time"))
+    time = run.time
     ok = time[time["status"] == "ok"]
     said = []
     if not ok["provider"].str.startswith("ours").any():
@@ -243,4 +243,4 @@ def when(run: frames.Run) -> str:
 
 def frame(run: frames.Run) -> pd.DataFrame:
     """All records of a run, whatever their kind, with their provenance."""
-    return frames.flat(run.records)
+    return run.every

@@ -5,6 +5,7 @@ Imports no torch: whatever is drawn or tabulated comes from stored records alone
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,21 @@ class Run:
     def of(self, kind: str) -> list[store.Record]:
         """The records of one kind: time, error or resources."""
         return [record for record in self.records if record["kind"] == kind]
+
+    @functools.cached_property
+    def time(self) -> pd.DataFrame:
+        """``flat`` of the time records, made once; whoever changes it copies it first."""
+        return flat(self.of("time"))
+
+    @functools.cached_property
+    def error(self) -> pd.DataFrame:
+        """``errors`` of the error records, made once."""
+        return errors(self.of("error"))
+
+    @functools.cached_property
+    def every(self) -> pd.DataFrame:
+        """``flat`` of all records, whatever their kind, made once."""
+        return flat(self.records)
 
 
 def state(record: store.Record) -> tuple[Any, ...]:
@@ -237,7 +253,9 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
         order = ranks.get(str(column.name))
         if order is None:
             return column.map(lambda value: "" if value is None else value)
-        return column.map(lambda value: (order.index(value) if value in order else 99, value))
+        # Ranks as whole numbers, worked out once per value: tuples take long to compare.
+        places = {value: k for k, value in enumerate(known(column.unique(), order))}
+        return column.map(places)
 
     by = [
         *("cell", "pass", "track", "directions", "layers", "number", "inputs", "resets", "B", "T"),

@@ -51,7 +51,7 @@ def derived(run: frames.Run) -> list[dict[str, Any]]:
     ``speedup`` with its interval as the figures define it; of errors the output's and the worst
     gradient's relative L2 and the output's largest ULP.
     """
-    speed = figures.speedups(frames.flat(run.of("time")))
+    speed = figures.speedups(run.time)
     columns = ["case_id", "provider", "mode", "speedup", "speedup_low", "speedup_high"]
     ratios = {
         tuple(row[:3]): [None if value != value else value for value in row[3:]]
@@ -188,8 +188,8 @@ def render(runs: Sequence[frames.Run], script: str) -> str:
         page = template.render(
             library=script,
             data=base64.b64encode(_compressed(data)).decode(),
-            script=(device_page.TEMPLATES / "page.js").read_text(),
-            style=(device_page.TEMPLATES / "page.css").read_text(),
+            script=(device_page.TEMPLATES / "page.js").read_text(encoding="utf-8"),
+            style=(device_page.TEMPLATES / "page.css").read_text(encoding="utf-8"),
         )
         if len(page.encode()) <= MOST_BYTES:
             return page
@@ -205,5 +205,5 @@ def write(runs: Sequence[frames.Run], path: Path) -> Path | None:
     if script is None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(runs, script))
+    path.write_text(render(runs, script), encoding="utf-8")
     return path

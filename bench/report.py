@@ -80,7 +80,7 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
 def jobs(run: frames.Run) -> list[figures.Job]:
     """Every figure that a run's records fill."""
     found: list[figures.Job] = [*compiled.jobs(run.of("resources"))]
-    timed, error = frames.flat(run.of("time")), frames.errors(run.of("error"))
+    timed, error = run.time, run.error
     if (timed["status"] == "ok").any():
         found += figures.line_jobs(timed)
         found += figures.growth_jobs(timed)
@@ -142,7 +142,7 @@ def build(paths: Sequence[Path]) -> list[Path]:
 def all_tables(run: frames.Run) -> list[typeset.Table]:
     """Every table that a run fills."""
     alone = (*exactness.tables(run.folder), *figures_training.tables(run.folder))
-    error = tables_error.all_tables(frames.errors(run.of("error")))
+    error = tables_error.all_tables(run.error)
     card = [*check_table.tables(run.folder), *floor_table.tables(run.folder)]
     return [*tables.all_tables(run), *card, *error, *alone]
 
