@@ -234,6 +234,7 @@ def growth(
                 axes.text(
                     0.03 + 0.2 * (k % 5), 0.99 - 0.09 * (k // 5), f"{exponent:.2f}",
                     transform=axes.transAxes, color=plots.look(provider).color, va="top",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
                 )  # fmt: skip
             plots.mark_failures(axes, failed[failed["cell"] == cell], "T")
             plots.head(axes, CELL_NAMES.get(cell, cell))
@@ -247,10 +248,10 @@ def growth(
 def speedups(time: pd.DataFrame) -> pd.DataFrame:
     """Each record's speed over torch.nn at the same case and clock, with its interval.
 
-    ``speedup`` is torch.nn's median over the provider's (torch.nn-graph's for times of replayed
-    graphs), or the ratio that the record itself holds because both took turns (``versus``). Without
-    the latter the interval joins the two medians' 95 % intervals as independent errors, in
-    quadrature of the logarithms. ``algorithm`` is cuDNN's, as predicted for torch.nn.
+    ``speedup`` is over torch.nn, or torch.nn-graph for times of replayed graphs: one over the
+    paired ratio by visits that the record holds where both took turns (``versus``), else torch.nn's
+    median over the provider's, whose interval joins the two medians' 95 % intervals as independent
+    errors, in quadrature of the logarithms. ``algorithm`` is cuDNN's, as predicted for torch.nn.
     """
     keys = ["case_id", "mode"]
     is_base = time["provider"] == time["mode"].map(frames.BASELINES)

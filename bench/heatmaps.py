@@ -61,13 +61,13 @@ def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
 def speedup_map(
     rows: pd.DataFrame, provider: str, setting: dict[str, Any], cut: dict[str, int], folder: Path
 ) -> list[Path]:
-    """Median of torch.nn over the provider's: above 1 (warm) the provider is faster."""
+    """``figures.speedups`` in each square: above 1 (warm) the provider is faster."""
     cells, passes = frames.known(rows["cell"], CELL_ORDER), frames.known(rows["pass"], PASS_ORDER)
     widths, heights = sorted(set(rows["H"])), sorted(set(rows["B"]))
     baseline = frames.BASELINES.get(str(setting["mode"]), "torch.nn")
     seen = {name for found in rows["algorithm"].dropna() for name in str(found).split("/")}
     marks = [f"{mark} {name}" for name, mark in ALGORITHMS.items() if mark and name in seen]
-    said = ["Above 1 the provider is faster."]
+    said = ["Above 1 the provider is faster; paired by visits where recorded, else of medians."]
     if seen:
         twice = " (forward, then backward)" if marks and passes != ["fwd"] else ""
         said.append(

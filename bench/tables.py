@@ -98,7 +98,8 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
         best, worst = ok.loc[ok["speedup"].idxmax()], ok.loc[ok["speedup"].idxmin()]
         row = dict(zip(keys, values, strict=True)) | {
             "shapes": len(ok),
-            "failed": int((group["status"] != "ok").sum()),
+            "failed": int((~group["status"].isin(["ok", "unsupported"])).sum()),
+            "unsupported": int((group["status"] == "unsupported").sum()),
             "geomean": float(np.exp(np.log(ok["speedup"].astype(float)).mean())),
             "geomean_low": low,
             "geomean_high": high,
@@ -114,17 +115,18 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
     words = named(full)[["provider", "cell", "pass"]]
     means = zip(full["geomean"], full["geomean_low"], full["geomean_high"], strict=True)
     shown = words.assign(setting=settings_in_words(full), shapes=full["shapes"])
-    shown["failed"] = full["failed"]
+    shown["failed"], shown["unsupported"] = full["failed"], full["unsupported"]
     shown["mean [95 %]"] = [interval(*mean) for mean in means]
     shown["least"], shown["most"] = full["least"], full["most"]
-    shown, said = fixed(shown.head(MOST_ROWS), ("setting", "failed"))
+    shown, said = fixed(shown.head(MOST_ROWS), ("setting", "failed", "unsupported"))
     return Table(
         "speedup",
-        "Speed over torch.nn under the same clock, above 1 is faster: geometric mean over shapes "
+        "Speed over torch.nn under the same clock (paired by visits where the two took turns, else "
+        "the ratio of medians), above 1 is faster: geometric mean over shapes "
         f"with a bootstrap interval over them, the least and the most{'; ' if said else ''}{said}.",
         shown,
         full,
-        {"shapes": 0, "failed": 0, "least": 3, "most": 3},
+        {"shapes": 0, "failed": 0, "unsupported": 0, "least": 3, "most": 3},
         frames.provenance(time),
     )
 
@@ -234,11 +236,11 @@ def failure_table(records: pd.DataFrame) -> Table | None:
 def all_tables(run: frames.Run) -> list[Table]:
     """Every table that a run's records fill."""
     found: list[Table | None] = []
-    time, error = frames.flat(run.of("time")), frames.errors(run.of("error"))
+    time, error = run.time, run.error
     if (time["status"] == "ok").any():
         found += [time_table(time), speedup_table(time), growth(time)]
     if len(error):
         found.append(error_table(error))
     found.append(compiled.table(run.of("resources")))
-    found.append(failure_table(frames.flat(run.records)))
+    found.append(failure_table(run.every))
     return [table for table in found if table is not None]

@@ -62,7 +62,7 @@ def test_every_file_names_device_versions_run_and_commit(made):
     texts = [p for p in made.rglob("*") if p.suffix in (".csv", ".md", ".tex", ".svg")]
     assert len(texts) > 40
     for path in texts:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         missing = [word for word in wanted if word not in text]
         assert not missing, f"{path.name} lacks {missing}"
     for path in (made / "figures").glob("*.png"):
@@ -88,7 +88,7 @@ def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
         "if __name__ == '__main__':\n"
         f"    main(Path({str(folders[1])!r}))\n"
     )
-    (tmp_path / "main.py").write_text(code)
+    (tmp_path / "main.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "main.py")],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
@@ -109,7 +109,9 @@ def test_committed_tables_are_what_their_records_give():
         for table in report.all_tables(run):
             for kind, text in (("md", typeset.markdown(table)), ("tex", typeset.latex(table))):
                 path = run.folder / "tables" / f"{table.name}.{kind}"
-                assert path.read_text() == text, f"{path}: `make report` gives other bytes"
+                assert path.read_text(encoding="utf-8") == text, (
+                    f"{path}: `make report` gives other bytes"
+                )
 
 
 def test_fonts_in_pdfs_are_embedded_as_type_42(made):
@@ -120,14 +122,16 @@ def test_fonts_in_pdfs_are_embedded_as_type_42(made):
 
 def test_figures_are_one_column_wide(made):
     for path in (made / "figures").glob("*.svg"):
-        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text().replace("\n", " "))
+        width = re.search(
+            r'<svg [^>]*width="([\d.]+)pt"', path.read_text(encoding="utf-8").replace("\n", " ")
+        )
         assert width and abs(float(width[1]) / 72 - 3.3) < 0.01, path.name
 
 
 def test_failures_stand_in_figures_and_tables_with_their_reason(made):
-    text = (made / "figures" / "throughput-H-layer-1dir-bf16-event.csv").read_text()
+    text = (made / "figures" / "throughput-H-layer-1dir-bf16-event.csv").read_text(encoding="utf-8")
     assert "FlashRNN's fused backend has no GRU" in text and "out of memory: 1.00 GiB" in text
-    failures = (made / "tables" / "failures.md").read_text()
+    failures = (made / "tables" / "failures.md").read_text(encoding="utf-8")
     for reason in ("no GRU", "1.00 GiB asked for", "no answer in 180 s"):
         assert reason in failures
     timed = [r for r in synthetic.small() if r["kind"] == "time"]
@@ -142,7 +146,10 @@ def test_no_figure_without_data(tmp_path):
     report.build([folder])
     names = [path.stem for path in (folder / "figures").glob("*.png")]
     assert names == []
-    assert "needs a GPU" not in (folder / "README.md").read_text().split("## Caveats")[0]
+    assert (
+        "needs a GPU"
+        not in (folder / "README.md").read_text(encoding="utf-8").split("## Caveats")[0]
+    )
 
 
 def test_files_of_an_earlier_report_are_removed(tmp_path):
@@ -150,7 +157,7 @@ def test_files_of_an_earlier_report_are_removed(tmp_path):
     folder = save(tmp_path / "stale", records)
     (folder / "figures").mkdir()
     (folder / "figures" / "throughput-H-old.png").write_bytes(b"old")
-    (folder / "figures" / "notes.txt").write_text("a reader's own")
+    (folder / "figures" / "notes.txt").write_text("a reader's own", encoding="utf-8")
     report.build([folder])
     assert not (folder / "figures" / "throughput-H-old.png").exists()
     assert (folder / "figures" / "notes.txt").exists()
@@ -238,7 +245,7 @@ def test_every_cell_has_a_name():
 
 
 def test_the_page_of_a_run_says_what_a_reader_needs(made):
-    text = (made / "README.md").read_text()
+    text = (made / "README.md").read_text(encoding="utf-8")
     for words in (
         *("# Synthetic test device", "## Headline numbers", "## Hardware and versions"),
         *("## How it was measured", "## Reproduce", "## Caveats", "95 % intervals"),
@@ -253,9 +260,9 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
 
 def test_the_measured_bounds_of_a_card_are_told(tmp_path):
     folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
-    (folder / "floor.json").write_text(json.dumps(synthetic.floor()))
+    (folder / "floor.json").write_text(json.dumps(synthetic.floor()), encoding="utf-8")
     report.build([folder])
-    text = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text(encoding="utf-8")
     for words in (
         *("a step's barrier among 8 programs, 16 such groups | 2.00 [1.96, 2.04] | µs", "none is"),
         *("64 KiB that all read, 4096 words at once, 8 warps | 90.0 [88.2, 91.8] | GB/s", "2900"),
@@ -293,7 +300,7 @@ def test_numbers_keep_their_digits(value, digits, text):
 
 def test_latex_is_what_booktabs_and_siunitx_take(made):
     for path in (made / "tables").glob("*.tex"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label"):
             assert text.count(command) == 1, (path.name, command)
         assert text.count("{") == text.count("}"), path.name
@@ -329,7 +336,7 @@ def test_errors_name_what_is_wrong(tmp_path):
 def test_a_loose_file_gets_a_folder_beside_it(tmp_path):
     path = tmp_path / "mine.jsonl"
     record = synthetic.timed(next(synthetic.cases()), "ours")
-    path.write_text(json.dumps(store.clean(record)) + "\n")
+    path.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
     written = report.build([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
 
@@ -341,7 +348,7 @@ def test_ten_thousand_records_take_less_than_twenty_seconds_on_two_cores(tmp_pat
     path = folder / "records" / "synthetic.jsonl"
     path.parent.mkdir(parents=True)
     lines = [json.dumps(store.clean(r)) for r in synthetic.many(10_000)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert len(lines) == 10_000
     before, started = os.times(), time.monotonic()
     subprocess.run(

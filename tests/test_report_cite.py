@@ -30,7 +30,7 @@ def test_the_suite_is_cited_from_its_citation_file():
 
 def test_a_citation_file_that_lacks_something_is_refused(tmp_path):
     path = tmp_path / "CITATION.cff"
-    path.write_text("title: rnnbench\nversion: 1.0\n")
+    path.write_text("title: rnnbench\nversion: 1.0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks one of title, version, authors"):
         cite.suite(path)
 
@@ -39,7 +39,8 @@ def test_optional_fields_are_taken_over(tmp_path):
     path = tmp_path / "CITATION.cff"
     path.write_text(
         "title: rnnbench\nversion: 1.0\ndate-released: 2026-05-04\ndoi: 10.1/x\n"
-        "authors:\n  - name: One\n  - name: Two\n"
+        "authors:\n  - name: One\n  - name: Two\n",
+        encoding="utf-8",
     )
     body = entries(cite.suite(path))["rnnbench"]
     assert "{2026}" in body and "{10.1/x}" in body and "{{One} and {Two}}" in body
@@ -78,4 +79,12 @@ def test_the_command_prints_bibtex_and_methods(capsys):
     assert set(entries(capsys.readouterr().out)) == {"rnnbench"}
     text = cite.text(run())
     assert set(entries(text)) == {"rnnbench", "pytorch2", "triton", "cudnn", "flashrnn"}
-    assert f"% Methods, for {synthetic.DEVICE}" in text
+    assert f"% Methods (LaTeX), for {synthetic.DEVICE}" in text
+
+
+def test_the_methods_paragraph_is_latex():
+    odd = run()
+    odd.records = [
+        {**r, "device": {**r["device"], "name": "A_b 100% & #1 $x"}} for r in odd.records
+    ]
+    assert r"A\_b 100\% \& \#1 \$x" in cite.text(odd)

@@ -86,7 +86,7 @@ def test_growth_regimes_and_effects_are_tabulated(error, tmp_path):
     ]
     for table in found.values():
         for path in typeset.write(table, tmp_path):
-            assert synthetic.DEVICE in path.read_text()
+            assert synthetic.DEVICE in path.read_text(encoding="utf-8")
 
 
 def test_no_records_make_no_tables():

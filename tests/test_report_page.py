@@ -23,7 +23,7 @@ def device(folder: Path, name: str, records: list[store.Record]) -> None:
     lines = [
         json.dumps(store.clean({**r, "device": {**r["device"], "name": name}})) for r in records
     ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +158,11 @@ def test_a_point_shows_its_raw_record(opened):
 
 
 def test_two_devices_stand_beside_each_other(opened):
-    one = {(r[0], r[1]): r[2] for r in opened.table()}
+    one = {(r[0], r[2]): r[1] for r in opened.table()}
     opened.choose("other", "1")
     rows = opened.table()
     assert {row[0] for row in rows} == {f"{synthetic.DEVICE} {k}" for k in (1, 2)}
-    both = {(r[0][-1], r[1], r[2]): float(r[3]) for r in rows if r[3]}
+    both = {(r[0][-1], r[1], r[3]): float(r[2]) for r in rows if r[2]}
     provider, size = next(iter(one))
     ratio = both["1", provider, size] / both["2", provider, size]
     assert ratio == pytest.approx(2, rel=0.02)

@@ -256,7 +256,7 @@ const show = async (id, spec) => {
 let visible = [];
 const table = (points) => {
   visible = points;
-  const columns = ["device", "provider", chosen("axis"), "value", "interval", "algorithm", "status", ...SIZES.filter((size) => size !== chosen("axis")), "seed"];
+  const columns = ["device", "provider", "value", chosen("axis"), "interval", "algorithm", "status", ...SIZES.filter((size) => size !== chosen("axis")), "seed"];
   const used = columns.filter((name) => name !== "device" || chosen("other") !== "").filter((name) => name !== "algorithm" || points.some((p) => p.algorithm)).filter((name) => name !== "seed" || distinct(points, "seed").length > 1);
   const head = used.map((name) => `<th scope="col" class="${["B", "T", "H", "value"].includes(name) ? "number" : ""}"></th>`).join("");
   element("table").innerHTML = `<thead><tr>${head}<th scope="col"></th></tr></thead><tbody></tbody>`;
@@ -271,6 +271,7 @@ const table = (points) => {
       if (["B", "T", "H", "value"].includes(name)) cell.className = "number";
       if (name === "status") cell.className = "words";
     }
+    line.cells[used.indexOf("provider")].className = "name";
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: "record" });
     button.setAttribute("aria-label", `record of ${p.provider}, B=${p.B}, T=${p.T}, H=${p.H}`);
     button.addEventListener("click", () => reveal(p.row, true));
@@ -329,7 +330,7 @@ const draw = async () => {
   const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(SIZES.filter((s) => s !== chosen("axis")).indexOf("T") ? "second" : "first"));
   const squares = middles(mine.filter((r) => r.T === steps).map(point));
   element("map-title").textContent = `${chosen("provider")} over B and H, T=${steps}`;
-  element("map-notes").textContent = chosen("metric") === "speedup" ? "Above 1 the provider is faster than torch.nn." : "";
+  element("map-notes").textContent = chosen("metric") === "speedup" ? "Above 1 the provider is faster than torch.nn: paired by visits where the two took turns, else the ratio of their medians." : "";
   element("map").hidden = !squares.length;
   if (squares.length) await show("map", mapSpec(squares));
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
