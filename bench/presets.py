@@ -114,7 +114,7 @@ def load_preset(name: str, path: Path = PRESETS) -> Preset:
     Raises:
         ValueError: for an unknown preset, or a key or value that describes no case, with the
             preset's name and the grid's number.
-        FileNotFoundError: if ``path`` or its table of shapes does not exist.
+        FileNotFoundError: if ``path`` is no file.
     """
     presets = _read(path)
     if name not in presets:
@@ -128,6 +128,9 @@ def load_preset(name: str, path: Path = PRESETS) -> Preset:
             requests += _requests(grid)
         where = f"preset {name!r}"
         if "shapes" in table:
+            if not (path.parent / table["shapes"]).is_file():
+                accepted = "a CSV file beside the presets"
+                raise ValueError(f"shapes is {table['shapes']!r}; accepted: {accepted}")
             requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
     except ValueError as fault:
         raise ValueError(f"{where}: {fault}") from None
@@ -189,6 +192,8 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"preset file is {path}; accepted: a TOML file that exists")
     with path.open("rb") as file:
         try:
             return tomllib.load(file)
@@ -203,7 +208,13 @@ def _shapes(path: Path) -> Iterator[Case]:
     DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
     """
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(row for row in file if not row.startswith("#")))
+        table = csv.DictReader(row for row in file if not row.startswith("#"))
+        rows = list(table)
+    columns = {"cell", "set", "batch", "seq_len", "hidden"}
+    if not columns <= set(table.fieldnames or ()) or not rows:
+        raise ValueError(
+            f"{path} has no rows of {', '.join(sorted(columns))}; accepted: a CSV file"
+        )
     for track, row in itertools.product(("layer", "recurrence"), rows):
         for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
             shape = {

@@ -293,6 +293,7 @@ def sweep(
         ValueError: for settings or options that nothing can be measured with.
     """
     check_settings(settings, timeout)
+    check_results(results)
     providers.load(options.plugins)  # in here a broken plugin is one sentence
     with ExitStack() as stack:
         guess = results / environment.slug(environment.probe().name)
@@ -328,6 +329,13 @@ def check_settings(settings: Mapping[str, Any], timeout: float) -> None:
     for name, value in (named | {"timeout": timeout}).items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value:g}; accepted: a number above 0")
+
+
+def check_results(results: Path) -> None:
+    """Raise ValueError unless a folder is there or can be made."""
+    there = next(path for path in (results, *results.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"results is {results}, but {there} is a file; accepted: a folder")
 
 
 def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:

@@ -54,8 +54,7 @@ def command(
     arguments.minutes(max_minutes)
     settings = {"seconds": seconds, "target": target, "seed": seed}
     sweep.check_settings(settings, timeout)
-    if results.exists() and not results.is_dir():
-        raise ValueError(f"results is {results}, a file; accepted: a folder, there or not")
+    sweep.check_results(results)
     options = sweep.Options(
         preset=preset,
         preset_file=preset_file,

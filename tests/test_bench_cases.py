@@ -124,6 +124,8 @@ def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
         ("[p]\nproviders = 'torch.nn'", "preset 'p': providers is 'torch.nn'; accepted"),
         ("[p]\nabout = 'x'", "preset 'p': it has no cases; accepted"),
         ("[p]\ngrids = 3", r"preset 'p': it has \['grids'\]; accepted"),
+        ("[p]\nshapes = 'no.csv'", "preset 'p': shapes is 'no.csv'; accepted"),
+        ("[p]\nshapes = 'own.toml'", "preset 'p': .*own.toml has no rows of batch"),
         ("p = 3", "preset 'p': it is 3; accepted"),
         ("p = = 3", "own.toml is no TOML"),
     ],

@@ -324,7 +324,9 @@ def test_dry_run_says_what_is_skipped_and_why():
         (["--target=-1"], "target is -1; accepted"),
         (["--run", "a/b"], "run is 'a/b'; accepted"),
         (["--run", "a*"], "run is 'a*'; accepted"),
-        (["--results", "README.md"], "results is README.md, a file; accepted"),
+        (["--results", "README.md/x"], "README.md is a file; accepted: a folder"),
+        (["--preset-file", "tests"], "preset file is tests; accepted"),
+        (["--results", "README.md"], "README.md is a file; accepted: a folder"),
     ],
 )
 def test_wrong_words_get_one_clear_sentence(words: list[str], complaint: str):
