@@ -245,7 +245,7 @@ class Sheet:
         for kind in FORMATS:
             path = folder / f"{name}.{kind}"
             # A higher level takes half as long again and saves no byte of such images.
-            quick = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
+            quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
             figure.savefig(path, metadata=metadata[kind], **quick)
             written.append(path)
         path = folder / f"{name}.csv"

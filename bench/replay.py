@@ -33,7 +33,8 @@ def _own(renderer: Any, gc: GraphicsContextBase, scale: float, affine: Affine2D)
     rectangle = gc.get_clip_rectangle()
     if rectangle is not None:
         found.set_clip_rectangle(Bbox(rectangle.get_points() * scale))
-    path, transform = gc.get_clip_path()
+    clip: Any = gc.get_clip_path()  # its stub says less than it returns
+    path, transform = clip
     if path is not None:
         found.set_clip_path(TransformedPath(path, transform + affine))
     return found
