@@ -327,9 +327,11 @@ def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataF
     """
     fixed = [name for name in SIZES if name != axis]
     best: tuple[tuple[float, float], dict[str, int], pd.DataFrame] | None = None
+    curve = ["cell", "pass", "provider"]
+    points_of = frame[frame["status"] == "ok"].groupby([*fixed, *curve])[axis].nunique()
+    able = set(points_of[points_of > 1].index.droplevel(curve))
     for values, rows in frame.groupby(fixed, sort=True):
-        ok = rows[rows["status"] == "ok"]
-        if ok.empty or ok.groupby(["cell", "pass", "provider"])[axis].nunique().max() < 2:
+        if values not in able:
             continue
         cut = {name: int(v) for name, v in zip(fixed, values, strict=True)}
         points = len(rows[["cell", "pass", "provider", axis]].drop_duplicates())

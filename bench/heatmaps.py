@@ -139,7 +139,7 @@ def grid(axes: Axes, widths: list[int], heights: list[int]) -> None:
     axes.set_ylim(-0.5, len(heights) - 0.5)
     axes.set_xticks(range(len(widths)), [str(v) for v in widths])
     axes.set_yticks(range(len(heights)), [str(v) for v in heights])
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, left=False, bottom=False)  # labels alone: no marks to draw
     axes.grid(visible=False)
     axes.set_facecolor("0.96")
     axes.spines[:].set_visible(False)
