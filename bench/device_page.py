@@ -33,7 +33,8 @@ SECTIONS = (
     ),
     (
         "Speed over torch.nn",
-        "torch.nn's median over the provider's at the same case and clock.",
+        "torch.nn's time over the provider's at the same case and clock: paired by visits where "
+        "recorded, else the ratio of the medians.",
         ("speedup-",),
         ("speedup",),
     ),

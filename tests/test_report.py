@@ -373,4 +373,4 @@ def test_the_picture_of_the_rooms_is_drawn_from_the_source(tmp_path):
     assert architecture.imports("bench") == ["reference", "kernels"]
     assert architecture.imports("reference") == architecture.imports("kernels") == []
     listed = dict(architecture.files("bench"))
-    assert listed["report.py"].startswith("everything people look at") and "plots.py" in listed
+    assert listed["report.py"].startswith("Everything people look at") and "plots.py" in listed
