@@ -289,9 +289,11 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
     """A logarithmic x axis whose ticks are the measured sizes."""
     sizes = sorted(set(values))
     axes.set_xscale("log", base=2)
-    axes.set_xlim(sizes[0] / 1.25, sizes[-1] * 1.25)
+    span = math.log2(sizes[-1] / sizes[0])
+    # The last label, which is the longest, needs room at the right where octaves are narrow.
+    axes.set_xlim(sizes[0] / 1.25, sizes[-1] * max(1.25, 2 ** (span / 24)))
     # Labels that would touch are left out; the markers still show where was measured.
-    gap = math.log2(sizes[-1] / sizes[0]) / most
+    gap = span / (most if span < 11 else most - 2)
     shown = [sizes[-1]]
     for size in sizes[-2::-1]:
         if math.log2(shown[-1] / size) >= gap:

@@ -311,7 +311,8 @@ def run(
                 missing.append(job)
                 continue
             result = {name: old[name] for name in ("status", "reason", "compile_s", "resources")}
-            same = old["code"] == code and old["resources"]["batches"] == list(job.batches)
+            served = set(old["resources"]["batches"])  # more, where the grid was larger
+            same = old["code"] == code and served.issuperset(job.batches)
             found.append(old if same else record_of(job, result, run_id, code, key(job)))
             if not same:  # what was compiled for another plan's cases
                 writer.append(found[-1])

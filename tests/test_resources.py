@@ -126,6 +126,8 @@ def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path
     _, (record,), _ = resources.run("h100", [replace(job, batches=(8, 16))], tmp_path)
     assert len(compiled) == 1
     assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
+    resources.run("h100", [job], tmp_path)  # a smaller grid does not narrow what is recorded
+    assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
 
 
 def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeypatch):
