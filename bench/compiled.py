@@ -140,18 +140,13 @@ def resource_map(
         more = f" (and {len(worst) - 1} more reasons, see the CSV)" if len(worst) > 1 else ""
         notes.append(f"Outlined: {worst[0]}{more}.")
     columns = 2 if len(widths) <= heatmaps.NARROW and len(cells) > 1 else 1
-    sheet = plots.Sheet(
+    sheet = heatmaps.sheet(
         -(-len(cells) // columns),
         columns,
+        len(heights),
         title=f"{METRICS[metric]}, {LOOP_WORDS[loop]}, {number}, {provider}",
         origin=frames.provenance(rows),
         notes=[*notes, *plots.failure_notes(rows[rows["status"] != "ok"])],
-        panel_height=heatmaps.SQUARE * max(len(heights), 2),
-        row_gap=0.4,
-        column_gap=0.32,
-        left=0.32,
-        share=False,
-        bottom=0.2,
     )
     values = rows[metric].dropna().astype(float)
     values = values[values > 0]

@@ -76,25 +76,20 @@ def speedup_map(
         )
     if (rows["speedup"].isna() & (rows["status"] == "ok")).any():
         said.append(f"– no time of {baseline} to compare with.")
-    sheet = plots.Sheet(
+    page = sheet(
         len(cells),
         len(passes),
+        len(heights),
         title=f"Speed of {provider} over {baseline}: {frames.setting_words(setting)}, "
         f"{cut_words(cut)}",
         origin=frames.provenance(rows),
         notes=[*said, *plots.failure_notes(rows[rows["status"] != "ok"])],
-        panel_height=SQUARE * max(len(heights), 2),
-        row_gap=0.4,
-        column_gap=0.32,
-        left=0.32,
-        share=False,
-        bottom=0.2,
     )
     largest = max(2.0, float(np.nanmax(np.abs(np.log2(rows["speedup"].astype(float))))))
     norm = TwoSlopeNorm(0.0, -largest, largest)
     colors = matplotlib.colormaps["PuOr_r"]
     for (r, cell), (c, pass_) in itertools.product(enumerate(cells), enumerate(passes)):
-        axes = sheet.axes[r, c]
+        axes = page.axes[r, c]
         grid(axes, widths, heights)
         plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
         here = rows[(rows["cell"] == cell) & (rows["pass"] == pass_)]
@@ -117,7 +112,15 @@ def speedup_map(
         else f"{provider}-{passes[0].replace('+', '-')}-{mode}"
     )
     names = [*(n for n in DATA if n != "tokens_per_s"), "speedup", "speedup_low", "speedup_high"]
-    return sheet.save(folder, f"speedup-{slug}", rows[names])
+    return page.save(folder, f"speedup-{slug}", rows[names])
+
+
+def sheet(rows: int, columns: int, heights: int, **words: Any) -> plots.Sheet:
+    """A sheet of maps so many squares high; ``words`` are ``plots.Sheet``'s."""
+    return plots.Sheet(
+        rows, columns, panel_height=SQUARE * max(heights, 2), row_gap=0.4, column_gap=0.32,
+        left=0.32, share=False, bottom=0.2, **words,
+    )  # fmt: skip
 
 
 def short(number: float) -> str:

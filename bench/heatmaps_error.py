@@ -51,9 +51,10 @@ def error_map(
     widths, heights = sorted(set(everyone["H"])), sorted(set(everyone["B"]))
     unit = ROUNDOFF[setting["number"].partition(":")[0]]
     seeds = rows["seed"].nunique()
-    sheet = plots.Sheet(
+    sheet = heatmaps.sheet(
         len(cells),
         len(parts),
+        len(heights),
         title=f"Error of {provider} over B and H: {frames.setting_words(setting)}, "
         f"{cut_words(cut)}{figures_error.regime_words(setting)}",
         origin=frames.provenance(rows),
@@ -63,12 +64,6 @@ def error_map(
             + (f"; median of {seeds} seeds." if seeds > 1 else "."),
             *figures_error.notes(rows),
         ],
-        panel_height=heatmaps.SQUARE * max(len(heights), 2),
-        row_gap=0.4,
-        column_gap=0.32,
-        left=0.32,
-        share=False,
-        bottom=0.2,
     )
     data = rows.assign(roundoffs=rows["rel_l2"] / unit)
     shown = everyone.loc[everyone["rel_l2"] > 0, "rel_l2"] / unit
