@@ -13,6 +13,7 @@ PARTS = {
     "gates_us": "pointwise",
     "memory_us": "device memory",
     "launch_us": "launches",
+    "host_us": "Python's launching",
 }
 
 

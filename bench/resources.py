@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import compile_kernel, environment, store
+from bench.arguments import accept
 from bench.cases import CELLS, make_case
 from bench.compile_kernel import TORCH_NAMES, Variant
 from kernels.devices import DEVICES, Device
@@ -55,8 +56,7 @@ def chosen(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
     """Comma-separated words, each of which must be accepted."""
     found = tuple(words.split(","))
     for word in found:
-        if word not in accepted:
-            raise ValueError(f"{name} is {word!r}; accepted: {', '.join(accepted)}")
+        accept(name, word, accepted)
     return found
 
 
