@@ -304,4 +304,16 @@ def git_state() -> tuple[str | None, bool | None]:
         )
 
 
+def committed(folder: Path) -> list[str]:
+    """The names of the files in a folder that git tracks; none without git."""
+    if not folder.is_dir():
+        return []
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), "ls-files"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 _SOURCES = ("kernels", "reference", "bench", "pyproject.toml")

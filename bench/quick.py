@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,16 @@ from bench.sweep_command import outcome
 # Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
 # report.
 PARTS = (("time", "speed", 0.55), ("error", "numerical error", 0.85))
+
+
+def run_name(preset: str, folder: Path) -> str:
+    """The usual name, so that the next call resumes the last; with a number where those records are
+    committed: another machine of the same name may have made them, and this one shall measure.
+    """
+    name = sweep.default_run(preset)
+    taken = environment.committed(folder / "records")
+    names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+    return next(n for n in names if f"{n}.jsonl" not in taken)
 
 
 def command(
@@ -32,12 +43,15 @@ def command(
     """
     arguments.minutes(max_minutes)
     preset = preset or ("quick-gpu" if environment.probe().is_cuda else "quick")
+    run = run_name(preset, results / environment.slug(environment.probe().name))
     settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
     started = time.monotonic()
     folder = results
     for kind, title, end in PARTS:
         left = max_minutes * 60 * end - (time.monotonic() - started)
-        options = sweep.Options(preset=preset, kinds=(kind,), rerun="all" if fresh else None)
+        options = sweep.Options(
+            preset=preset, kinds=(kind,), run=run, rerun="all" if fresh else None
+        )
         with bar(title, left) as progress:
             folder, counts, undone = sweep.sweep(
                 options, settings, results, left / 60, progress=progress

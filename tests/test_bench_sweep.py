@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import reference
-from bench import cases, environment, providers, store, sweep
+from bench import cases, environment, providers, quick, store, sweep
 from bench.__main__ import COMMANDS
 from bench.environment import ROOT
 from bench.problem import Problem
@@ -372,3 +372,19 @@ def test_measuring_imports_only_the_lean_list():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_the_first_command_measures_also_where_records_are_committed(tmp_path: Path):
+    """Else a fresh clone on a machine of the same name would measure nothing."""
+    name = quick.run_name("tiny", tmp_path)
+    assert name == sweep.default_run("tiny")
+    (tmp_path / "records").mkdir()
+    for file in (name, f"{name}-2"):
+        (tmp_path / "records" / f"{file}.jsonl").touch()
+        assert quick.run_name("tiny", tmp_path) == name  # resumed while it is not committed
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", f"records/{name}.jsonl"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-2"
+    subprocess.run([*git, "add", "records"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-3"
