@@ -100,6 +100,7 @@ def moments(case: Case, regime: str | None = None) -> Moments:
     h = c = 0.25
     z = driven
     for _ in range(500):
+        before = (h, c)
         z = driven + gain * h
         s2, t2 = mean(_square(_sigmoid), z), mean(_square(np.tanh), z)
         if case.cell == "rnn_tanh":
@@ -113,6 +114,8 @@ def moments(case: Case, regime: str | None = None) -> Moments:
             # n's argument is x_n + r (W h): its recurrent part is scaled by the reset gate.
             t2 = mean(_square(np.tanh), driven + s2 * gain * h)
             h = mean(_square(lambda x: 1 - _sigmoid(x)), z) * t2 + s2 * h
+        if (h, c) == before:
+            break
     return Moments(h, c, z)
 
 
@@ -140,13 +143,16 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
     t, s = _square(_slope("tanh")), _square(_slope("sigmoid"))
     s2, t2 = mean(_square(_sigmoid), m.z), mean(_square(np.tanh), m.z)
     ds, dt = mean(s, m.z), mean(t, m.z)
+    relu = mean(_square(_slope("relu")), m.z)
+    tc, dtc = mean(_square(np.tanh), m.c), mean(t, m.c)
+    kept = mean(_square(lambda x: 1 - _sigmoid(x)), m.z)
     act = ACTIVATION * u2
     e_h, e_c = 0.0, 0.0
     found = []
     for _ in range(steps):
         e_z = fresh + gain * e_h
         if case.cell in ("rnn_tanh", "rnn_relu"):
-            slope = dt if case.cell == "rnn_tanh" else mean(_square(_slope("relu")), m.z)
+            slope = dt if case.cell == "rnn_tanh" else relu
             e_h = slope * e_z + (act + u2) * m.h
         elif case.cell == "lstm":
             e_c = (
@@ -155,11 +161,9 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
                 + act * (s2 * m.c + 2 * s2 * t2)
                 + u2 * m.c
             )
-            tc, dtc = mean(_square(np.tanh), m.c), mean(t, m.c)
             e_h = s2 * dtc * e_c + tc * ds * e_z + (2 * act + u2) * m.h
         else:
             e_n = dt * (fresh + s2 * gain * e_h + gain * m.h * ds * e_z) + act * t2
-            kept = mean(_square(lambda x: 1 - _sigmoid(x)), m.z)
             e_h = s2 * e_h + kept * e_n + (m.h + t2) * (ds * e_z + act * s2) + u2 * m.h
         found.append(math.sqrt(min(e_h, 1e30) / m.h + io2))
     return np.array(found)

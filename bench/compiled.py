@@ -143,7 +143,8 @@ def resource_map(
     sheet = heatmaps.sheet(
         -(-len(cells) // columns),
         columns,
-        len(heights),
+        widths,
+        heights,
         title=f"{METRICS[metric]}, {LOOP_WORDS[loop]}, {number}, {provider}",
         origin=frames.provenance(rows),
         notes=[*notes, *plots.failure_notes(rows[rows["status"] != "ok"])],
@@ -157,7 +158,6 @@ def resource_map(
         if cell is None:
             axes.set_visible(False)
             continue
-        heatmaps.grid(axes, widths, heights)
         plots.head(axes, CELL_NAMES.get(cell, cell))
         for row in rows[rows["cell"] == cell].to_dict("records"):
             for batch in row["batches"]:

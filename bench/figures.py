@@ -67,6 +67,8 @@ def throughput(
     )
     tokens = 1e3 * ok["B"] * ok["T"]
     spread = pd.concat([tokens / ok["ci_low_ms"], tokens / ok["ci_high_ms"], ok["tokens_per_s"]])
+    plots.size_axis(sheet.shared, rows[axis])
+    plots.value_axis(sheet.shared, spread.min(), spread.max(), marks=marks)
     for r, cell in enumerate(cells):
         for c, pass_ in enumerate(passes):
             axes = sheet.axes[r, c]
@@ -78,8 +80,6 @@ def throughput(
                     axes, provider, line[axis], count / line["median_ms"],
                     count / line["ci_high_ms"], count / line["ci_low_ms"],
                 )  # fmt: skip
-            plots.size_axis(axes, rows[axis])
-            plots.value_axis(axes, spread.min(), spread.max(), marks=marks)
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, axis)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
@@ -110,6 +110,8 @@ def step_floor(
         ],
     )
     values = pd.concat([ok["us_per_step"], ok["floor_us"]]).dropna()
+    plots.size_axis(sheet.shared, rows["H"])
+    plots.value_axis(sheet.shared, values.min(), values.max(), marks=marks)
     for r, cell in enumerate(cells):
         for c, pass_ in enumerate(passes):
             axes = sheet.axes[r, c]
@@ -123,8 +125,6 @@ def step_floor(
                 )  # fmt: skip
             floor = here.dropna(subset=["floor_us"]).groupby("H")["floor_us"].min()
             axes.plot(floor.index, floor, color="black", linewidth=1.6, alpha=0.35, zorder=1)
-            plots.size_axis(axes, rows["H"])
-            plots.value_axis(axes, values.min(), values.max(), marks=marks)
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
             plots.mark_failures(axes, bad, "H")
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")

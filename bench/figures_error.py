@@ -43,7 +43,9 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 PLAIN = plots.Look("#222222", "o", "-")
 FILES = {"number": "dtype", "regime": "regime", "step": "effects"}
-MODEL: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
+MODEL: dict[str, Any] = {
+    "color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2)), "zorder": 1.9,
+}  # fmt: skip
 # Unit roundoff of each format: half the distance from 1 to the next number.
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
@@ -137,6 +139,27 @@ def _models(rows: pd.DataFrame, axis: str) -> dict[str, tuple[list[int], list[fl
     return found
 
 
+Spread = tuple[list[Any], np.ndarray]
+
+
+def _spreads(
+    rows: pd.DataFrame, column: str, least: float
+) -> dict[tuple[str, str], dict[str, Spread]]:
+    """Of each cell and part, per provider: a column's values, and [3, values] of the error.
+
+    The rows of three are its median, least and largest. An exact result has no place on a
+    logarithmic axis: it counts as ``least``. One grouping for all panels, since each takes long.
+    """
+    keys = ["cell", "part", "provider"]
+    found = rows.groupby([*keys, column], sort=True)["rel_l2"].agg(["median", "min", "max"])
+    found = found.clip(lower=least)
+    spreads: dict[tuple[str, str], dict[str, Spread]] = {}
+    for (cell, part, provider), here in found.groupby(level=keys, sort=False):
+        values = list(here.index.get_level_values(column))
+        spreads.setdefault((cell, part), {})[provider] = (values, here.to_numpy().T)
+    return spreads
+
+
 def _matching(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
     for name, value in setting.items():
         rows = rows[rows[name].isna() if value is None else rows[name] == value]
@@ -187,27 +210,23 @@ def curves(
         low, high = min(low, roundoff), max(high, roundoff)
     for _, model in models.values():
         low, high = min(low, *model), max(high, *model)
+    plots.size_axis(sheet.shared, [*rows[axis], *failed[axis]])
+    plots.value_axis(sheet.shared, low, high, powers=True, marks=failed["provider"].nunique())
+    lines = _spreads(rows, axis, low / 2)
     for r, cell in enumerate(cells):
         for c, part in enumerate(parts):
             axes = sheet.axes[r, c]
-            here = rows[(rows["cell"] == cell) & (rows["part"] == part)]
-            for provider in plots.by_look(here["provider"]):
-                line = here[here["provider"] == provider].groupby(axis)["rel_l2"]
-                middle, least, most = line.median(), line.min(), line.max()
-                # An exact result has no place on a logarithmic axis: it stands at the foot.
-                shown = middle.clip(lower=low / 2)
-                plots.draw_line(axes, provider, shown.index, shown)
-                axes.fill_between(
-                    shown.index, least.clip(lower=low / 2), most.clip(lower=low / 2),
-                    color=plots.look(provider).color, alpha=0.18, linewidth=0,
-                )  # fmt: skip
+            here = lines.get((cell, part), {})
+            for provider in plots.by_look(here):
+                sizes, (middle, least, most) = here[provider]
+                plots.draw_line(axes, provider, sizes, middle)
+                if seeds > 1:
+                    color = plots.look(provider).color
+                    axes.fill_between(sizes, least, most, color=color, alpha=0.18, linewidth=0)
             if part == "output" and cell in models:
                 axes.plot(*models[cell], **MODEL)
             if roundoff:
                 axes.axhline(roundoff, color="0.45", linewidth=0.7, zorder=1)
-            plots.size_axis(axes, [*rows[axis], *failed[axis]])
-            marks = failed["provider"].nunique()
-            plots.value_axis(axes, low, high, powers=True, marks=marks)
             plots.mark_failures(axes, failed[failed["cell"] == cell], axis)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
     sheet.label(AXIS_WORDS[axis], "relative L2 error")
@@ -288,29 +307,27 @@ def dots(rows: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path)
     }
     values = [*rows.loc[rows["rel_l2"] > 0, "rel_l2"], *filter(None, roundoff.values())]
     low, high = min(values), max(values)
+    sheet.shared.set_xticks(range(len(names)), ticks)
+    for axes in sheet.axes[-1]:
+        axes.tick_params(axis="x", labelrotation=0 if column == "number" else 90)
+    sheet.shared.set_xlim(-0.5, len(names) - 0.5)
+    plots.value_axis(sheet.shared, low, high, powers=True)
+    spreads = _spreads(rows.assign(provider=EFFECT) if single else rows, column, low / 2)
     for r, cell in enumerate(cells):
         for c, part in enumerate(parts):
             axes = sheet.axes[r, c]
-            here = rows[(rows["cell"] == cell) & (rows["part"] == part)]
+            here = spreads.get((cell, part), {})
             for k, provider in enumerate(providers):
-                line = here if single else here[here["provider"] == provider]
-                group = line.groupby(column)["rel_l2"]
-                middle, least, most = (
-                    # An exact result has no place on a logarithmic axis: it stands at the foot.
-                    found.reindex(names).clip(lower=low / 2).to_numpy()
-                    for found in (group.median(), group.min(), group.max())
-                )
-                at = np.arange(len(names)) + 0.6 * ((k + 0.5) / len(providers) - 0.5)
+                if provider not in here:
+                    continue
+                values, (middle, least, most) = here[provider]
+                at = np.array([names.index(value) for value in values])
+                at = at + 0.6 * ((k + 0.5) / len(providers) - 0.5)
                 shape = PLAIN if single else plots.look(provider)
                 plots.draw_points(axes, shape, at, middle, least, most)
             for k, name in enumerate(names):
                 if roundoff[name]:
                     axes.plot([k - 0.4, k + 0.4], [roundoff[name]] * 2, color="0.45", lw=0.7)
-            turned = 0 if column == "number" else 90
-            axes.set_xticks(range(len(names)), ticks, rotation=turned)
-            axes.set_xlim(-0.5, len(names) - 0.5)
-            axes.grid(axis="x", visible=False)
-            plots.value_axis(axes, low, high, powers=True)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
     sheet.label("", "relative L2 error")
     tail = None if column == "regime" else setting["regime"]

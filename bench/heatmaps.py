@@ -79,7 +79,8 @@ def speedup_map(
     page = sheet(
         len(cells),
         len(passes),
-        len(heights),
+        widths,
+        heights,
         title=f"Speed of {provider} over {baseline}: {frames.setting_words(setting)}, "
         f"{cut_words(cut)}",
         origin=frames.provenance(rows),
@@ -90,7 +91,6 @@ def speedup_map(
     colors = matplotlib.colormaps["PuOr_r"]
     for (r, cell), (c, pass_) in itertools.product(enumerate(cells), enumerate(passes)):
         axes = page.axes[r, c]
-        grid(axes, widths, heights)
         plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
         here = rows[(rows["cell"] == cell) & (rows["pass"] == pass_)]
         for row in here.to_dict("records"):
@@ -115,12 +115,29 @@ def speedup_map(
     return page.save(folder, f"speedup-{slug}", rows[names])
 
 
-def sheet(rows: int, columns: int, heights: int, **words: Any) -> plots.Sheet:
-    """A sheet of maps so many squares high; ``words`` are ``plots.Sheet``'s."""
-    return plots.Sheet(
-        rows, columns, panel_height=SQUARE * max(heights, 2), row_gap=0.4, column_gap=0.32,
-        left=0.32, share=False, bottom=0.2, **words,
+def sheet(
+    rows: int, columns: int, widths: list[int], heights: list[int], **words: Any
+) -> plots.Sheet:
+    """A sheet of empty maps with a square for each H (across) and B (up), ``words`` around them."""
+    found = plots.Sheet(
+        rows, columns, panel_height=SQUARE * max(len(heights), 2), row_gap=0.4, column_gap=0.32,
+        left=0.32, bottom=0.2, **words,
     )  # fmt: skip
+    found.shared.set_xlim(-0.5, len(widths) - 0.5)
+    found.shared.set_ylim(-0.5, len(heights) - 0.5)
+    found.shared.set_xticks(range(len(widths)), [str(v) for v in widths])
+    found.shared.set_yticks(range(len(heights)), [str(v) for v in heights])
+    for axes in found.axes.flat:
+        # Labels at every map, and no marks.
+        axes.tick_params(length=0, labelbottom=True, labelleft=True, left=False, bottom=False)
+        axes.grid(visible=False)
+        axes.set_facecolor("0.96")
+        axes.spines[:].set_visible(False)
+        for name, at, shift in (("B", (0, 1), (-4, 3)), ("H", (0, 0), (-4, -8))):
+            axes.annotate(
+                name, at, shift, xycoords="axes fraction", textcoords="offset points", ha="right",
+            )  # fmt: skip
+    return found
 
 
 def short(number: float) -> str:
@@ -134,22 +151,6 @@ def short(number: float) -> str:
     if number >= 9.95:
         return f"{number:.0f}"
     return f"{number:.1f}" if number >= 0.95 else f"{number:.2f}"
-
-
-def grid(axes: Axes, widths: list[int], heights: list[int]) -> None:
-    """An empty map with a square for each H (across) and B (up)."""
-    axes.set_xlim(-0.5, len(widths) - 0.5)
-    axes.set_ylim(-0.5, len(heights) - 0.5)
-    axes.set_xticks(range(len(widths)), [str(v) for v in widths])
-    axes.set_yticks(range(len(heights)), [str(v) for v in heights])
-    axes.tick_params(length=0, left=False, bottom=False)  # labels alone: no marks to draw
-    axes.grid(visible=False)
-    axes.set_facecolor("0.96")
-    axes.spines[:].set_visible(False)
-    for name, at, shift in (("B", (0, 1), (-4, 3)), ("H", (0, 0), (-4, -8))):
-        axes.annotate(
-            name, at, shift, xycoords="axes fraction", textcoords="offset points", ha="right",
-        )  # fmt: skip
 
 
 def value(axes: Axes, x: int, y: int, words: str, color: Any, across: int) -> None:

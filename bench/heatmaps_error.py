@@ -54,7 +54,8 @@ def error_map(
     sheet = heatmaps.sheet(
         len(cells),
         len(parts),
-        len(heights),
+        widths,
+        heights,
         title=f"Error of {provider} over B and H: {frames.setting_words(setting)}, "
         f"{cut_words(cut)}{figures_error.regime_words(setting)}",
         origin=frames.provenance(rows),
@@ -72,7 +73,6 @@ def error_map(
     colors = matplotlib.colormaps["cividis_r"]
     for (r, cell), (c, part) in itertools.product(enumerate(cells), enumerate(parts)):
         axes = sheet.axes[r, c]
-        heatmaps.grid(axes, widths, heights)
         plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
         here = data[(data["cell"] == cell) & (data["part"] == part)]
         for (H, B), found in here.groupby(["H", "B"])["roundoffs"].median().items():

@@ -74,13 +74,11 @@ def derived(run: frames.Run) -> list[dict[str, Any]]:
 
 
 def _round(value: Any, digits: int) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
-    if isinstance(value, list):
-        return [_round(item, digits) for item in value]
-    if isinstance(value, dict):
-        return {name: _round(item, digits) for name, item in value.items()}
-    return value
+    """The value with so many significant digits in every number that has a point."""
+    # By the parser of JSON, which is several times as fast as walking the values.
+    return json.loads(
+        json.dumps(value), parse_float=lambda text: float(f"{float(text):.{digits}g}")
+    )
 
 
 def _without(*names: str) -> Callable[[store.Record], store.Record]:

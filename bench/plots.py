@@ -225,6 +225,12 @@ class Sheet:
         longest = max(map(len, labels), default=1)
         return max(1, min(len(labels) or 1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest))))
 
+    @property
+    def shared(self) -> Axes:
+        """The panel whose scales, limits and ticks all others share."""
+        panel: Axes = self.axes[0, 0]
+        return panel
+
     def label(self, x: str, y: str) -> None:
         """Name the axes once, at the outer panels."""
         for axes in self.axes[-1]:
@@ -338,11 +344,13 @@ def draw_line(
 ) -> None:
     """One provider's curve with its intervals as bars."""
     shape = look(provider)
-    bars = None if low is None else [np.maximum(y - low, 0), np.maximum(high - y, 0)]
-    axes.errorbar(
-        x, y, yerr=bars, color=shape.color, marker=shape.marker, linestyle=shape.line,
-        elinewidth=0.9, zorder=3 if provider == "ours" else 2, **extra,
-    )  # fmt: skip
+    extra |= {"color": shape.color, "marker": shape.marker, "linestyle": shape.line}
+    extra["zorder"] = 3 if provider == "ours" else 2
+    if low is None:
+        axes.plot(x, y, **extra)
+    else:
+        bars = [np.maximum(y - low, 0), np.maximum(high - y, 0)]
+        axes.errorbar(x, y, yerr=bars, elinewidth=0.9, **extra)
 
 
 def draw_points(axes: Axes, shape: Look, x: Any, y: Any, low: Any, high: Any) -> None:

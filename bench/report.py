@@ -6,10 +6,12 @@ Needs no GPU and imports no torch.
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -77,39 +79,51 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
     return runs
 
 
-def jobs(run: frames.Run) -> list[figures.Job]:
+def jobs(run: frames.Run) -> Iterator[figures.Job]:
     """Every figure that a run's records fill."""
-    found: list[figures.Job] = [*compiled.jobs(run.of("resources"))]
+    yield from compiled.jobs(run.of("resources"))
     timed, error = run.time, run.error
     if (timed["status"] == "ok").any():
-        found += figures.line_jobs(timed)
-        found += figures.growth_jobs(timed)
-        found += heatmaps.speedup_jobs(timed)
+        yield from figures.line_jobs(timed)
+        yield from figures.growth_jobs(timed)
+        yield from heatmaps.speedup_jobs(timed)
     if len(error):
-        found += figures_error.curve_jobs(error)
-        found += figures_error.category_jobs(error)
-        found += heatmaps_error.jobs(error)
-    return [*found, *exactness.jobs(run.folder), *figures_training.jobs(run.folder)]
+        yield from figures_error.curve_jobs(error)
+        yield from figures_error.category_jobs(error)
+        yield from heatmaps_error.jobs(error)
+    yield from exactness.jobs(run.folder)
+    yield from figures_training.jobs(run.folder)
+
+
+def _ready() -> None:
+    """Make a process ready to draw."""
+    plots.apply_style()
+    # Figures are full of cycles: looking for garbage while one is made finds none and takes long.
+    gc.freeze()
+    gc.disable()
 
 
 def _draw(job: figures.Job, folder: Path) -> list[Path]:
-    return job(folder)
+    written = job(folder)
+    gc.collect()
+    return written
 
 
 @contextlib.contextmanager
 def drawing(
-    tasks: Sequence[tuple[figures.Job, Path]],
+    tasks: Iterable[tuple[figures.Job, Path]],
 ) -> Iterator[Callable[[], list[list[Path]]]]:
     """Begin to draw, in several processes where that pays; what is given waits for the files."""
-    processes = min(os.cpu_count() or 1, 8, len(tasks))
-    if len(tasks) <= FEW or processes == 1:
+    tasks = iter(tasks)
+    first = list(itertools.islice(tasks, FEW + 1))
+    processes = min(os.cpu_count() or 1, 8)
+    if len(first) <= FEW or processes == 1:
         plots.apply_style()
-        yield lambda: [job(folder) for job, folder in tasks]
+        yield lambda: [job(folder) for job, folder in itertools.chain(first, tasks)]
         return
-    with ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=plots.apply_style
-    ) as pool:
-        begun = [pool.submit(_draw, job, folder) for job, folder in tasks]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_ready) as pool:
+        begun = [pool.submit(_draw, *task) for task in itertools.chain(first, tasks)]
         yield lambda: [future.result() for future in begun]
 
 
@@ -122,18 +136,18 @@ def build(paths: Sequence[Path]) -> list[Path]:
         The written files: of each run its tables, figures and page, then the results page.
     """
     runs = load(paths)
-    drawn = {run.folder: jobs(run) for run in runs}
-    tasks = [(job, folder / "figures") for folder, found in drawn.items() for job in found]
-    written: list[Path] = []
+    tasks = ((job, run.folder / "figures") for run in runs for job in jobs(run))
     # The tables and the results page are made while other processes draw.
     with drawing(tasks) as finished:
         made = {run.folder: all_tables(run) for run in runs}
         pages = results_pages(runs)
-        pictures = iter(finished())
+        drawn: dict[Path, list[Path]] = {run.folder: [] for run in runs}
+        for files in finished():
+            drawn[files[0].parent.parent] += files
+    written: list[Path] = []
     for run in runs:
-        found = made[run.folder]
+        found, figures_made = made[run.folder], drawn[run.folder]
         files = [path for table in found for path in typeset.write(table, run.folder / "tables")]
-        figures_made = [path for _ in drawn[run.folder] for path in next(pictures)]
         written += [*files, *figures_made, device_page.write(run, figures_made, found)]
         remove_stale(run.folder, {*files, *figures_made})
     return written + pages

@@ -186,7 +186,7 @@ def error_records() -> Iterator[store.Record]:
 
 
 def many(count: int = 10_000) -> list[store.Record]:
-    """As many records as asked for, over a grid like a paper's."""
+    """As many records as asked for, over a grid like a paper's, a fifth of them errors."""
     grid = cases(
         cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
         **{"pass": ["fwd", "fwd+bwd"]},
@@ -200,6 +200,20 @@ def many(count: int = 10_000) -> list[store.Record]:
         timed(case, provider) for case, provider in itertools.product(grid, providers)
     )
     errors = list(error_records())
+    wide = cases(
+        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
+        dtype=["bf16", "fp16", "fp32"],
+        B=[1, 2, 8],
+        T=[8, 32, 128],
+        H=[48, 96],
+        **{"pass": "fwd+bwd"},
+    )
+    errors += [
+        erroneous(case, provider, regime=regime)
+        for case in wide
+        for regime in (None, "orthogonal-1.0", "constant")
+        for provider in ("ours", "torch.nn", "reference")
+    ]
     return [*itertools.islice(found, count - len(errors)), *errors]
 
 
