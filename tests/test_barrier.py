@@ -102,6 +102,7 @@ def test_persistent_equals_stepwise_at_hundreds_of_shapes(loop: Loop) -> None:
     check_random(loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("programs", [2, 4, 8, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_that_many_programs_run_at_once(cell: str, programs: int, seed: int) -> None:
@@ -167,6 +168,7 @@ def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
     assert compare(loop) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])  # relu's derivative may be zero
 @pytest.mark.parametrize("before_partial", [True, False])
 def test_a_program_that_dies_backward_is_named_and_poisons(
@@ -193,6 +195,7 @@ def test_a_program_that_dies_backward_is_named_and_poisons(
     assert compare(loop) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_failure_at_the_end_poisons_every_tile(backward: bool, seed: int) -> None:
     """One program of two ends in the last step that the other waits for, before both its tiles."""
@@ -323,6 +326,7 @@ def read_stale(number: int, arguments: dict[str, Any]) -> None:
     parallel.builder.create_masked_load = create_masked_load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_barrier_is_caught(fault: str, seed: int) -> None:
     tensors = Tensors(replace(FAULTY, seed=seed))

@@ -171,6 +171,7 @@ INTERPRETED = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @INTERPRETED
 def test_activations_over_the_whole_range():
     from bench import activations
@@ -275,6 +276,7 @@ def test_bf16_is_rounded_to_nearest(rounding: None):
     assert torch.equal(y, x.to(torch.bfloat16))
 
 
+@pytest.mark.slow
 @INTERPRETED
 @pytest.mark.parametrize("regime", list(REGIMES))
 def test_ours_gives_no_nan_for_finite_input(regime: str):

@@ -138,6 +138,7 @@ def test_a_broken_plugin_is_one_sentence(tmp_path: Path, text: str, complaint: s
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["time", "error"])
 def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
     grid = '[own]\nabout = "x"\n[[own.grid]]\npass = ["fwd", "fwd+bwd"]\ndtype = "fp32"\n'
@@ -155,6 +156,7 @@ def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
     }
 
 
+@pytest.mark.slow
 def test_a_record_tells_everything(preset: Path, tmp_path: Path):
     chosen = options(preset, kinds=("time", "error"), filter="H=4")
     folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
@@ -259,6 +261,7 @@ def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
     assert records(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_help_and_dry_run_are_quick_and_import_no_torch(tmp_path: Path):
     for words, seconds, content in (
         (["--help"], 0.5, "quick"),

@@ -503,6 +503,7 @@ child.wait()
 """
 
 
+@pytest.mark.slow
 def test_a_command_that_is_ended_leaves_no_child(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(campaign, "END_SECONDS", 1.0)
     note = tmp_path / "pid"

@@ -190,6 +190,7 @@ def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
     assert "illegal memory access" in found["0"].detail
 
 
+@pytest.mark.slow
 def test_what_the_deadline_cuts_off_leaves_no_process_and_is_not_done(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     found = outcomes(partial(sleeps, 300, note), partial(gives, "late"), seconds=8)

@@ -50,6 +50,7 @@ def compare(asked: Case, regime: str | None = None) -> None:
         assert found["rel_l2"] <= allowed, (name, found["rel_l2"], theirs[name]["rel_l2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", BUILTIN)
 @pytest.mark.parametrize(
     "shape",
@@ -60,6 +61,7 @@ def test_our_fp32_is_within_4x_of_torch(cell: str, shape: dict):
     compare(case(cell=cell, **shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 @pytest.mark.parametrize("regime", list(REGIMES))
 def test_our_fp32_is_within_4x_of_torch_under_every_regime(cell: str, regime: str):
@@ -102,6 +104,7 @@ def test_no_finite_gate_gives_nan(cell: str, dtype: torch.dtype):
     assert all(g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm"])
 def test_what_our_bits_depend_on(cell: str):
     from bench import repeat

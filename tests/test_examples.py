@@ -35,6 +35,7 @@ def twin(module: Any) -> Any:
     return same.train(module.training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_as_a_script(path):
     run = subprocess.run(

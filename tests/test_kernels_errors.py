@@ -114,6 +114,7 @@ def test_the_functions_take_the_arguments_of_the_reference():
         assert list(ours.parameters)[len(kinds) :] == added
 
 
+@pytest.mark.slow
 def test_without_the_interpreter_cpu_tensors_are_refused():
     code = (
         "import torch, kernels\n"

@@ -68,6 +68,7 @@ SETTINGS = pairwise(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=label)
 def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any], seed: int) -> None:
     T, B, H = setting["sizes"]

@@ -60,6 +60,7 @@ def activations(cell: str, T: int, H: int) -> int:
 on_the_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="measured by the CPU's profiler")
 
 
+@pytest.mark.slow
 @on_the_cpu
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 def test_without_a_gradient_no_activations_are_kept(cell):
@@ -80,6 +81,7 @@ def test_without_a_gradient_no_activations_are_kept(cell):
     assert kept == dict.fromkeys(kept, results)
 
 
+@pytest.mark.slow
 @on_the_cpu
 @pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
 def test_recompute_keeps_no_activations(cell):
@@ -100,6 +102,7 @@ def test_recompute_keeps_no_activations(cell):
         assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"recompute": True}])
 @pytest.mark.parametrize("cell", KINDS)
 def test_every_gradient_has_memory_of_its_own(cell, options):
@@ -243,6 +246,7 @@ def test_last_states_may_be_changed_in_place():
         assert module.weight_hh_l0.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "recompute"), [*((cell, False) for cell in KINDS), ("lstm", True)]
 )
@@ -303,6 +307,7 @@ def test_fake_tensors_have_the_right_shapes():
         assert ours(I, H, device="meta", **more)(torch.empty(T, B, I, device="meta"))[0].is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "G", "states"), [("rnn_relu", 1, 1), ("lstm", 4, 2), ("gru", 3, 1)]
 )

@@ -38,6 +38,7 @@ def test_the_tables_are_rows_of_the_results():
         assert rows and [row for row in rows if row not in stored] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [s for s in SNIPPETS if "import" in s])
 def test_the_snippets_run(code):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

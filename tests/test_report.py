@@ -41,6 +41,7 @@ def run(made: Path) -> frames.Run:
     return report.load([made])[0]
 
 
+@pytest.mark.slow
 def test_every_kind_of_figure_and_table_is_made(made):
     names = {path.stem for path in (made / "figures").glob("*.png")}
     for start in (
@@ -57,6 +58,7 @@ def test_every_kind_of_figure_and_table_is_made(made):
     }
 
 
+@pytest.mark.slow
 def test_every_file_names_device_versions_run_and_commit(made):
     wanted = (synthetic.DEVICE, "2.13.0", "3.7.1", "9.20.0", "synthetic-000000000000", "0" * 9)
     texts = [p for p in made.rglob("*") if p.suffix in (".csv", ".md", ".tex", ".svg")]
@@ -76,6 +78,7 @@ def few() -> list[store.Record]:
     return [r for r in few if r["B"] != 64 and r["provider"] in ("torch.nn", "ours")]
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
     """Made here, and in a process where importing torch or Triton fails."""
     folders = [save(tmp_path / name / "synthetic", few()) for name in ("one", "two")]

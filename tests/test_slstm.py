@@ -96,6 +96,7 @@ def test_it_survives_what_overflows_the_bare_equations():
     assert not bare.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     pairwise(
@@ -122,6 +123,7 @@ def test_kernels_equal_the_reference(case):
     assert verdict(found, asked) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
 @pytest.mark.parametrize("start", ["given", "zeros", "none"])
 def test_two_layers_from_any_start(start, direction):
