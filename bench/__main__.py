@@ -12,17 +12,20 @@ from typer.core import TyperCommand, TyperGroup
 # name: where its function ``command`` is, and one line of help (so that --help imports nothing)
 COMMANDS = {
     "quick": ("bench.quick", "Error and speed on this machine in under five minutes."),
-    "sweep": ("bench.sweep_command", "Measure a preset's cases; resumes, keeps to a budget."),
+    "sweep": ("bench.commands.sweep", "Measure a preset's cases; resumes, keeps to a budget."),
     "error": ("bench.error", "Numerical error against float64: growth, regimes, activations."),
-    "plan": ("bench.plan_command", "How a case would run on a GPU, and its expected time."),
-    "resources": ("bench.resources_command", "What the compiler makes of planned kernels; no GPU."),
-    "profile": ("bench.profile_command", "What each part of the time loop costs."),
+    "plan": ("bench.commands.plan", "How a case would run on a GPU, and its expected time."),
+    "resources": (
+        "bench.commands.resources",
+        "What the compiler makes of planned kernels.",
+    ),
+    "profile": ("bench.commands.profile", "What each part of the time loop costs."),
     "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
     "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
     "merge": ("bench.merge", "Join the records of shards or calls into one file."),
-    "report": ("bench.report_command", "Tables, figures and page from stored records."),
-    "cite": ("bench.cite_command", "How to cite the suite and a run."),
+    "report": ("bench.commands.report", "Tables, figures and page from stored records."),
+    "cite": ("bench.commands.cite", "How to cite the suite and a run."),
     "schema": ("bench.schema", "Write the published schema of a record."),
 }
 

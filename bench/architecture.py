@@ -14,8 +14,8 @@ from pathlib import Path
 
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from bench import plots
 from bench.environment import ROOT
+from bench.report import plots
 
 OUTPUT = Path(__file__).parent / "architecture.svg"
 # Room: its colour, what it answers, and where it stands (column, and whether it spans a row).
@@ -25,7 +25,7 @@ ROOMS = {
     "bench": ("#717581", "how well it is computed"),
     "tests": ("#832db6", "whether it is right"),
 }
-LETTERS = 52  # of a file's words
+LETTERS = 48  # of a file's words
 LINE = 0.115  # inches
 
 
@@ -97,7 +97,7 @@ def draw(output: Path = OUTPUT) -> Path:
             at_x = x + 0.1 + (k // rows) * w / columns
             at_y = y + h - head - (k % rows) * LINE
             axes.text(at_x, at_y, name, va="top", fontsize=5.8)
-            axes.text(at_x + 1.05, at_y, words, va="top", fontsize=5.2, color="0.35")
+            axes.text(at_x + 1.2, at_y, words, va="top", fontsize=5.2, color="0.35")
     for room in ROOMS:
         for other in imports(room):
             (x, y, w, _), (ox, oy, ow, oh) = boxes[room], boxes[other]

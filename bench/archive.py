@@ -135,7 +135,7 @@ def remove_parts(folder: Path) -> None:
 
 def remove_outputs(folder: Path) -> None:
     """Remove the device folders and the page over them; what else is there stays."""
-    from bench import page  # here, so that --help need not wait for matplotlib
+    from bench.report import page  # here, so that --help need not wait for matplotlib
 
     found = outputs(folder)
     for path in found:

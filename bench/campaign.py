@@ -27,11 +27,11 @@ import typer
 
 from bench import archive, arguments, check_gpu, environment, model, sweep, toolchain
 from bench.archive import STATE
+from bench.commands.sweep import outcome
 from bench.error import run_alone
 from bench.isolation import Item
 from bench.pool import FAIL
 from bench.progress import bar
-from bench.sweep_command import outcome
 
 PRESETS = ("campaign", "paper")
 REHEARSAL = ("tiny",)
@@ -232,14 +232,14 @@ class Campaign:
 
     def report(self) -> None:
         """Tables, figures and page of everything measured so far."""
-        from bench import report
+        from bench.report import build
 
         if not any((self.folder / "records").glob("*.jsonl")):
             print("report: nothing has been measured yet")
             return
         self.reporting, started = True, time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            report.main(self.folder)
+            build.main(self.folder)
         print(self.shown(said.getvalue()), end="")
         self.remember(report_seconds=time.monotonic() - started)
 

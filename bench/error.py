@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from bench import arguments, environment, sweep
+from bench.commands.sweep import outcome
 from bench.presets import PRESETS
 from bench.progress import bar
-from bench.sweep_command import outcome
 
 ALONE_SECONDS = 600.0
 
@@ -102,6 +102,6 @@ def command(
         print(outcome(counts, undone))
         for part in beside:
             print(part.result())
-    from bench import report
+    from bench.report import build
 
-    report.main(folder)
+    build.main(folder)

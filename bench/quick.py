@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from bench import arguments, environment, sweep
+from bench.commands.sweep import outcome
 from bench.progress import bar
-from bench.sweep_command import outcome
 
 # Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
 # report.
@@ -57,6 +57,7 @@ def command(
                 options, settings, results, left / 60, progress=progress
             )
         print(f"{title}: {outcome(counts, undone)}")
-    from bench import report, resources
+    from bench import resources
+    from bench.report import build
 
-    report.main(folder, *resources.record(folder))
+    build.main(folder, *resources.record(folder))

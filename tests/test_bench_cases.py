@@ -196,7 +196,15 @@ def test_a_wrong_case_is_refused_by_name(values: dict, names: str):
         case(**values)
 
 
-@pytest.mark.parametrize("name", ["presets", "sweep", "environment", "frames", "plots", "typeset"])
+ROOT = Path(__file__).parent.parent
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "bench").rglob("*.py"))
+    if "\n    >>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_are_true(name: str):
-    found = doctest.testmod(importlib.import_module(f"bench.{name}"))
+    found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed

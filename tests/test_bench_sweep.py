@@ -362,7 +362,7 @@ sys.meta_path.insert(0, Block())
 from pathlib import Path
 from bench import sweep
 if __name__ == "__main__":
-    import bench.worker, bench.sweep_command, bench.compare, bench.error, bench.quick
+    import bench.worker, bench.commands.sweep, bench.compare, bench.error, bench.quick
     import bench.campaign, bench.check_gpu, bench.floor
     import bench.providers; bench.providers.load()
     import bench.conftest, bench.test_throughput

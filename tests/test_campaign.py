@@ -17,17 +17,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench import (
-    archive,
-    campaign,
-    check_gpu,
-    environment,
-    floor,
-    model,
-    store,
-    sweep,
-    toolchain,
-)
+from bench import archive, campaign, check_gpu, environment, floor, model, store, sweep, toolchain
 from bench.__main__ import COMMANDS, app
 from bench.cases import DEFAULTS, make_case
 from bench.environment import ROOT
@@ -445,7 +435,7 @@ def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, ca
         path.touch()
 
     reports: list[int] = []
-    monkeypatch.setattr("bench.report.main", report)
+    monkeypatch.setattr("bench.report.build.main", report)
     with pytest.raises(typer.Exit) as ended:
         call(tmp_path, monkeypatch, 0, PASS, measure=measures)
     assert ended.value.exit_code == 130 and reports == [0]
@@ -457,7 +447,7 @@ def test_no_path_that_is_gone_is_told(tmp_path: Path, monkeypatch, capsys):
         (self.folder / "records").mkdir(exist_ok=True)
         (self.folder / "records" / "campaign-1.jsonl").touch()
 
-    monkeypatch.setattr("bench.report.main", lambda folder: print(f"{folder}: 3 files"))
+    monkeypatch.setattr("bench.report.build.main", lambda folder: print(f"{folder}: 3 files"))
     call(tmp_path, monkeypatch, 0, PASS, pack=True, measure=measures)
     said = capsys.readouterr().out
     assert f"(packed)/{environment.slug(environment.probe().name)}: 3 files" in said

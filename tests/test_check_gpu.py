@@ -15,12 +15,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import check_gpu, check_table, checks, device_page, pool, typeset
+from bench import check_gpu, checks, pool
 from bench.__main__ import app
 from bench.cases import CELLS
 from bench.compile_kernel import TORCH_NAMES
 from bench.metrics import tolerance
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, NotDone, Outcome, Unit
+from bench.report import check_table, device_page, typeset
 from kernels.devices import DEVICES
 from kernels.plan import Problem, backward_plan, forward_plan
 from tests.units import (

@@ -71,3 +71,15 @@ def test_the_command_line_explains_itself_without_torch(arguments):
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "Usage" in run.stdout
+
+
+def test_what_reports_loads_no_torch():
+    names = [f"bench.report.{path.stem}" for path in (ROOT / "bench" / "report").glob("[!_]*.py")]
+    code = (
+        "import importlib, sys\n"
+        "sys.modules['torch'] = sys.modules['triton'] = None\n"
+        f"for name in {sorted(names)!r}: importlib.import_module(name)\n"
+    )
+    assert len(names) > 10
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

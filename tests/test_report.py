@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import architecture, facts, figures, frames, plots, report, store, tables, typeset
+from bench import architecture, store
 from bench.cases import CELLS
+from bench.report import build, facts, figures, frames, plots, tables, typeset
 from tests import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -32,13 +33,13 @@ def save(folder: Path, records: list[store.Record]) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on a little of everything."""
     folder = save(tmp_path_factory.mktemp("results") / "synthetic", synthetic.small())
-    report.build([folder])
+    build.everything([folder])
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(made: Path) -> frames.Run:
-    return report.load([made])[0]
+    return build.load([made])[0]
 
 
 @pytest.mark.slow
@@ -82,11 +83,11 @@ def few() -> list[store.Record]:
 def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
     """Made here, and in a process where importing torch or Triton fails."""
     folders = [save(tmp_path / name / "synthetic", few()) for name in ("one", "two")]
-    written = report.build(folders[:1])
+    written = build.everything(folders[:1])
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['triton'] = None\n"
-        "from bench.report import main\n"
+        "from bench.report.build import main\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         f"    main(Path({str(folders[1])!r}))\n"
@@ -108,8 +109,8 @@ def test_committed_tables_are_what_their_records_give():
     stored = [path for folder in folders for path in (folder / "tables").glob("*")]
     if not stored:
         pytest.skip("no results are stored under results/")
-    for run in report.load(folders):
-        for table in report.all_tables(run):
+    for run in build.load(folders):
+        for table in build.all_tables(run):
             for kind, text in (("md", typeset.markdown(table)), ("tex", typeset.latex(table))):
                 path = run.folder / "tables" / f"{table.name}.{kind}"
                 assert path.read_text(encoding="utf-8") == text, (
@@ -146,7 +147,7 @@ def test_failures_stand_in_figures_and_tables_with_their_reason(made):
 def test_no_figure_without_data(tmp_path):
     only = [r for r in synthetic.small() if r["kind"] == "time" and r["H"] == 512 and r["B"] == 16]
     folder = save(tmp_path / "few", [r for r in only if r["T"] == 256])
-    report.build([folder])
+    build.everything([folder])
     names = [path.stem for path in (folder / "figures").glob("*.png")]
     assert names == []
     assert (
@@ -161,7 +162,7 @@ def test_files_of_an_earlier_report_are_removed(tmp_path):
     (folder / "figures").mkdir()
     (folder / "figures" / "throughput-H-old.png").write_bytes(b"old")
     (folder / "figures" / "notes.txt").write_text("a reader's own", encoding="utf-8")
-    report.build([folder])
+    build.everything([folder])
     assert not (folder / "figures" / "throughput-H-old.png").exists()
     assert (folder / "figures" / "notes.txt").exists()
 
@@ -244,7 +245,7 @@ def test_providers_are_told_apart_without_colour():
 
 
 def test_every_cell_has_a_name():
-    assert set(CELLS) <= set(frames.CELL_NAMES), "bench/frames.py: CELL_NAMES and CELL_ORDER"
+    assert set(CELLS) <= set(frames.CELL_NAMES), "bench/report/frames.py: CELL_NAMES and CELL_ORDER"
 
 
 def test_the_page_of_a_run_says_what_a_reader_needs(made):
@@ -264,7 +265,7 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
 def test_the_measured_bounds_of_a_card_are_told(tmp_path):
     folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
     (folder / "floor.json").write_text(json.dumps(synthetic.floor()), encoding="utf-8")
-    report.build([folder])
+    build.everything([folder])
     text = (folder / "README.md").read_text(encoding="utf-8")
     for words in (
         *("a step's barrier among 8 programs, 16 such groups | 2.00 [1.96, 2.04] | µs", "none is"),
@@ -281,7 +282,7 @@ def test_caveats_name_what_a_reader_must_know(tmp_path):
     case = next(synthetic.cases(H=256))
     device = synthetic.facts()["device"] | {"throttle": ["SwPowerCap"]}
     record = synthetic.timed(case, "ours", device=device, converged=False, dirty=True)
-    (run,) = report.load([save(tmp_path / "x", [record])])
+    (run,) = build.load([save(tmp_path / "x", [record])])
     said = " ".join(facts.caveats(run))
     assert "SwPowerCap" in said and "uncommitted" in said and "less well than asked" in said
 
@@ -325,22 +326,22 @@ def test_special_letters_are_escaped_for_latex(text):
 
 def test_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; RUN is"):
-        report.load([tmp_path / "nothing"])
+        build.load([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no records"):
-        report.load([tmp_path / "empty"])
+        build.load([tmp_path / "empty"])
     case = next(synthetic.cases())
     device = synthetic.facts()["device"] | {"name": "Synthetic other device"}
     two = [synthetic.timed(case, "ours"), synthetic.timed(case, "torch.nn", device=device)]
     with pytest.raises(ValueError, match="several devices"):
-        report.load([save(tmp_path / "two", two)])
+        build.load([save(tmp_path / "two", two)])
 
 
 def test_a_loose_file_gets_a_folder_beside_it(tmp_path):
     path = tmp_path / "mine.jsonl"
     record = synthetic.timed(next(synthetic.cases()), "ours")
     path.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
-    written = report.build([path])
+    written = build.everything([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
 
 
@@ -377,4 +378,4 @@ def test_the_picture_of_the_rooms_is_drawn_from_the_source(tmp_path):
     assert architecture.imports("bench") == ["reference", "kernels"]
     assert architecture.imports("reference") == architecture.imports("kernels") == []
     listed = dict(architecture.files("bench"))
-    assert listed["report.py"].startswith("Everything people look at") and "plots.py" in listed
+    assert listed["report/build.py"].startswith("Everything people") and "report/plots.py" in listed

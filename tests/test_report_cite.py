@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import cite, cite_command, frames
+from bench.commands import cite as cite_command
+from bench.report import cite, frames
 from tests import synthetic
 
 

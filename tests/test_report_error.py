@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import figures_error, frames, heatmaps_error, plots, tables_error, typeset
+from bench.report import figures_error, frames, heatmaps_error, plots, tables_error, typeset
 from tests import synthetic
 
 NAMES = ("ours", "torch.nn", "reference")
@@ -96,7 +96,8 @@ def test_no_records_make_no_tables():
 
 def test_error_is_reported_without_torch():
     words = (
-        "import sys; import bench.heatmaps_error, bench.tables_error; print('torch' in sys.modules)"
+        "import sys; from bench.report import heatmaps_error, tables_error; "
+        "print('torch' in sys.modules)"
     )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", words], cwd=root, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bench import (
+from bench.report import (
     compiled,
     exactness,
     figures,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench import page, report, store
+from bench import store
+from bench.report import build, frames, page
 from tests import synthetic
 
 CHROMIUM = next(
@@ -42,7 +43,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     device(folder / "one", f"{synthetic.DEVICE} 1", records)
     device(folder / "two", f"{synthetic.DEVICE} 2", slower)
-    (path,) = report.results_pages(report.load([folder / "one"]))
+    (path,) = build.results_pages(build.load([folder / "one"]))
     return path
 
 
@@ -227,7 +228,7 @@ def test_a_page_of_many_records_says_what_it_leaves_out():
     """Without a browser: the savings are taken in turn until the page is small enough."""
     if page.library() is None:
         pytest.skip("the results page needs the package vl-convert-python")
-    run = report.frames.Run("Synthetic test device", Path("synthetic"), synthetic.many(4000))
+    run = frames.Run("Synthetic test device", Path("synthetic"), synthetic.many(4000))
     text = page.render([run], str(page.library()))
     assert len(text.encode()) <= page.MOST_BYTES
     level = next(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench import compile_kernel, resources, resources_command, store
+from bench import compile_kernel, resources, store
+from bench.commands import resources as resources_command
 from kernels.devices import DEVICES
 
 H100 = DEVICES["h100"]

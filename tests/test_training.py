@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import report, store, training
+from bench import store, training
+from bench.report import build
 from tests import synthetic
 from tests.test_report_images import losses
 from tests.twins import DEVICE
@@ -42,7 +43,7 @@ def test_the_report_draws_the_curves(tmp_path):
     lines = [json.dumps(store.clean(record)) for record in synthetic.small()[:3]]
     (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "records" / training.FILE).write_text(json.dumps(losses()))
-    names = {path.name for path in report.build([folder])}
+    names = {path.name for path in build.everything([folder])}
     assert {"training.png", "training.pdf", "training.svg", "training.csv", "training.md"} <= names
     written = (folder / "figures" / "training.csv").read_text().splitlines()
     assert len(written) == 1 + 2 * 50

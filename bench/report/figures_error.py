@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import bound, frames, plots
+from bench import bound
 from bench.cases import make_case
-from bench.figures import AXIS_WORDS, cut_words
-from bench.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
+from bench.report import frames, plots
+from bench.report.figures import AXIS_WORDS, cut_words
+from bench.report.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
 
 Job = Callable[[Path], list[Path]]
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "regime")

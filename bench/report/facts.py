@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench import check_table, compiled, exactness, frames, plots, tables
-from bench.frames import CELL_NAMES, PASS_NAMES
-from bench.typeset import interval, significant
+from bench.report import check_table, compiled, exactness, frames, plots, tables
+from bench.report.frames import CELL_NAMES, PASS_NAMES
+from bench.report.typeset import interval, significant
 
 CLOCKS = {
     "event": "CUDA events around each call, the L2 cache emptied before it",

@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench import exactness, frames, model
-from bench.typeset import Table, interval, uncertain
+from bench import model
+from bench.report import exactness, frames
+from bench.report.typeset import Table, interval, uncertain
 
 US, GBPS, TFLOPS = "µs", "GB/s", "TFLOP/s"
 

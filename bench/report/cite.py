@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import environment, facts, frames, typeset
+from bench import environment
+from bench.report import facts, frames, typeset
 
 CITATION = environment.ROOT / "CITATION.cff"
 

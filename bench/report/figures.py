@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import frames, plots
-from bench.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_NAMES, PASS_ORDER
+from bench.report import frames, plots
+from bench.report.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_NAMES, PASS_ORDER
 
 Job = Callable[[Path], list[Path]]
 AXIS_WORDS = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}

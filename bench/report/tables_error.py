@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from bench import figures_error, frames, plots
-from bench.figures_error import CATEGORIES, PART_WORDS, ROUNDOFF
-from bench.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
-from bench.tables import MOST_ROWS
-from bench.typeset import Table
+from bench.report import figures_error, frames, plots
+from bench.report.figures_error import CATEGORIES, PART_WORDS, ROUNDOFF
+from bench.report.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
+from bench.report.tables import MOST_ROWS
+from bench.report.typeset import Table
 
 UNITS = "relative L2 error against float64 on the same rounded inputs, in unit roundoffs u"
 PLAIN = {"track": "layer", "layers": 1, "inputs": "H", "resets": 0.0}

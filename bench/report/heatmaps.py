@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.patches import Rectangle
 
-from bench import frames, plots
-from bench.figures import DATA, cut_words, speedups
-from bench.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_ORDER
+from bench.report import frames, plots
+from bench.report.figures import DATA, cut_words, speedups
+from bench.report.frames import CELL_NAMES, CELL_ORDER, PASS_HEADS, PASS_ORDER
 
 Job = Callable[[Path], list[Path]]
 # A corner mark for what torch's rule asks of cuDNN; "standard" is unmarked.

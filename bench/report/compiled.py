@@ -14,10 +14,11 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from bench import frames, heatmaps, plots, store
-from bench.figures import Job
-from bench.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
-from bench.typeset import Table
+from bench import store
+from bench.report import frames, heatmaps, plots
+from bench.report.figures import Job
+from bench.report.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
+from bench.report.typeset import Table
 
 LOOPS = ("fwd", "bwd")
 LOOP_WORDS = {"fwd": "forward loop", "bwd": "backward loop"}

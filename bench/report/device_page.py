@@ -11,9 +11,9 @@ from typing import Any
 
 import jinja2
 
-from bench import facts, frames, typeset
 from bench.environment import ROOT
-from bench.typeset import Table
+from bench.report import facts, frames, typeset
+from bench.report.typeset import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 # File name's first word(s) -> the section it stands in, in the page's order.

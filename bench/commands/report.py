@@ -15,6 +15,6 @@ def command(
     ] = None,
 ) -> None:
     """Rebuild every table, figure and page from stored records. Needs no GPU."""
-    from bench import report  # here, so that --help need not wait for pandas
+    from bench.report import build  # here, so that --help need not wait for pandas
 
-    report.main(*(run or ()))
+    build.main(*(run or ()))

@@ -1,4 +1,4 @@
-"""``python -m bench cite``: the command around ``bench.cite``."""
+"""``python -m bench cite``: the command around ``bench.report.cite``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command(
     ] = None,
 ) -> None:
     """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
-    from bench import cite, report  # here, so that --help need not wait for pandas
+    from bench.report import build, cite  # here, so that --help need not wait for pandas
 
-    for found in [None] if run is None else report.load([run]):
+    for found in [None] if run is None else build.load([run]):
         print(cite.text(found))

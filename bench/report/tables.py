@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import compiled, frames, plots
-from bench.figures import growth_table, speedups
-from bench.frames import CELL_NAMES, PASS_HEADS, SETTING, SIZES
-from bench.typeset import Table, interval, uncertain
+from bench.report import compiled, frames, plots
+from bench.report.figures import growth_table, speedups
+from bench.report.frames import CELL_NAMES, PASS_HEADS, SETTING, SIZES
+from bench.report.typeset import Table, interval, uncertain
 
 RESAMPLES = 1000
 MOST_ROWS = 40  # of a table in Markdown or LaTeX: about what one page holds

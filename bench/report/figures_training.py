@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import exactness, frames, plots
-from bench.figures import Job
-from bench.frames import CELL_NAMES, CELL_ORDER
-from bench.typeset import Table
+from bench.report import exactness, frames, plots
+from bench.report.figures import Job
+from bench.report.frames import CELL_NAMES, CELL_ORDER
+from bench.report.typeset import Table
 
 FILE = "training.json"
 PROVIDERS = ("torch.nn", "ours")

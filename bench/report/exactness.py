@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench import frames, plots
-from bench.figures import Job
-from bench.typeset import Table
+from bench.report import frames, plots
+from bench.report.figures import Job
+from bench.report.typeset import Table
 
 ACTIVATIONS, REPEATABILITY = "activations.json", "repeatability.json"
 COLORS = {"sigmoid": "#3f90da", "tanh": "#bd1f01"}

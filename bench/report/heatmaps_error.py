@@ -12,10 +12,10 @@ import matplotlib
 import pandas as pd
 from matplotlib.colors import LogNorm
 
-from bench import figures_error, frames, heatmaps, plots
-from bench.figures import Job, cut_words
-from bench.figures_error import PART_WORDS, ROUNDOFF, SETTING
-from bench.frames import CELL_NAMES, CELL_ORDER
+from bench.report import figures_error, frames, heatmaps, plots
+from bench.report.figures import Job, cut_words
+from bench.report.figures_error import PART_WORDS, ROUNDOFF, SETTING
+from bench.report.frames import CELL_NAMES, CELL_ORDER
 
 SHOWN = ("ours", "torch.nn")  # the two that a reader compares; tables have all
 

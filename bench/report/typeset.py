@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import plots
+from bench.report import plots
 
 FORMATS = ("csv", "md", "tex")
 

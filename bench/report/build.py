@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import (
+from bench import environment, store
+from bench.report import (
     check_table,
     compiled,
     device_page,
-    environment,
     exactness,
     figures,
     figures_error,
@@ -30,7 +30,6 @@ from bench import (
     heatmaps_error,
     page,
     plots,
-    store,
     tables,
     tables_error,
     typeset,
@@ -127,7 +126,7 @@ def drawing(
         yield lambda: [future.result() for future in begun]
 
 
-def build(paths: Sequence[Path]) -> list[Path]:
+def everything(paths: Sequence[Path]) -> list[Path]:
     """Write tables, figures and pages of these results folders or record files.
 
     Files of an earlier report that no record fills any more are removed.
@@ -197,7 +196,7 @@ def results_pages(runs: Sequence[frames.Run]) -> list[Path]:
 def main(*folders: Path) -> list[Path]:
     """Report on folders and print where everything is."""
     started = time.monotonic()
-    written = build(folders or results())
+    written = everything(folders or results())
     for folder in dict.fromkeys(path.parent for path in written):
         here = [path for path in written if path.parent == folder]
         print(f"{_shown(folder)}: {len(here)} files")

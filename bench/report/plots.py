@@ -29,7 +29,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import frames, replay
+from bench.report import frames, replay
 
 STYLE = Path(__file__).parent / "style.mplstyle"
 FORMATS = ("pdf", "svg", "png")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import exactness, frames
 from bench.check_gpu import FILE
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
-from bench.typeset import Table
+from bench.report import exactness, frames
+from bench.report.typeset import Table
 
 STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left out"}
 

@@ -35,7 +35,7 @@ def command(
     Pure arithmetic from the device's limits: needs no GPU. The times are a model's, not measured.
     """
     # Here, so that --help need not wait for torch, which the kernels import.
-    from bench.plan_words import describe
+    from bench.commands.plan_words import describe
     from kernels.devices import DEVICES
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
 

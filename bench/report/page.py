@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import cite, device_page, facts, figures, frames, plots, store
+from bench import store
+from bench.report import cite, device_page, facts, figures, frames, plots
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
