@@ -272,7 +272,8 @@ def _amd(kernel: Any) -> Compiled:
     loop = code[_amd_loop(code)]
     return _counted(
         [line.split()[0] for line in loop if not line.endswith(":")],
-        registers=fact("vgpr_count") + fact("agpr_count"),
+        # On CDNA 2 and 3 the count of vector registers includes the accumulators.
+        registers=fact("vgpr_count"),
         stack_bytes=fact("private_segment_fixed_size"),
         spills=fact("vgpr_spill_count") + fact("sgpr_spill_count"),
         shared_bytes=kernel.metadata.shared,

@@ -103,6 +103,7 @@ FIELDS: dict[str, Field] = {
     "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
 }
 
+VERSUS = ("provider", "ratio", "low", "high")
 ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
 _PYTHON = {
     "string": str,
@@ -123,6 +124,9 @@ def schema() -> dict[str, Any]:
         if field.choices:
             spec["enum"] = [*field.choices, None] if field.null else list(field.choices)
         properties[name] = spec
+    properties["provider"]["pattern"] = "^[^/]+$"
+    properties["median_ms"]["exclusiveMinimum"] = 0
+    properties["versus"]["required"] = list(VERSUS)
     number = {"type": ["number", "null"]}
     properties["errors"]["additionalProperties"] = {
         "type": "object",
@@ -172,6 +176,12 @@ def check(record: Mapping[str, Any]) -> None:
             raise BadRecord(f"{name} is {value!r}; accepted: {field.type}")
         if field.choices and value not in field.choices:
             raise BadRecord(f"{name} is {value!r}; accepted: {', '.join(map(str, field.choices))}")
+    if not record["provider"] or "/" in record["provider"]:
+        raise BadRecord(f"provider is {record['provider']!r}; accepted: a name without a slash")
+    if record["median_ms"] is not None and not record["median_ms"] > 0:
+        raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
+    if record["versus"] is not None and set(VERSUS) - record["versus"].keys():
+        raise BadRecord(f"versus lacks one of {', '.join(VERSUS)}")
     for name, metrics in (record["errors"] or {}).items():
         if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
             raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
@@ -295,7 +305,7 @@ def read(path: Path) -> Iterator[Record]:
                 if not line.endswith(b"\n") and _torn(line):
                     break  # only a file's last line lacks its newline
                 try:
-                    record = json.loads(line)
+                    record = json.loads(line, parse_constant=_no_number)
                 except ValueError:
                     raise BadRecord(
                         f"{file}:{number}: the line is no JSON; accepted: one record a line "
@@ -319,6 +329,10 @@ def _torn(line: bytes) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
 
 
 def newest(records: Iterable[Record], name: Callable[[Record], Hashable]) -> list[Record]:

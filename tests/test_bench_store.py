@@ -58,6 +58,10 @@ BAD: list[dict[str, Any]] = [
     {"samples_ms": ["1"]},
     {"samples_ms": 1.0},
     {"device": None},
+    {"median_ms": 0.0},
+    {"provider": "mine/fast"},
+    {"provider": ""},
+    {"versus": {"provider": "torch.nn", "ratio": 0.5}},
 ]
 
 
@@ -118,7 +122,9 @@ def test_a_torn_last_line_is_taken_away_and_told(tmp_path: Path, capsys):
     assert [r["seed"] for r in store.read(path)] == [1, 2]
 
 
-@pytest.mark.parametrize("bad", [b"[]\n", b"[]", b"\x00\xff\n", b"\xff", b'{"run_id": "r\n', b"\n"])
+@pytest.mark.parametrize(
+    "bad", [b"[]\n", b"[]", b"\x00\xff\n", b"\xff", b'{"run_id": "r\n', b"\n", b'{"gbps": NaN}\n']
+)
 def test_any_other_line_is_refused_with_its_place(tmp_path: Path, bad: bytes):
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(record()).encode() + b"\n" + bad)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import architecture, store
+from bench import architecture, resources, store
 from bench.cases import CELLS
-from bench.report import build, facts, figures, frames, plots, tables, typeset
+from bench.report import build, device_page, facts, figures, frames, plots, tables, typeset
+from kernels.devices import DEVICES
 from tests import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -343,6 +344,40 @@ def test_a_loose_file_gets_a_folder_beside_it(tmp_path):
     path.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
     written = build.everything([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
+
+
+def test_a_part_of_a_devices_records_does_not_replace_its_report(tmp_path):
+    folder = save(tmp_path / "device", few())
+    part = folder / "records" / "part.jsonl"
+    record = synthetic.timed(next(synthetic.cases()), "ours")
+    part.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
+    written = build.everything([part])
+    assert {p.relative_to(folder).parts[0] for p in written} == {"part"}
+
+
+def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_path, monkeypatch):
+    save(tmp_path / "one", [synthetic.timed(next(synthetic.cases()), "ours")])
+    left = tmp_path / "killed" / "records" / "run.jsonl"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    monkeypatch.setattr(build, "RESULTS", tmp_path)
+    assert build.results() == [tmp_path / "one"]
+    build.everything(build.results())
+    with pytest.raises(FileNotFoundError, match="killed holds no records, only empty files"):
+        build.load([tmp_path / "killed"])
+
+
+def test_a_folder_may_be_named_from_inside_it(tmp_path, monkeypatch):
+    folder = save(tmp_path / "device", [synthetic.timed(next(synthetic.cases()), "ours")])
+    monkeypatch.chdir(folder)
+    build.everything([Path(".")])
+    assert (tmp_path / "index.html").exists() and not (folder / "index.html").exists()
+    assert "bench report results/device" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
+    found = {DEVICES[name].architecture: name for name in resources.GRIDS}
+    assert found == device_page.TARGETS
 
 
 @pytest.mark.slow

@@ -83,6 +83,13 @@ def test_the_command_prints_bibtex_and_methods(capsys):
     assert f"% Methods (LaTeX), for {synthetic.DEVICE}" in text
 
 
+def test_nothing_is_said_to_have_run_that_was_only_compiled():
+    device = {"name": "compiled for sm_90", "kind": "compiled", "capability": "sm_90"}
+    records = [record | {"device": device} for record in synthetic.compiled()]
+    said = cite.methods(frames.Run(device["name"], Path("x"), records))
+    assert f"to compile {len(records)} kernels for sm_90" in said and "nothing was run" in said
+
+
 def test_the_methods_paragraph_is_latex():
     odd = run()
     odd.records = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -21,6 +22,7 @@ from bench.report import (
     figures_training,
     frames,
     heatmaps,
+    heatmaps_error,
     plots,
 )
 from tests import synthetic
@@ -80,10 +82,27 @@ def jobs() -> dict[str, figures.Job]:
         "speedup": maps["ours-stepwise"],
         "error": curves[0],
         "dtype": dots[0],
+        "regime": next(job for job in dots if job.args[2] == "regime"),  # type: ignore[attr-defined]
+        "effects": dots[-1],
+        "error-map": next(heatmaps_error.jobs(wide_errors())),
         "resources": next(compiled.jobs(run.of("resources"))),
         "activations": lambda folder: exactness.activations(functions(), folder),
         "training": lambda folder: figures_training.training(losses(), folder),
     }
+
+
+def wide_errors() -> pd.DataFrame:
+    """Errors over more H than fit twice beside each other, with a failure and a gap."""
+    cases = synthetic.cases(cell=["lstm", "gru"], dtype="bf16", B=[1, 3, 17], T=4,
+                            H=[5, 16, 32, 64, 128, 1024], **{"pass": "fwd+bwd"})  # fmt: skip
+    found = [
+        synthetic.failed(case, "ours", "oom", "out of memory", kind="error")
+        if case.H == 1024 and case.B == 17
+        else synthetic.erroneous(case, "ours")
+        for case in cases
+        if (case.B, case.H) != (3, 32)
+    ]
+    return frames.errors(found)
 
 
 def draw(job: figures.Job, folder: Path) -> Path:

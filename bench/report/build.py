@@ -40,12 +40,14 @@ FEW = 12  # figures that one process draws sooner than others start
 
 
 def folder_of(path: Path) -> Path:
-    """Where a run's report goes: the device's folder, or one beside a loose file."""
+    """Where a run's report goes: the device's folder, or one of a single file's own.
+
+    Never into the folder of a device of which the file is only a part.
+    """
     if path.is_dir():
         return path
-    if path.parent.name == "records":
-        return path.parent.parent
-    return path.with_suffix("")
+    inside = path.parent.name == "records"
+    return (path.parent.parent if inside else path.parent) / path.stem
 
 
 def load(paths: Sequence[Path]) -> list[frames.Run]:
@@ -56,7 +58,7 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
         ValueError: if one folder holds the records of several devices.
     """
     sources: dict[Path, list[Path]] = {}
-    for path in paths:
+    for path in map(Path.resolve, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; RUN is a results folder or a .jsonl")
         files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
@@ -67,6 +69,8 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
     for folder, files in sources.items():
         files = list(dict.fromkeys(file.resolve() for file in files))
         records = [record for file in files for record in store.read(file)]
+        if not records:
+            raise FileNotFoundError(f"{folder} holds no records, only empty files")
         devices = sorted({str(record["device"].get("name")) for record in records})
         if len(devices) > 1:
             raise ValueError(
@@ -74,7 +78,7 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
                 "holds one device's"
             )
         kept, aside = frames.one_state(records)
-        runs.append(frames.Run(devices[0] if devices else folder.name, folder, kept, files, aside))
+        runs.append(frames.Run(devices[0], folder, kept, files, aside))
     return runs
 
 
@@ -122,8 +126,12 @@ def drawing(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_ready) as pool:
-        begun = [pool.submit(_draw, *task) for task in itertools.chain(first, tasks)]
-        yield lambda: [future.result() for future in begun]
+        try:
+            begun = [pool.submit(_draw, *task) for task in itertools.chain(first, tasks)]
+            yield lambda: [future.result() for future in begun]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else it draws them all first
+            raise
 
 
 def everything(paths: Sequence[Path]) -> list[Path]:
@@ -184,7 +192,7 @@ def results_pages(runs: Sequence[frames.Run]) -> list[Path]:
         others = [
             path.parent
             for path in sorted(folder.glob("*/records"))
-            if path.parent.resolve() not in known and any(path.rglob("*.jsonl"))
+            if path.parent.resolve() not in known and measured(path)
         ]
         everyone = sorted([*members, *load(others)], key=lambda run: str(run.folder))
         shown = [run for run in everyone if run.of("time") or run.of("error")]
@@ -210,13 +218,18 @@ def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def measured(folder: Path) -> bool:
+    """Whether a folder holds a record; an empty file is what a killed process may leave."""
+    return next(store.read(folder), None) is not None
+
+
 def results() -> list[Path]:
     """The device folders under results/ that hold records.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = [path for path in sorted(RESULTS.glob("*/")) if any(path.rglob("*.jsonl"))]
+    found = [path for path in sorted(RESULTS.glob("*/")) if measured(path)]
     if not found:
         raise FileNotFoundError(
             f"no records under {RESULTS}; `python -m bench quick` measures this machine"

@@ -127,10 +127,16 @@ def methods(run: frames.Run) -> str:
     timed = [r for r in run.of("time") if r["status"] == "ok"]
     errors = [r for r in run.of("error") if r["status"] == "ok"]
     commits = facts.distinct(frames.commit(r) for r in run.records)
-    said = [
-        f"We used rnnbench (commit {', '.join(commits) or 'unknown'}) on {seen.get('Device', '?')}"
-        f"{_driver(seen)} with {_listed(software)}."
-    ]
+    used = f"We used rnnbench (commit {', '.join(commits) or 'unknown'})"
+    compiled = run.of("resources")
+    if len(compiled) == len(run.records):
+        target = seen.get("Compiled for", run.name)
+        return (
+            f"{used} with {_listed(software)} to compile {len(compiled):,} kernels for {target}. "
+            "Registers, stack, shared memory and instructions are read from the binaries; nothing "
+            "was run."
+        )
+    said = [f"{used} on {seen.get('Device', '?')}{_driver(seen)} with {_listed(software)}."]
     if timed:
         cells = _listed([frames.CELL_NAMES.get(c, c) for c in frames.known(
             (r["cell"] for r in timed), frames.CELL_ORDER)])  # fmt: skip

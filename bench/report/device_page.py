@@ -68,6 +68,8 @@ SECTIONS = (
 )
 # What leads from results/<device>/ to a file of the suite, and nowhere from elsewhere.
 SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
+# The device that `bench resources` is asked for, by the architecture that it compiles for.
+TARGETS = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
 SHOWN = 6  # figures of a section; more are folded away
 
 
@@ -114,7 +116,8 @@ def commands(run: frames.Run) -> list[str]:
             found.append("python -m bench quick")
             continue
         if preset.startswith("resources"):
-            found.append("python -m bench resources")
+            target = TARGETS.get(run.name.split()[-1])
+            found.append("python -m bench resources" + (f" --device {target}" if target else ""))
             continue
         found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
         found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)

@@ -153,7 +153,7 @@ def _error_headlines(run: frames.Run) -> list[str]:
         words = []
         for provider in plots.by_look(here["provider"]):
             mine = here[here["provider"] == provider]
-            output = mine.loc[mine["part"] == "output", "rel_l2"].max()
+            output = mine.loc[mine["tensor"].isin(frames.OUTPUTS), "rel_l2"].max()
             gradient = mine.loc[mine["part"] == "gradient", "rel_l2"].max()
             text = f"`{provider}` {significant(output, -2)}"
             words.append(text + (f" / {significant(gradient, -2)}" if gradient == gradient else ""))

@@ -54,7 +54,7 @@ def throughput(
 ) -> list[Path]:
     """Tokens per second (B*T / median) along one size, with the median's 95 % interval."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
-    marks = failed["provider"].nunique()
+    unable = plots.by_look(failed["provider"])
     cells, passes = _panels(rows)
     sheet = plots.Sheet(
         len(cells),
@@ -63,12 +63,12 @@ def throughput(
         f"{cut_words(cut)}",
         origin=frames.provenance(rows),
         providers=plots.by_look(rows["provider"]),
-        notes=plots.failure_notes(failed),
+        notes=plots.mark_notes(failed),
     )
     tokens = 1e3 * ok["B"] * ok["T"]
     spread = pd.concat([tokens / ok["ci_low_ms"], tokens / ok["ci_high_ms"], ok["tokens_per_s"]])
     plots.size_axis(sheet.shared, rows[axis])
-    plots.value_axis(sheet.shared, spread.min(), spread.max(), marks=marks)
+    plots.value_axis(sheet.shared, spread.min(), spread.max(), marks=len(unable))
     for r, cell in enumerate(cells):
         for c, pass_ in enumerate(passes):
             axes = sheet.axes[r, c]
@@ -81,7 +81,7 @@ def throughput(
                     count / line["ci_high_ms"], count / line["ci_low_ms"],
                 )  # fmt: skip
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
-            plots.mark_failures(axes, bad, axis)
+            plots.mark_failures(axes, bad, axis, unable)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
     sheet.label(AXIS_WORDS[axis], "tokens/s")
     name = f"throughput-{axis}-{frames.setting_slug(setting)}"
@@ -93,7 +93,7 @@ def step_floor(
 ) -> list[Path]:
     """Microseconds per step (solid) and the cost model's floor for it (grey, one per panel)."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
-    marks = failed["provider"].nunique()
+    unable = plots.by_look(failed["provider"])
     ok = ok.assign(floor_us=ok["us_per_step"] * ok["floor_share"])
     cells, passes = _panels(rows)
     floor_handle = plots.Line2D([], [], color="black", linewidth=1.6, alpha=0.35, label="floor")
@@ -106,12 +106,12 @@ def step_floor(
         handles=[*(plots.handle(name) for name in providers), floor_handle],
         notes=[
             "Floor: the least time that the cost model (bench/model.py) gives the step.",
-            *plots.failure_notes(failed),
+            *plots.mark_notes(failed),
         ],
     )
     values = pd.concat([ok["us_per_step"], ok["floor_us"]]).dropna()
     plots.size_axis(sheet.shared, rows["H"])
-    plots.value_axis(sheet.shared, values.min(), values.max(), marks=marks)
+    plots.value_axis(sheet.shared, values.min(), values.max(), marks=len(unable))
     for r, cell in enumerate(cells):
         for c, pass_ in enumerate(passes):
             axes = sheet.axes[r, c]
@@ -126,7 +126,7 @@ def step_floor(
             floor = here.dropna(subset=["floor_us"]).groupby("H")["floor_us"].min()
             axes.plot(floor.index, floor, color="black", linewidth=1.6, alpha=0.35, zorder=1)
             bad = failed[(failed["cell"] == cell) & (failed["pass"] == pass_)]
-            plots.mark_failures(axes, bad, "H")
+            plots.mark_failures(axes, bad, "H", unable)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PASS_HEADS[pass_]}")
     sheet.label(AXIS_WORDS["H"], "µs per step")
     return sheet.save(folder, f"step-H-{frames.setting_slug(setting)}", rows[DATA])
@@ -189,7 +189,7 @@ def growth(
 ) -> list[Path]:
     """Milliseconds (left) and peak memory (right, where recorded) against T with their slopes."""
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
-    marks = failed["provider"].nunique()
+    unable = plots.by_look(failed["provider"])
     cells = frames.known(rows["cell"], CELL_ORDER)
     memory = ok["peak_bytes"].fillna(0).gt(0).any()
     sheet = plots.Sheet(
@@ -201,7 +201,7 @@ def growth(
         providers=plots.by_look(rows["provider"]),
         notes=[
             "Numbers in the panels: slope between the logarithms, 1 is proportional to T.",
-            *plots.failure_notes(failed),
+            *plots.mark_notes(failed),
         ],
         share=False,
         column_gap=0.42,
@@ -226,17 +226,24 @@ def growth(
                 if line["T"].nunique() >= 3:
                     lines.append((provider, slope(np.log(line["T"]), np.log(y))))
             values = ok.loc[ok[column].gt(0), column].astype(float) * unit
-            plots.size_axis(axes, rows["T"])
+            plots.size_axis(axes, rows["T"], most=4 if memory else 6)
             if not values.empty:
                 span = math.log10(values.max() / values.min())
-                plots.value_axis(axes, values.min(), values.max() * 10 ** (0.3 * span), marks=marks)
+                top = values.max() * 10 ** (0.3 * span)
+                plots.value_axis(axes, values.min(), top, marks=len(unable))
             for k, (provider, exponent) in enumerate(lines):
-                axes.text(
-                    0.03 + 0.2 * (k % 5), 0.99 - 0.09 * (k // 5), f"{exponent:.2f}",
-                    transform=axes.transAxes, color=plots.look(provider).color, va="top",
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                # The marker tells whose number it is where colours do not.
+                x, y = 0.04 + 0.25 * (k % 4), 0.95 - 0.09 * (k // 4)
+                shape = plots.look(provider)
+                axes.plot(
+                    x, y, marker=shape.marker, color=shape.color, markersize=2.6,
+                    transform=axes.transAxes, zorder=5,
                 )  # fmt: skip
-            plots.mark_failures(axes, failed[failed["cell"] == cell], "T")
+                axes.text(
+                    x + 0.03, y, f"{exponent:.2f}", transform=axes.transAxes, color=shape.color,
+                    va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                )  # fmt: skip
+            plots.mark_failures(axes, failed[failed["cell"] == cell], "T", unable)
             plots.head(axes, CELL_NAMES.get(cell, cell))
             axes.set_ylabel(words)
     for axes in sheet.axes[-1]:

@@ -54,8 +54,7 @@ ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 def by_part(error: pd.DataFrame) -> pd.DataFrame:
     """One row per record and part: the output's error, and the largest of its gradients'."""
     ok = error[(error["status"] == "ok") & error["tensor"].notna()]
-    # States are left out: the last state is among the outputs already.
-    ok = ok[(ok["part"] == "gradient") | ok["tensor"].isin(["y", "output"])]
+    ok = ok[(ok["part"] == "gradient") | ok["tensor"].isin(frames.OUTPUTS)]
     keys = [
         *("case_id", "cell", "pass", "provider", "part", *SETTING, "B", "T", "H", "seed"),
         *("interpreted", "status", "reason", *frames.ORIGIN),
@@ -77,9 +76,18 @@ def longest(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     return rows[pd.MultiIndex.from_frame(rows[fixed]).isin(cuts)]
 
 
+def seeds(rows: pd.DataFrame, *keys: str) -> str:
+    """How many seeds stand behind each point of such keys, in words."""
+    points = rows.groupby(["cell", "part", "provider", *keys])["seed"].nunique()
+    least, most = int(points.min()), int(points.max())
+    return f"{least} to {most} seeds" if least < most else f"{most} seed{'s' * (most > 1)}"
+
+
 def notes(rows: pd.DataFrame) -> list[str]:
     """What must be said beside an error figure."""
     said = []
+    if rows["rel_l2"].eq(0).any():
+        said.append("An error of zero stands at the foot.")
     interpreted = rows.loc[rows["interpreted"].eq(True), "provider"]
     if len(interpreted):
         names = ", ".join(plots.by_look(interpreted))
@@ -96,15 +104,16 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
     if parts.empty:
         return
     for setting, rows in frames.settings(parts, SETTING):
-        failed = _matching(error[error["status"] != "ok"], setting)
+        failed = matching(error[error["status"] != "ok"], setting)
+        silent = set(failed["cell"]) - set(rows["cell"])  # nobody could measure them
         for axis in ("T", "H", "B"):
             found = frames.best_slice(longest(one_pass(rows), axis), axis)
             if found is None:
                 continue
             cut, here = found
-            bad = failed
-            for name, value in cut.items():
-                bad = bad[bad[name] == value]
+            bad = failed[failed["pass"].isin(here["pass"])]
+            bad = bad[bad["cell"].isin(silent.union(here["cell"]))]
+            bad = matching(bad, cut)
             yield functools.partial(curves, here, bad, axis, setting, cut)
 
 
@@ -161,7 +170,8 @@ def _spreads(
     return spreads
 
 
-def _matching(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
+def matching(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
+    """The rows with such values; None stands for none."""
     for name, value in setting.items():
         rows = rows[rows[name].isna() if value is None else rows[name] == value]
     return rows
@@ -176,7 +186,7 @@ def curves(
     folder: Path,
 ) -> list[Path]:
     """Median over seeds as a line, least to largest as a band; the format's roundoff in grey."""
-    cells = frames.known(rows["cell"], CELL_ORDER)
+    cells = frames.known([*rows["cell"], *failed["cell"]], CELL_ORDER)
     parts = frames.known(rows["part"], tuple(PART_WORDS))
     roundoff = ROUNDOFF.get(setting["number"])
     providers = plots.by_look([*rows["provider"], *failed["provider"]])
@@ -189,8 +199,10 @@ def curves(
     if models:
         handles.append(plots.Line2D([], [], label="model of ours", **MODEL))
         said.append("Model: what roundings alone are expected to make of ours (bench/ERROR.md).")
-    seeds = rows["seed"].nunique()
-    band = f"Line: median of {seeds} seeds; band: least to largest." if seeds > 1 else "One seed."
+    counted = seeds(rows, axis)
+    band = "One seed."
+    if counted != "1 seed":
+        band = f"Line: median of {counted}; band: least to largest."
     sheet = plots.Sheet(
         len(cells),
         len(parts),
@@ -202,7 +214,7 @@ def curves(
             f"Relative L2 error against float64 on the same inputs. {band}",
             *said,
             *notes(rows),
-            *plots.failure_notes(failed),
+            *plots.mark_notes(failed),
         ],
     )
     values = rows.loc[rows["rel_l2"] > 0, "rel_l2"]
@@ -212,8 +224,9 @@ def curves(
     for _, model in models.values():
         low, high = min(low, *model), max(high, *model)
     plots.size_axis(sheet.shared, [*rows[axis], *failed[axis]])
-    plots.value_axis(sheet.shared, low, high, powers=True, marks=failed["provider"].nunique())
-    lines = _spreads(rows, axis, low / 2)
+    unable = plots.by_look(failed["provider"])
+    plots.value_axis(sheet.shared, low, high, powers=True, marks=len(unable))
+    lines = _spreads(rows, axis, plots.foot(sheet.shared))
     for r, cell in enumerate(cells):
         for c, part in enumerate(parts):
             axes = sheet.axes[r, c]
@@ -221,14 +234,14 @@ def curves(
             for provider in plots.by_look(here):
                 sizes, (middle, least, most) = here[provider]
                 plots.draw_line(axes, provider, sizes, middle)
-                if seeds > 1:
+                if counted != "1 seed":
                     color = plots.look(provider).color
                     axes.fill_between(sizes, least, most, color=color, alpha=0.18, linewidth=0)
             if part == "output" and cell in models:
                 axes.plot(*models[cell], **MODEL)
             if roundoff:
                 axes.axhline(roundoff, color="0.45", linewidth=0.7, zorder=1)
-            plots.mark_failures(axes, failed[failed["cell"] == cell], axis)
+            plots.mark_failures(axes, failed[failed["cell"] == cell], axis, unable)
             plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
     sheet.label(AXIS_WORDS[axis], "relative L2 error")
     slug = frames.setting_slug({**setting, "mode": setting["regime"]})
@@ -248,33 +261,52 @@ def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
         return
     effects = parts[parts["provider"].str.startswith(EFFECT)]
     parts = parts[~parts["provider"].str.startswith(EFFECT)]
+    failed = error[(error["status"] != "ok") & ~error["provider"].str.startswith(EFFECT)]
     for column in ("number", "regime"):
         names = tuple(name for name in SETTING if name != column)
         if column == "regime":
-            parts = parts.assign(regime=parts["regime"].astype(object).fillna("default"))
+            parts, failed = (
+                rows.assign(regime=rows["regime"].astype(object).fillna("default"))
+                for rows in (parts, failed)
+            )
         for setting, rows in frames.settings(parts, names):
             rows = same_shapes(one_pass(rows), column)
             if rows[column].nunique() > 1:
-                yield functools.partial(dots, rows, column, setting)
+                bad = unmeasured(matching(failed, setting), rows, column)
+                yield functools.partial(dots, rows, bad, column, setting)
     for setting, rows in frames.settings(effects, SETTING):
-        yield functools.partial(dots, rows.assign(step=rows["provider"]), "step", setting)
+        yield functools.partial(
+            dots,
+            rows.assign(step=rows["provider"]),
+            error.iloc[:0].assign(step=""),
+            "step",
+            setting,
+        )
 
 
 def same_shapes(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Only the shapes that every category has, so that like is compared with like."""
-    shape = ["B", "T", "H", "cell"]
-    # A category that shares no shape with the largest one is left out rather than all others.
-    while rows[column].nunique() > 1:
-        counts = rows.groupby(shape)[column].nunique()
-        common = counts[counts == rows[column].nunique()].index
-        if len(common):
-            return rows[pd.MultiIndex.from_frame(rows[shape]).isin(common)]
-        sizes = rows.groupby(column, sort=True)["case_id"].nunique()
-        rows = rows[rows[column] != sizes.index[int(sizes.to_numpy().argmin())]]
-    return rows
+    """Of each cell the shapes that most categories of most providers have.
+
+    So like is compared with like: where one provider failed at a shape, no other has it either.
+    """
+    shape = ["cell", "B", "T", "H"]
+    pairs = rows[[*shape, column, "provider"]].drop_duplicates().groupby(shape).size()
+    common = pairs[pairs == pairs.groupby("cell").transform("max")].index
+    return rows[pd.MultiIndex.from_frame(rows[shape]).isin(common)]
 
 
-def dots(rows: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path) -> list[Path]:
+def unmeasured(failed: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The failures that leave a place of a figure empty: of its cells, categories and providers."""
+    place = ["cell", column, "provider"]
+    for name in ("pass", *place):
+        failed = failed[failed[name].isin(rows[name])]
+    filled = pd.MultiIndex.from_frame(rows[place])
+    return failed[~pd.MultiIndex.from_frame(failed[place]).isin(filled)]
+
+
+def dots(
+    rows: pd.DataFrame, failed: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path
+) -> list[Path]:
     """Per category and provider the median over shapes and seeds as a mark, the range as a bar."""
     words, order = CATEGORIES[column]
     names = frames.known(rows[column], order)
@@ -300,6 +332,7 @@ def dots(rows: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path)
             "Relative L2 error against float64 on the same rounded inputs. Mark: median over "
             f"shapes and seeds; bar: least to largest. Shapes: {sizes}.",
             *notes(rows),
+            *plots.failure_notes(failed),
         ],
         bottom=0.22 if column == "number" else 0.1 + 0.05 * max(map(len, ticks)),
     )
@@ -312,18 +345,22 @@ def dots(rows: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path)
     for axes in sheet.axes[-1]:
         axes.tick_params(axis="x", labelrotation=0 if column == "number" else 90)
     sheet.shared.set_xlim(-0.5, len(names) - 0.5)
-    plots.value_axis(sheet.shared, low, high, powers=True)
-    spreads = _spreads(rows.assign(provider=EFFECT) if single else rows, column, low / 2)
+    plots.value_axis(sheet.shared, low, high, powers=True, marks=int(len(failed) > 0))
+    foot = plots.foot(sheet.shared)
+    spreads = _spreads(rows.assign(provider=EFFECT) if single else rows, column, foot)
     for r, cell in enumerate(cells):
         for c, part in enumerate(parts):
             axes = sheet.axes[r, c]
             here = spreads.get((cell, part), {})
             for k, provider in enumerate(providers):
+                beside = 0.6 * ((k + 0.5) / len(providers) - 0.5)
+                bad = failed[(failed["cell"] == cell) & (failed["provider"] == provider)]
+                places = [names.index(value) + beside for value in bad[column]]
+                plots.mark_failures(axes, bad.assign(place=places), "place", [provider])
                 if provider not in here:
                     continue
                 values, (middle, least, most) = here[provider]
-                at = np.array([names.index(value) for value in values])
-                at = at + 0.6 * ((k + 0.5) / len(providers) - 0.5)
+                at = np.array([names.index(value) for value in values]) + beside
                 shape = PLAIN if single else plots.look(provider)
                 plots.draw_points(axes, shape, at, middle, least, most)
             for k, name in enumerate(names):

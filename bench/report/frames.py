@@ -29,6 +29,9 @@ PROVIDER_ORDER = (
     *("flashrnn-fused", "flashrnn-alternating", "flashrnn-triton", "torchrl-triton"),
 )
 EFFECT = "effect-"  # begins a provider that rounds in one place only
+# The tensors that a figure or table calls output: of all steps. States of the last one stay in the
+# records and are checked like them.
+OUTPUTS = ("y", "output")
 COMPARED = ("ours", "torch.nn")  # who is held against whom in error
 PASS_ORDER = ("fwd", "fwd+bwd")
 PASS_NAMES = {"fwd": "forward", "fwd+bwd": "forward + backward"}
@@ -342,9 +345,14 @@ def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataF
 
 
 def along(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The rows of those cells that have at least two points of one provider along ``axis``."""
+    """The rows of those cells that have at least two points of one provider along ``axis``.
+
+    A cell that nobody could measure anywhere counts by its failures.
+    """
+    curve = ["cell", "pass", "provider"]
     ok = rows[rows["status"] == "ok"]
-    points = ok.groupby(["cell", "pass", "provider"])[axis].nunique()
+    counted = pd.concat([ok, rows[~rows["cell"].isin(ok["cell"])]])
+    points = counted.groupby(curve)[axis].nunique()
     cells = points[points > 1].index.get_level_values("cell")
     return rows[rows["cell"].isin(cells)]
 

@@ -21,8 +21,12 @@ SHOWN = ("ours", "torch.nn")  # the two that a reader compares; tables have all
 
 
 def jobs(error: pd.DataFrame) -> Iterator[Job]:
-    """Per setting and provider a map of each cell, of its output and of its worst gradient."""
+    """Per setting and provider a map of each cell, of its output and of its worst gradient.
+
+    Wide maps make a figure for each of the two.
+    """
     parts = figures_error.by_part(error[error["provider"].isin(SHOWN)])
+    failed = error[(error["status"] != "ok") & error["provider"].isin(SHOWN)]
     if parts.empty:
         return
     for setting, rows in frames.settings(parts, SETTING):
@@ -32,13 +36,28 @@ def jobs(error: pd.DataFrame) -> Iterator[Job]:
         rows = rows[rows["T"] == steps]
         if rows["B"].nunique() < 2 or rows["H"].nunique() < 2:
             continue
+        bad = figures_error.matching(failed, setting | {"T": steps})
+        bad = bad[bad["pass"].isin(rows["pass"]) & bad["cell"].isin(rows["cell"])]
+        bad = bad[bad["H"].isin(rows["H"]) & bad["B"].isin(rows["B"])]
+        known = frames.known(rows["part"], tuple(PART_WORDS))
+        wide = rows["H"].nunique() > heatmaps.NARROW
         for provider in plots.by_look(rows["provider"]):
-            here = rows[rows["provider"] == provider]
-            yield functools.partial(error_map, here, rows, provider, setting, {"T": steps})
+            for chosen in [[name] for name in known] if wide else [known]:
+                some = rows[rows["part"].isin(chosen)]
+                yield functools.partial(
+                    error_map,
+                    some[some["provider"] == provider],
+                    bad[bad["provider"] == provider],
+                    some,
+                    provider,
+                    setting,
+                    {"T": steps},
+                )
 
 
 def error_map(
     rows: pd.DataFrame,
+    failed: pd.DataFrame,
     everyone: pd.DataFrame,
     provider: str,
     setting: dict[str, Any],
@@ -46,11 +65,11 @@ def error_map(
     folder: Path,
 ) -> list[Path]:
     """Relative L2 error over the format's unit roundoff u; colours mean the same for everyone."""
-    cells = frames.known(rows["cell"], CELL_ORDER)
+    cells = frames.known([*rows["cell"], *failed["cell"]], CELL_ORDER)
     parts = frames.known(rows["part"], tuple(PART_WORDS))
     widths, heights = sorted(set(everyone["H"])), sorted(set(everyone["B"]))
     unit = ROUNDOFF[setting["number"].partition(":")[0]]
-    seeds = rows["seed"].nunique()
+    seeds = figures_error.seeds(rows, "B", "H")
     sheet = heatmaps.sheet(
         len(cells),
         len(parts),
@@ -62,8 +81,10 @@ def error_map(
         notes=[
             "Relative L2 error against float64 on the same inputs, in unit roundoffs "
             f"(u = {unit:.2g} of {setting['number'].partition(':')[0]})"
-            + (f"; median of {seeds} seeds." if seeds > 1 else "."),
+            + (f"; median of {seeds}." if seeds != "1 seed" else "."),
+            "A grey square was not asked for.",
             *figures_error.notes(rows),
+            *plots.failure_notes(failed),
         ],
     )
     data = rows.assign(roundoffs=rows["rel_l2"] / unit)
@@ -79,5 +100,8 @@ def error_map(
             color = colors(norm(max(found, low)))
             x, y = widths.index(H), heights.index(B)
             heatmaps.value(axes, x, y, heatmaps.short(found), color, len(widths) * len(parts))
+        for H, B, status in failed.loc[failed["cell"] == cell, ["H", "B", "status"]].to_numpy():
+            heatmaps.failure(axes, widths.index(H), heights.index(B), status)
     slug = frames.setting_slug({**setting, "mode": setting["regime"]})
-    return sheet.save(folder, f"error-map-{provider}-{slug}", data)
+    part = f"-{parts[0]}" if everyone["H"].nunique() > heatmaps.NARROW else ""
+    return sheet.save(folder, f"error-map-{provider}{part}-{slug}", data)

@@ -361,9 +361,17 @@ def draw_points(axes: Axes, shape: Look, x: Any, y: Any, low: Any, high: Any) ->
     )  # fmt: skip
 
 
-def mark_failures(axes: Axes, rows: pd.DataFrame, x: str) -> None:
-    """A letter in the provider's colour at the foot of the plot where a point is missing."""
-    providers = by_look(rows["provider"])
+def foot(axes: Axes) -> float:
+    """The height at which a value of zero is drawn on a logarithmic axis: just above its end."""
+    bottom, top = axes.get_ylim()
+    return float(bottom * (top / bottom) ** 0.045)
+
+
+def mark_failures(axes: Axes, rows: pd.DataFrame, x: str, providers: Sequence[str]) -> None:
+    """A letter at the foot of the plot where a point is missing, in its provider's colour and row.
+
+    ``providers`` are those with failures anywhere in the figure, from the lowest row up.
+    """
     for (provider, size), found in rows.groupby(["provider", x]):
         status = str(found["status"].iloc[0])
         level = providers.index(str(provider))
@@ -372,6 +380,13 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str) -> None:
             transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=5.5,
             zorder=4, clip_on=False,
         )  # fmt: skip
+
+
+def mark_notes(failed: pd.DataFrame) -> list[str]:
+    """What ``mark_failures`` draws: whose row is which, and what the letters mean."""
+    providers = by_look(failed["provider"])
+    rows = [f"Rows of letters, from below: {', '.join(providers)}."] if len(providers) > 1 else []
+    return [*rows, *failure_notes(failed)]
 
 
 def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:

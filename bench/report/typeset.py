@@ -1,7 +1,7 @@
 """A table as CSV (every row), Markdown and LaTeX (what fits a page), always the same bytes.
 
-LaTeX is booktabs with siunitx columns and needs ``\\usepackage{booktabs,siunitx}``. Each file says
-device, versions, run and commit. Imports no torch.
+LaTeX is booktabs with siunitx columns and needs ``\\usepackage{booktabs,graphicx,siunitx}``. Each
+file says device, versions, run and commit. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 from bench.report import plots
 
 FORMATS = ("csv", "md", "tex")
+SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,10 @@ def latex(table: Table) -> str:
         caption=escape(table.caption) + r" {\footnotesize " + escape(table.origin) + "}",
         label=f"tab:{table.name}",
     )
-    # In small letters the longest table fits a page and the widest nearly its width.
-    text = text.replace("\\begin{tabular}", "\\footnotesize\n\\begin{tabular}", 1)
-    return "% Needs \\usepackage{booktabs,siunitx}\n" + text
+    # A table wider than the text shrinks to its width, which makes the longest fit a page too.
+    text = text.replace("\\begin{tabular}", f"\\footnotesize\n{SHRINK}{{%\n\\begin{{tabular}}", 1)
+    text = text.replace("\\end{tabular}", "\\end{tabular}}", 1)
+    return "% Needs \\usepackage{booktabs,graphicx,siunitx}\n" + text
 
 
 def _is_number(text: str) -> bool:
