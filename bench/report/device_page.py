@@ -126,11 +126,9 @@ def commands(run: frames.Run) -> list[str]:
 
 def write(run: frames.Run, figures: Sequence[Path], tables: Sequence[Table]) -> Path:
     """Write a run's page beside its tables and figures."""
-    sources = sorted(
-        str(path.relative_to(run.folder.resolve()))
-        for path in run.sources
-        if path.is_relative_to(run.folder.resolve())
-    )
+    folder = run.folder.resolve()
+    measured = [*run.sources, *folder.glob("records/*.json"), *folder.glob("*.json")]
+    sources = sorted(str(p.relative_to(folder)) for p in measured if p.is_relative_to(folder))
     values: dict[str, Any] = {
         "name": run.name,
         "folder": run.folder.name,

@@ -1,7 +1,7 @@
 """The results page: one HTML file that holds everything, records included, and needs no network.
 
 Plots are Vega-Lite's; its JavaScript comes out of the package vl-convert. The page's own script
-only turns form controls into data and specifications (``templates/page.js``). Imports no torch.
+only turns form controls into data and specifications (``templates/page*.js``). Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.report import cite, device_page, facts, figures, frames, plots
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
+SCRIPTS = ("page_plots.js", "page.js")  # one after the other, as one script
 SAMPLE = 20  # one record of so many is packed for a guess of the page's size
 # Vega's shape and dash for each matplotlib marker and line in use.
 SHAPES = {
@@ -146,6 +147,10 @@ def looks(runs: Sequence[frames.Run]) -> list[dict[str, Any]]:
     return found
 
 
+def _template(name: str) -> str:
+    return (device_page.TEMPLATES / name).read_text(encoding="utf-8")
+
+
 def _compressed(data: Any) -> bytes:
     plain = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
     return gzip.compress(plain, 9, mtime=0)
@@ -187,8 +192,8 @@ def render(runs: Sequence[frames.Run], script: str) -> str:
         page = template.render(
             library=script,
             data=base64.b64encode(_compressed(data)).decode(),
-            script=(device_page.TEMPLATES / "page.js").read_text(encoding="utf-8"),
-            style=(device_page.TEMPLATES / "page.css").read_text(encoding="utf-8"),
+            script="".join(_template(name) for name in SCRIPTS),
+            style=_template("page.css"),
         )
         if len(page.encode()) <= MOST_BYTES:
             return page

@@ -4,6 +4,11 @@ const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("g
 const data = await new Response(stream).json();
 const element = (id) => document.getElementById(id);
 const form = element("choices");
+// Two devices may have one name; then their folders tell them apart.
+const known = data.devices.map((device) => device.name);
+data.devices.forEach((device) => {
+  if (known.filter((name) => name === device.name).length > 1) device.name += ` (${device.folder})`;
+});
 
 // Rows become records again; `extra` is what the report derives from a record.
 const records = data.devices.flatMap((device, at) => device.records.map(([values, shared, extra]) => {
@@ -55,6 +60,7 @@ for (const r of records) {
   r.setting = words.join(", ");
 }
 
+const insisted = new Set(); // selects that the reader set
 const select = (id, label) => {
   const outer = document.createElement("label");
   const inner = document.createElement("select");
@@ -62,8 +68,14 @@ const select = (id, label) => {
   const text = document.createElement("span");
   text.textContent = label ?? "";
   outer.append(text, inner);
+  outer.hidden = true;
   form.append(outer);
-  inner.addEventListener("change", () => draw());
+  inner.addEventListener("change", () => {
+    // What was chosen by hand for one metric of one device says little of another.
+    if (["device", "metric"].includes(id)) insisted.clear();
+    insisted.add(id);
+    draw();
+  });
 };
 CONTROLS.forEach(({ id, label }) => select(id, label));
 const boxes = document.createElement("fieldset");
@@ -81,163 +93,113 @@ for (const look of data.looks) {
 }
 
 const chosen = (id) => element(id).value;
-// Fill a select, keeping what was chosen where it still exists.
-const offer = (id, values, say, preferred) => {
+const saying = (id) => CONTROLS.find((control) => control.id === id).say;
+// Fill a select, keeping what was chosen where it still exists and is among the `full`, those with
+// something measured, or was chosen by hand. A select that has nothing to offer is hidden.
+const offer = (id, values, say, preferred, full = []) => {
   const box = element(id);
   const before = box.value;
   box.replaceChildren(...values.map((value) => new Option(say(value), value)));
-  const kept = values.map(String).includes(before) ? before : String(preferred ?? values[0] ?? "");
-  box.value = kept;
+  const stays = values.map(String).includes(before) && (!full.length || insisted.has(id) || full.map(String).includes(before));
+  box.value = stays ? before : String(preferred ?? values[0] ?? "");
   box.disabled = values.length < 2;
+  box.parentElement.hidden = !values.length;
 };
 const distinct = (rows, field) => [...new Set(rows.map((r) => r[field]))];
+// Of values with as many records the first; one with a value outweighs any number of failures.
 const commonest = (rows, field) => {
   const counts = new Map();
-  for (const r of rows) counts.set(r[field], (counts.get(r[field]) ?? 0) + (r.status === "ok" ? 1 : 0.01));
+  for (const r of rows) counts.set(r[field], (counts.get(r[field]) ?? 0) + (r.status === "ok" ? 1 : 1e-6));
   return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0];
 };
-const able = (r) => r.status === "ok" && METRICS[chosen("metric")].of(r)?.[0] > 0;
+
+// An error may be exactly zero, a time may not.
+const has = (name) => (r) => {
+  if (r.status !== "ok" || r.kind !== METRICS[name].kind) return false;
+  const value = METRICS[name].of(r)?.[0];
+  return value > 0 || (value === 0 && r.kind === "error");
+};
+const failed = (r) => r.status !== "ok";
+const able = (r) => has(chosen("metric"))(r);
+// Whether a record belongs to the metric: with a value, or with a failure to give one.
+const told = (r) => r.kind === METRICS[chosen("metric")].kind
+  && (able(r) || (failed(r) && (chosen("metric") !== "gradient" || r.pass !== "fwd")));
+// What a device can show: the metrics with a value and, of a kind that only failed, its first one.
+const metricsOf = (rows) => {
+  const good = Object.keys(METRICS).filter((name) => rows.some(has(name)));
+  const lost = ["time", "error"].filter((kind) => !good.some((name) => METRICS[name].kind === kind)
+    && rows.some((r) => r.kind === kind && failed(r)));
+  return [...good, ...lost.map((kind) => Object.keys(METRICS).find((name) => METRICS[name].kind === kind))];
+};
+
+const chooseDevice = () => {
+  const all = data.devices.map((_, k) => k);
+  const name = (k) => data.devices[k].name;
+  const measured = all.find((k) => records.some((r) => r.at === k && Object.keys(METRICS).some((m) => has(m)(r))));
+  offer("device", all, name, measured);
+  const others = all.filter((k) => String(k) !== chosen("device"));
+  offer("other", ["", ...others], (k) => (k === "" ? "no other device" : name(k)));
+};
 
 // The records that the choices leave, narrowing from left to right.
 const narrow = () => {
-  offer("device", data.devices.map((_, k) => k), (k) => data.devices[k].name);
-  const others = data.devices.map((_, k) => k).filter((k) => String(k) !== chosen("device"));
-  offer("other", ["", ...others], (k) => (k === "" ? "no other device" : data.devices[k].name));
+  chooseDevice();
   const here = (r) => String(r.at) === chosen("device");
-  const metrics = Object.keys(METRICS).filter((name) => records.some((r) =>
-    here(r) && r.kind === METRICS[name].kind && r.status === "ok" && METRICS[name].of(r)?.[0] > 0));
+  const metrics = metricsOf(records.filter((r) => here(r) && data.looks.some((look) => look.name === r.provider)));
   offer("metric", metrics, (name) => METRICS[name].label);
-  if (!metrics.length) return [];
-  const shown = new Set([...form.querySelectorAll("input:checked")].map((box) => box.value));
   const devices = [chosen("device"), chosen("other")];
-  let rows = records.filter((r) => devices.includes(String(r.at)) && r.kind === METRICS[chosen("metric")].kind
-    && data.looks.some((look) => look.name === r.provider));
+  let rows = !metrics.length ? [] : records.filter((r) => devices.includes(String(r.at))
+    && told(r) && data.looks.some((look) => look.name === r.provider));
   for (const { id, field, say, sort } of CONTROLS.filter((c) => ["cell", "pass", "number", "setting"].includes(c.id))) {
-    const good = rows.filter((r) => here(r) && able(r));
-    offer(id, distinct(good, field).sort(sort), say, commonest(good, field));
+    const mine = rows.filter(here);
+    offer(id, distinct(mine, field).sort(sort), say, commonest(mine, field), distinct(mine.filter(able), field));
     rows = rows.filter((r) => String(r[field]) === chosen(id));
   }
-  const providers = data.looks.map((look) => look.name).filter((name) => rows.some((r) => r.provider === name && able(r)));
-  offer("provider", providers.filter((name) => chosen("metric") !== "speedup" || !name.startsWith("torch.nn")), String);
-  const good = rows.filter(able);
-  const axes = ["H", "B", "T"].filter((axis) => distinct(good, axis).length > 1);
-  offer("axis", axes.length ? axes : ["H"], CONTROLS.find((c) => c.id === "axis").say);
-  return rows.filter((r) => shown.has(r.provider));
+  const ticked = rows.filter((r) => form.querySelector(`input[value="${CSS.escape(r.provider)}"]`).checked);
+  // With nothing ticked the choices stay as they are.
+  narrowFurther(ticked.length ? ticked : rows, here);
+  return ticked;
 };
-
-const cut = (rows) => {
+const narrowFurther = (rows, here) => {
+  const mine = rows.filter((r) => here(r) && (chosen("metric") !== "speedup" || !r.provider.startsWith("torch.nn")));
+  const among = (found) => data.looks.map((look) => look.name).filter((name) => found.some((r) => r.provider === name));
+  offer("provider", among(mine), String, among(mine.filter(able))[0], among(mine.filter(able)));
+  const long = (found) => ["H", "B", "T"].filter((axis) => distinct(found, axis).length > 1);
+  const axes = [...new Set([...long(rows.filter(able)), ...long(rows)])];
+  offer("axis", axes.length || !rows.length ? axes : ["H"], saying("axis"), axes[0], long(rows.filter(able)));
+  chooseSizes(rows);
+};
+// The two sizes that are held: those with most points along the axis, unless the reader chose.
+const held = () => SIZES.filter((size) => size !== chosen("axis"));
+const chooseSizes = (rows) => {
   const axis = chosen("axis");
-  const fixed = SIZES.filter((size) => size !== axis);
   let left = rows;
   ["first", "second"].forEach((id, k) => {
-    element(id).previousSibling.textContent = { B: "Batch B", T: "Time steps T", H: "Hidden units H" }[fixed[k]];
-    // The cut with most points along the axis, unless the reader chose one.
-    const good = left.filter(able);
-    const spread = (value) => new Set(good.filter((r) => r[fixed[k]] === value).map((r) => `${r.provider} ${r[axis]} ${k === 0 ? r[fixed[1]] : ""}`)).size;
-    const values = distinct(left, fixed[k]).sort(numbers);
-    if (element(id).dataset.size !== fixed[k]) element(id).value = "";
-    element(id).dataset.size = fixed[k];
-    offer(id, values, String, [...values].sort((a, b) => spread(b) - spread(a))[0]);
-    left = left.filter((r) => String(r[fixed[k]]) === chosen(id));
+    const size = held()[k];
+    element(id).previousSibling.textContent = { B: "Batch B", T: "Time steps T", H: "Hidden units H" }[size];
+    const spread = (value) => {
+      const keys = (found) => new Set(found.filter((r) => r[size] === value).map((r) => `${r.provider} ${r[axis]} ${k === 0 ? r[held()[1]] : ""}`)).size;
+      return keys(left.filter(able)) + 1e-6 * keys(left);
+    };
+    const values = distinct(left, size).sort(numbers);
+    if (element(id).dataset.size !== size) element(id).value = "";
+    element(id).dataset.size = size;
+    offer(id, values, String, [...values].sort((a, b) => spread(b) - spread(a))[0], distinct(left.filter(able), size));
+    left = left.filter((r) => String(r[size]) === chosen(id));
   });
-  return left;
 };
-
-const letter = (status) => data.letters[status][0];
-const CONFIG = {
-  font: "system-ui, sans-serif", background: "white", view: { stroke: null },
-  axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", gridColor: "#e4e6ea", domainColor: "#555", tickColor: "#555" },
-  legend: { labelFontSize: 12, titleFontSize: 12, symbolSize: 80, orient: "bottom" },
-};
-const scale = (key) => ({ domain: data.looks.map((look) => look.name), range: data.looks.map((look) => look[key]) });
-
-// The axis' ends: around the values, with room below for so many rows of failure letters.
-const HEIGHT = 340;
-const ends = (points, marks) => {
-  const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
-  const [least, most] = [Math.min(...values), Math.max(...values)];
-  const share = marks ? (14 + 13 * marks) / (HEIGHT - 80) : 0;
-  return [least / Math.max(most / least, 1.5) ** (share / (1 - share)), most];
-};
-
-// Round values of a logarithmic axis, and of the sizes those that leave room for each other.
-const ticks = (points) => {
-  const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]);
-  const [least, most] = [Math.min(...values), Math.max(...values)];
-  const span = Math.log10(most / least);
-  const steps = span > 2.4 ? [1] : span > 0.6 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8];
-  const found = [];
-  for (let power = Math.floor(Math.log10(least)) - 1; power <= Math.log10(most) + 1; power += 1) {
-    for (const step of steps) found.push(Number(`${step}e${power}`));
-  }
-  return found.filter((v) => v > least / 1.6 && v < most * 1.6);
-};
-const roomy = (sizes) => {
-  const gap = Math.log2(sizes.at(-1) / sizes[0]) / 8;
-  const found = [sizes.at(-1)];
-  for (const size of sizes.toReversed().slice(1)) if (Math.log2(found.at(-1) / size) >= gap) found.push(size);
-  return found;
-};
-
-const lineSpec = (points, failures, devices) => {
-  const sizes = distinct([...points, ...failures], "x").sort(numbers);
-  const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: CONTROLS.find((c) => c.id === "axis").say(chosen("axis")), axis: { values: roomy(sizes), format: "d", grid: false } };
-  const label = METRICS[chosen("metric")].label;
-  const y = { field: "y", type: "quantitative", title: label, scale: { type: "log", nice: false, padding: 12, ...(points.length ? { domain: ends(points, distinct(failures, "provider").length) } : {}) }, axis: { values: ticks(points), labelExpr: "datum.value < 0.01 ? replace(format(datum.value, '.0e'), '−', '-') : datum.value < 1000 ? format(datum.value, '~r') : format(datum.value, '~s')" } };
-  const present = data.looks.map((look) => look.name).filter((name) => [...points, ...failures].some((p) => p.provider === name));
-  const legend = { title: null, columns: element("lines").clientWidth < 480 ? 2 : 4, values: present };
-  const color = { field: "provider", type: "nominal", scale: scale("color"), legend };
-  const shape = { field: "provider", type: "nominal", scale: scale("shape"), legend };
-  const dash = devices.length > 1
-    ? { field: "device", type: "nominal", scale: { domain: devices, range: [[1, 0], [4, 3]] }, legend: { title: null, orient: "top", direction: "vertical", symbolType: "stroke" } }
-    : { field: "provider", type: "nominal", scale: scale("dash"), legend };
-  const tooltip = ["device", "provider", "B", "T", "H", "value", "interval"].map((field) => ({ field }));
-  const detail = [{ field: "device" }, { field: "provider" }];
-  return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: HEIGHT, autosize: { type: "fit", contains: "padding" },
-    description: `${label} along ${chosen("axis")}, one line per provider`,
-    layer: [
-      { data: { values: points }, mark: { type: "line", strokeWidth: 1.8 }, encoding: { x, y: { ...y, aggregate: "median" }, color, detail, strokeDash: dash } },
-      { data: { values: points.filter((p) => p.low) }, mark: { type: "rule", strokeWidth: 1.6 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color } },
-      { data: { values: points }, mark: { type: "point", size: 55, strokeWidth: 1.6, fillOpacity: 0.75, cursor: "pointer" }, encoding: { x, y, color, fill: { ...color }, shape, tooltip } },
-      { data: { values: failures }, mark: { type: "text", fontSize: 13, fontWeight: "bold", cursor: "pointer" }, encoding: { x, y: { value: { expr: "height - 8" } }, yOffset: { field: "level", type: "quantitative", scale: null }, text: { field: "letter" }, color, tooltip: [...tooltip.slice(0, 5), { field: "reason" }] } },
-    ].filter((layer) => layer.data.values.length) };
-};
-
-const mapSpec = (squares) => {
-  const ordinal = (field, sort) => ({ field, type: "ordinal", sort, title: field, axis: { labelAngle: 0, domain: false, ticks: false, ...(field === "B" ? { titleAngle: 0, titleAlign: "right", titleX: -7, titleY: -10 } : {}) } });
-  const speedup = chosen("metric") === "speedup";
-  const values = squares.filter((s) => s.y > 0).map((s) => Math.log2(s.y));
-  const most = Math.max(1, ...values.map(Math.abs));
-  const color = { field: "shade", type: "quantitative", legend: null, scale: speedup
-    ? { scheme: "purpleorange", domain: [-most, most] } : { scheme: "blues", domain: [Math.min(...values) - 1, Math.max(...values) + 1] } };
-  const ink = speedup ? `abs(datum.shade) > ${0.6 * most} ? 'white' : 'black'` : `datum.shade > ${(Math.min(...values) + Math.max(...values)) / 2 + 0.6} ? 'white' : 'black'`;
-  const base = { x: ordinal("H", "ascending"), y: ordinal("B", "descending") };
-  const tooltip = ["provider", "B", "T", "H", "value", "interval", "algorithm", "reason"].map((field) => ({ field }));
-  return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: 34 * distinct(squares, "B").length + 62, autosize: { type: "fit", contains: "padding" },
-    data: { values: squares.map((s) => ({ ...s, shade: s.y > 0 ? Math.log2(s.y) : null })) },
-    description: `${METRICS[chosen("metric")].label} of ${chosen("provider")} over B and H`,
-    layer: [
-      { transform: [{ filter: "datum.shade !== null" }], mark: { type: "rect", stroke: "white", cursor: "pointer" }, encoding: { ...base, color, tooltip } },
-      { transform: [{ filter: "datum.shade === null" }], mark: { type: "rect", fill: "#eceef1", stroke: "#9aa0a8", strokeDash: [2, 2], cursor: "pointer" }, encoding: { ...base, tooltip } },
-      { mark: { type: "text", fontSize: 12, cursor: "pointer" }, encoding: { ...base, text: { field: "short" }, color: { value: { expr: ink } }, tooltip } },
-    ] };
-};
+const cut = (rows) => rows.filter((r) => ["first", "second"].every((id, k) => String(r[held()[k]]) === chosen(id)));
 
 const brief = (value) => {
   if (value == null) return "";
   if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(2).replace("e+", "e");
   return String(Number(value.toPrecision(3)));
 };
-const bare = (value) => {
-  if (value < 1e-3) return value.toExponential(0);
-  const [unit, letter] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => value >= size) ?? [1, ""];
-  return Number((value / unit).toPrecision(2)) + letter;
-};
 const point = (r) => {
-  const [y, low, high] = (r.status === "ok" && METRICS[chosen("metric")].of(r)) || [null, null, null];
+  const [y, low, high] = able(r) ? METRICS[chosen("metric")].of(r) : [null, null, null];
   return { row: records.indexOf(r), device: data.devices[r.at].name, provider: r.provider, B: r.B, T: r.T, H: r.H, seed: r.seed, x: r[chosen("axis")], y, low, high,
     value: brief(y), interval: low == null ? "" : `${brief(low)} to ${brief(high)}`, algorithm: r.algorithm ?? "", status: r.status, reason: r.reason ?? "",
-    letter: r.status === "ok" ? "" : letter(r.status), short: y > 0 ? bare(y) : r.status === "ok" ? "–" : letter(r.status) };
+    letter: failed(r) ? letter(r.status) : "", short: failed(r) ? letter(r.status) : bare(y) };
 };
 
 // Of several seeds in one square the one in the middle.
@@ -247,36 +209,56 @@ const middles = (points) => {
   return [...squares.values()].map((found) => found.sort((a, b) => (a.y ?? 0) - (b.y ?? 0))[Math.floor(found.length / 2)]);
 };
 
+// Draw, or with nothing to draw leave nothing of what was drawn before.
+const views = {};
 const show = async (id, spec) => {
+  views[id]?.finalize();
+  delete views[id];
+  element(id).hidden = !spec;
+  if (!spec) return element(id).replaceChildren();
   const options = { actions: { export: true, source: false, compiled: false, editor: false }, renderer: "svg" };
-  const { view } = await vegaEmbed(element(id), spec, options);
-  view.addEventListener("click", (_, item) => { if (item?.datum?.row !== undefined) reveal(item.datum.row, true); });
+  views[id] = await vegaEmbed(element(id), spec, options);
+  views[id].view.addEventListener("click", (_, item) => { if (item?.datum?.row !== undefined) reveal(item.datum.row, true); });
 };
 
 let visible = [];
+const MEASURED = ["value", "interval", "algorithm"]; // of a failure its reason stands there
+const RIGHT = [...SIZES, "value", "seed"];
+const columns = (points) => {
+  const may = { device: chosen("other") !== "", interval: points.some((p) => p.interval), algorithm: points.some((p) => p.algorithm), seed: distinct(points, "seed").length > 1 };
+  return ["device", "provider", chosen("axis"), ...MEASURED, ...held(), "seed"].filter((name) => may[name] ?? true);
+};
 const table = (points) => {
   visible = points;
-  const columns = ["device", "provider", "value", chosen("axis"), "interval", "algorithm", "status", ...SIZES.filter((size) => size !== chosen("axis")), "seed"];
-  const used = columns.filter((name) => name !== "device" || chosen("other") !== "").filter((name) => name !== "algorithm" || points.some((p) => p.algorithm)).filter((name) => name !== "seed" || distinct(points, "seed").length > 1);
-  const head = used.map((name) => `<th scope="col" class="${["B", "T", "H", "value"].includes(name) ? "number" : ""}"></th>`).join("");
-  element("table").innerHTML = `<thead><tr>${head}<th scope="col"></th></tr></thead><tbody></tbody>`;
-  element("table").querySelectorAll("th").forEach((cell, k) => { cell.textContent = k < used.length ? (used[k] === "value" ? METRICS[chosen("metric")].label : used[k]) : "raw data"; });
-  const body = element("table").querySelector("tbody");
-  for (const p of points) {
-    const line = body.insertRow();
-    line.dataset.row = p.row;
-    for (const name of used) {
-      const cell = line.insertCell();
-      cell.textContent = name === "status" && p.reason ? `${p.status}: ${p.reason}` : p[name];
-      if (["B", "T", "H", "value"].includes(name)) cell.className = "number";
-      if (name === "status") cell.className = "words";
-    }
-    line.cells[used.indexOf("provider")].className = "name";
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "record" });
-    button.setAttribute("aria-label", `record of ${p.provider}, B=${p.B}, T=${p.T}, H=${p.H}`);
-    button.addEventListener("click", () => reveal(p.row, true));
-    line.insertCell().append(button);
+  const used = points.length ? columns(points) : [];
+  element("table").classList.toggle("several", used.includes("device"));
+  const head = element("table").createTHead();
+  const title = { value: METRICS[chosen("metric")]?.label };
+  head.replaceChildren(document.createElement("tr"));
+  for (const name of points.length ? [...used, "raw data"] : []) {
+    const cell = Object.assign(document.createElement("th"), { scope: "col", textContent: title[name] ?? name, className: RIGHT.includes(name) ? "number" : "" });
+    head.rows[0].append(cell);
   }
+  (element("table").tBodies[0] ?? element("table").createTBody()).replaceChildren(...points.map((p) => line(p, used)));
+};
+const line = (p, used) => {
+  const row = document.createElement("tr");
+  row.dataset.row = p.row;
+  const spared = failed(p) ? used.filter((name) => MEASURED.includes(name)) : [];
+  for (const name of used.filter((other) => other === "value" || !spared.includes(other))) {
+    const cell = row.insertCell();
+    cell.className = RIGHT.includes(name) ? "number" : ["device", "provider"].includes(name) ? "name" : "";
+    cell.textContent = p[name];
+    if (name === "value" && failed(p)) {
+      Object.assign(cell, { className: "words", colSpan: spared.length });
+      cell.replaceChildren(Object.assign(document.createElement("div"), { textContent: [p.status, p.reason].filter(Boolean).join(": ") }));
+    }
+  }
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "record" });
+  button.setAttribute("aria-label", `record of ${p.provider}, B=${p.B}, T=${p.T}, H=${p.H}`);
+  button.addEventListener("click", () => reveal(p.row, true));
+  row.insertCell().append(button);
+  return row;
 };
 
 const reveal = (row, move) => {
@@ -290,12 +272,23 @@ const reveal = (row, move) => {
 
 const special = { "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}", "µ": "$\\mu$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}" };
 const escaped = (text) => String(text).replace(/[&%$#_{}µ~^\\]/g, (c) => special[c]);
+// A column of the LaTeX table: its head, its alignment, and what it says of a point.
+const latexColumns = () => {
+  const whole = (name) => `S[table-format=${Math.max(1, ...visible.map((p) => String(p[name] ?? "").length))}]`;
+  const size = (name) => [`{$${name}$}`, whole(name), (p) => p[name]];
+  const number = (head, of) => [`{${escaped(head)}}`, "S", (p) => (p[of] == null ? "{}" : brief(p[of]))];
+  const value = number(METRICS[chosen("metric")].label, "y");
+  return [...(chosen("other") === "" ? [] : [["device", "l", (p) => escaped(p.device)]]), ["provider", "l", (p) => escaped(p.provider)], ...SIZES.map(size),
+    ...(distinct(visible, "seed").length > 1 ? [["{seed}", whole("seed"), (p) => p.seed ?? "{}"]] : []),
+    [value[0], value[1], (p) => (failed(p) ? `{${escaped(p.status)}}` : value[2](p))],
+    ...(visible.some((p) => p.low != null) ? [number("from", "low"), number("to", "high")] : [])];
+};
 const latex = () => {
-  const several = chosen("other") !== "";
-  const head = [...(several ? ["device"] : []), "provider", "{$B$}", "{$T$}", "{$H$}", `{${escaped(METRICS[chosen("metric")].label)}}`];
-  const rows = visible.map((p) => [...(several ? [escaped(p.device)] : []), escaped(p.provider), p.B, p.T, p.H, p.y == null ? `{${escaped(p.status)}}` : p.value].join(" & "));
-  const caption = escaped(`${data.cells[chosen("cell")] ?? chosen("cell")}, ${data.passes[chosen("pass")]}, ${chosen("number")}, ${chosen("setting")}. ${element("origin").textContent}`);
-  return ["% Needs \\usepackage{booktabs,siunitx}", "\\begin{table}", "\\centering", `\\caption{${caption}}`, `\\begin{tabular}{${several ? "l" : ""}lS[table-format=5]S[table-format=5]S[table-format=5]S}`, "\\toprule", `${head.join(" & ")} \\\\`, "\\midrule", ...rows.map((row) => `${row} \\\\`), "\\bottomrule", "\\end{tabular}", "\\end{table}", ""].join("\n");
+  const parts = latexColumns();
+  const rows = [parts.map(([head]) => head), ...visible.map((p) => parts.map(([, , say]) => say(p)))].map((row) => `${row.join(" & ")} \\\\`);
+  const ends = visible.some((p) => p.low != null) ? " From and to are the ends of the 95 % interval." : "";
+  const caption = escaped(`${choice()}.${ends} ${element("origin").textContent}`);
+  return ["% Needs \\usepackage{booktabs,siunitx}", "\\begin{table}", "\\centering\\small", `\\caption{${caption}}`, `\\begin{tabular}{${parts.map(([, align]) => align).join("")}}`, "\\toprule", rows[0], "\\midrule", ...rows.slice(1), "\\bottomrule", "\\end{tabular}", "\\end{table}", ""].join("\n");
 };
 const copy = async (text, what) => {
   try {
@@ -310,30 +303,62 @@ const copy = async (text, what) => {
 element("copy-latex").addEventListener("click", () => copy(latex(), "the table as LaTeX"));
 element("copy-citation").addEventListener("click", () => copy(data.devices[Number(chosen("device"))].citation, "the citation"));
 
-const draw = async () => {
+// The reasons of failures, and what else must be said of the plot.
+const notes = (good, bad) => {
+  const reasons = [...new Set(bad.map((p) => `${p.letter} ${data.letters[p.status][1]} (${p.provider}): ${p.reason}`))];
+  const more = reasons.length > 6 ? [`${reasons.length - 6} more reasons in the table`] : [];
+  const zero = good.some((p) => p.y === 0) ? "An error of zero stands at the foot of the logarithmic axis. " : "";
+  return zero + [...reasons.slice(0, 6), ...more].join(" · ");
+};
+const why = () => {
+  if (!chosen("metric")) return "no record of this device holds a value.";
+  return form.querySelector("input:checked") ? "no ticked provider has a record of this choice." : "no provider is ticked.";
+};
+// What the selects hold, in words.
+const choice = () => ["cell", "pass", "number", "setting"].map((id) => element(id).selectedOptions[0]?.text).filter(Boolean).join(", ");
+
+const drawLines = async (points, devices) => {
+  const bad = points.filter(failed);
+  const good = points.filter((p) => !failed(p));
+  const order = distinct(bad, "provider");
+  bad.forEach((p) => { p.level = -13 * order.indexOf(p.provider); });
+  const label = METRICS[chosen("metric")]?.label ?? "nothing was measured";
+  element("lines-title").textContent = `${label[0].toUpperCase()}${label.slice(1)}${chosen("axis") && ` along ${chosen("axis")}`}`;
+  element("lines-choice").textContent = [choice(), ...["first", "second"].map((id, k) => chosen(id) && `${held()[k]}=${chosen(id)}`)].filter(Boolean).join(", ");
+  element("notes").textContent = points.length ? notes(good, bad) : `Nothing to draw: ${why()}`;
+  table([...good, ...bad]);
+  await show("lines", points.length ? lineSpec(good, bad, devices) : null);
+};
+
+// The map takes the whole grid at the T that is chosen, or the T with most squares.
+const drawMap = async (rows) => {
+  const mine = rows.filter((r) => r.provider === chosen("provider") && String(r.at) === chosen("device"));
+  const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(held().indexOf("T") ? "second" : "first"));
+  const squares = middles(mine.filter((r) => r.T === steps).map(point));
+  element("map-title").textContent = squares.length ? `${chosen("provider")} over B and H, T=${steps}` : "Map over B and H";
+  const empty = mine.length ? `${chosen("provider")} has no record at T=${steps}.` : why();
+  const speed = chosen("metric") === "speedup" ? "Above 1 the provider is faster than torch.nn: paired by visits where the two took turns, else the ratio of their medians." : "";
+  element("map-notes").textContent = squares.length ? speed : `Nothing to draw: ${empty}`;
+  await show("map", squares.length ? mapSpec(squares) : null);
+};
+
+const drawAll = async () => {
   const rows = narrow();
   const shown = data.devices.filter((_, k) => [chosen("device"), chosen("other")].includes(String(k)));
   element("origin").textContent = shown.map((device) => device.origin).join("; ");
-  const points = cut(rows).map(point).sort((a, b) => a.x - b.x);
-  const good = points.filter((p) => p.y > 0);
-  const bad = points.filter((p) => p.status !== "ok");
-  const order = distinct(bad, "provider");
-  bad.forEach((p) => { p.level = -13 * order.indexOf(p.provider); });
-  const reasons = new Map(bad.map((p) => [`${p.letter} ${data.letters[p.status][1]} (${p.provider}): ${p.reason}`, 0]));
-  element("notes").textContent = [...reasons.keys()].slice(0, 6).join(" · ");
-  const label = METRICS[chosen("metric")]?.label ?? "nothing was measured";
-  element("lines-title").textContent = `${label[0].toUpperCase()}${label.slice(1)} along ${chosen("axis")}`;
-  table([...good, ...bad]);
-  await show("lines", lineSpec(good, bad, shown.map((device) => device.name)));
-  // The map takes the whole grid at the T that is chosen, or the T with most squares.
-  const mine = rows.filter((r) => r.provider === chosen("provider") && String(r.at) === chosen("device"));
-  const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(SIZES.filter((s) => s !== chosen("axis")).indexOf("T") ? "second" : "first"));
-  const squares = middles(mine.filter((r) => r.T === steps).map(point));
-  element("map-title").textContent = `${chosen("provider")} over B and H, T=${steps}`;
-  element("map-notes").textContent = chosen("metric") === "speedup" ? "Above 1 the provider is faster than torch.nn: paired by visits where the two took turns, else the ratio of their medians." : "";
-  element("map").hidden = !squares.length;
-  if (squares.length) await show("map", mapSpec(squares));
+  element("copy-latex").disabled = !cut(rows).length;
+  await drawLines(cut(rows).map(point).sort((a, b) => a.x - b.x), shown.map((device) => device.name));
+  await drawMap(rows);
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
+};
+// One drawing after the other, so that a slow one never ends upon a newer one.
+let drawing = Promise.resolve();
+let asked = 0;
+const draw = () => {
+  const mine = asked += 1;
+  const next = () => (mine === asked ? drawAll() : null);
+  drawing = drawing.then(next, next);
+  return drawing;
 };
 element("left-out").textContent = data.left_out.length
   ? `To keep this page small it leaves out ${data.left_out.join(", ")}; the record files have all.` : "";
