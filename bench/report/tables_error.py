@@ -90,7 +90,7 @@ def growth(parts: pd.DataFrame) -> Table | None:
     return Table(
         "error-growth",
         f"Growth of error with the number of steps T ({cut}): {UNITS}; median of "
-        f"{rows['seed'].nunique()} seed(s).{said(rows)}",
+        f"{figures_error.seeds(rows, 'number', 'T')}.{said(rows)}",
         shown,
         rows,
         dict.fromkeys((f"T={size}" for size in steps), 2),

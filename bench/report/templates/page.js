@@ -288,7 +288,7 @@ const latex = () => {
   const rows = [parts.map(([head]) => head), ...visible.map((p) => parts.map(([, , say]) => say(p)))].map((row) => `${row.join(" & ")} \\\\`);
   const ends = visible.some((p) => p.low != null) ? " From and to are the ends of the 95 % interval." : "";
   const caption = escaped(`${choice()}.${ends} ${element("origin").textContent}`);
-  return ["% Needs \\usepackage{booktabs,siunitx}", "\\begin{table}", "\\centering\\small", `\\caption{${caption}}`, `\\begin{tabular}{${parts.map(([, align]) => align).join("")}}`, "\\toprule", rows[0], "\\midrule", ...rows.slice(1), "\\bottomrule", "\\end{tabular}", "\\end{table}", ""].join("\n");
+  return ["% Needs \\usepackage{booktabs,graphicx,siunitx}", "\\begin{table}", "\\centering\\small", `\\caption{${caption}}`, "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%", `\\begin{tabular}{${parts.map(([, align]) => align).join("")}}`, "\\toprule", rows[0], "\\midrule", ...rows.slice(1), "\\bottomrule", "\\end{tabular}}", "\\end{table}", ""].join("\n");
 };
 const copy = async (text, what) => {
   try {
