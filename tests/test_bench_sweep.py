@@ -125,6 +125,10 @@ def test_supports_that_raises_costs_its_own_cases(preset: Path, tmp_path: Path):
     [
         ("x = 1\ndef f(:\n", "line 2: SyntaxError: "),
         ("x = 1\n\nimport no_such_thing\n", "line 3: ModuleNotFoundError: No module named"),
+        (
+            "from bench.providers import provider\nprovider('a/b')\n",
+            "line 2: ValueError: provider is 'a/b'; accepted: a name without a slash",
+        ),
     ],
 )
 def test_a_broken_plugin_is_one_sentence(tmp_path: Path, text: str, complaint: str):

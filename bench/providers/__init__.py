@@ -91,8 +91,10 @@ def provider(
     ... def mine(problem): ...
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is empty, has a slash (figures' files bear it) or is taken.
     """
+    if not name or "/" in name:
+        raise ValueError(f"provider is {name!r}; accepted: a name without a slash")
 
     def register(build: Build) -> Build:
         if name in PROVIDERS:
