@@ -83,11 +83,14 @@ def seeds(rows: pd.DataFrame, *keys: str) -> str:
     return f"{least} to {most} seeds" if least < most else f"{most} seed{'s' * (most > 1)}"
 
 
+def zeros(rows: pd.DataFrame) -> list[str]:
+    """Where a plot shows an exact result, which has no place on a logarithmic axis."""
+    return ["An error of zero stands at the foot."] if rows["rel_l2"].eq(0).any() else []
+
+
 def notes(rows: pd.DataFrame) -> list[str]:
     """What must be said beside an error figure."""
     said = []
-    if rows["rel_l2"].eq(0).any():
-        said.append("An error of zero stands at the foot.")
     interpreted = rows.loc[rows["interpreted"].eq(True), "provider"]
     if len(interpreted):
         names = ", ".join(plots.by_look(interpreted))
@@ -213,6 +216,7 @@ def curves(
         notes=[
             f"Relative L2 error against float64 on the same inputs. {band}",
             *said,
+            *zeros(rows),
             *notes(rows),
             *plots.mark_notes(failed),
         ],
@@ -331,6 +335,7 @@ def dots(
         notes=[
             "Relative L2 error against float64 on the same rounded inputs. Mark: median over "
             f"shapes and seeds; bar: least to largest. Shapes: {sizes}.",
+            *zeros(rows),
             *notes(rows),
             *plots.failure_notes(failed),
         ],
