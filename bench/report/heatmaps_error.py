@@ -96,8 +96,9 @@ def error_map(
         axes = sheet.axes[r, c]
         plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
         here = data[(data["cell"] == cell) & (data["part"] == part)]
-        for (H, B), found in here.groupby(["H", "B"])["roundoffs"].median().items():
-            color = colors(norm(max(found, low)))
+        medians = here.groupby(["H", "B"])["roundoffs"].median()
+        shades = colors(norm(medians.clip(lower=low).to_numpy()))
+        for ((H, B), found), color in zip(medians.items(), shades, strict=True):
             x, y = widths.index(H), heights.index(B)
             heatmaps.value(axes, x, y, heatmaps.short(found), color, len(widths) * len(parts))
         for H, B, status in failed.loc[failed["cell"] == cell, ["H", "B", "status"]].to_numpy():

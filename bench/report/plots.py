@@ -372,6 +372,8 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str, providers: Sequence[st
 
     ``providers`` are those with failures anywhere in the figure, from the lowest row up.
     """
+    if rows.empty:  # as nearly everywhere, and grouping takes long
+        return
     for (provider, size), found in rows.groupby(["provider", x]):
         status = str(found["status"].iloc[0])
         level = providers.index(str(provider))
