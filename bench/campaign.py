@@ -1,9 +1,9 @@
 """``python -m bench campaign``: from a bare GPU to a complete page, in as many calls as it takes.
 
 Needs no network, but Triton needs a C compiler and Python's headers (``bench.toolchain``). The
-order: check-gpu, the floor, the campaign preset's speed and error, the rest of the paper grid,
-the report. Each call goes on where the last one ended, also on another machine of the same kind if
-it is given the earlier output, keeps to its minutes, and leaves a report of what there is so far.
+order: compile what comes next, check-gpu, the floor, the first-contact preset's speed, then speed
+and error of the campaign and paper presets. Each step gets a share of the time that is left, so
+that a call of three minutes gets as far as the speed; each call goes on where the last one ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,51 +24,46 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import archive, arguments, check_gpu, environment, model, sweep, toolchain
-from bench.archive import STATE
+from bench import (
+    archive,
+    arguments,
+    check_gpu,
+    checks,
+    doubts,
+    environment,
+    model,
+    precompile,
+    repetitions,
+    sweep,
+    toolchain,
+)
 from bench.commands.sweep import outcome
 from bench.error import run_alone
 from bench.isolation import Item
 from bench.pool import FAIL
+from bench.presets import load_preset
 from bench.progress import bar
 
-PRESETS = ("campaign", "paper")
+STATE = "campaign.json"
+FIRST = "first-contact"
+PRESETS = (FIRST, "campaign", "paper")
 REHEARSAL = ("tiny",)
-SPEED_SHARE = 0.75  # of what is left when the first sweep of speed begins; error gets the rest
+# The share of the time left that a step gets when it begins, and the most seconds.
+COMPILE = (0.2, 180.0)
+CHECK = (0.25, 300.0)
+FLOOR = (0.2, 60.0)
+SPEED = (0.75, float("inf"))  # of a preset that has errors to measure too
 FIRST_REPORT_SECONDS = 60.0  # a guess of the first report's time; later ones follow the last
-SAVE_SECONDS = 120.0  # between two savings during a sweep
-CHECK_SECONDS = 300.0  # the most that check-gpu gets of one call
-CHECK_SHARE = 0.25  # of what is left
-END_SECONDS = 15.0  # to let go of the GPU
-# What error is measured alone, and what a rehearsal asks of it.
-ALONE = (
+END_SECONDS = 3.0  # to end the processes that measure and to save
+SAVE_SECONDS = 30.0  # between two savings during a sweep
+# Seconds of silence that mean a hang: a tenth of the call, from 20 s to 3 minutes.
+HANG_SHARE, LEAST_HANG, MOST_HANG = 0.1, 20.0, 180.0
+# What error is measured in processes of their own, and what a rehearsal asks of it.
+STUDIES = (
     ("bench.activations", "activations.json", "64"),
     ("bench.repeat", "repeatability.json", "cell=rnn_tanh dtype=fp32"),
     ("bench.training", "training.json", "rnn_tanh"),
 )
-
-
-class WrongValue(Exception):
-    """A check of check-gpu failed: nothing that is measured would count."""
-
-
-def ended(words: list[str], seconds: float) -> int | None:
-    """A command's exit code, or None if it was ended for taking longer.
-
-    It leads a session of its own: however this call ends, nothing that it started goes on and keeps
-    memory of the GPU.
-    """
-    process = subprocess.Popen(words, cwd=environment.ROOT, start_new_session=True)
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):  # at the first, check-gpu ends its workers
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
 
 
 @dataclass
@@ -82,7 +76,8 @@ class Campaign:
         settings: of ``bench.worker.Settings``.
         save: puts what there is where it outlasts this process.
         rehearse: a tiny grid, on any machine.
-        packed: whether ``results`` is gone after the call, so that no path into it helps anyone.
+        timeout: seconds of silence after which a measuring process counts as hanging.
+        reports: whether to end with tables, figures and pages.
     """
 
     results: Path
@@ -90,13 +85,14 @@ class Campaign:
     settings: dict[str, Any]
     save: Callable[[], object]
     rehearse: bool = False
-    timeout: float = 180.0
-    packed: bool = False
+    timeout: float = MOST_HANG
+    reports: bool = True
     reporting: bool = False
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.folder = self.results / environment.slug(environment.probe().name)
+        self.machine = environment.probe()
+        self.folder = self.results / environment.slug(self.machine.name)
         self.run_id = sweep.default_run("campaign")
         path = self.folder / STATE
         self.state: dict[str, Any] = (
@@ -104,76 +100,113 @@ class Campaign:
         )
         self._saved = time.monotonic()
 
-    def left(self) -> float:
-        """Seconds for measuring: until the deadline, less what the report will take."""
-        report = 1.5 * self.state.get("report_seconds", FIRST_REPORT_SECONDS)
+    def seconds_left(self) -> float:
+        """Until the deadline, less what ending the call will take."""
         remaining = self.deadline - time.monotonic()
+        if not self.reports:
+            return remaining - END_SECONDS
+        report = 1.5 * self.state.get("report_seconds", FIRST_REPORT_SECONDS)
         return remaining - min(report, remaining / 2)
+
+    def share(self, of: tuple[float, float]) -> float:
+        """The seconds that a step gets which begins now."""
+        part, most = of
+        return min(part * self.seconds_left(), most)
 
     def remember(self, **facts: Any) -> None:
         self.state |= facts
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / STATE).write_text(json.dumps(self.state, indent=1) + "\n", encoding="utf-8")
+        fresh = self.folder / f".{STATE}"
+        fresh.write_text(json.dumps(self.state, indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, self.folder / STATE)
 
     def run(self) -> None:
-        """All steps, in order, as far as the time goes.
+        """All steps, in order, as far as the time goes. A step that fails stops no other."""
+        presets = REHEARSAL if self.rehearse else PRESETS
+        self.step(self.compile_for_checks, presets[0])
+        self.step(self.check)
+        self.step(self.floor)
+        for preset in presets:
+            if preset != presets[0]:
+                self.step(self.compile_preset, preset)
+            kinds = {request.kind for request in load_preset(preset).requests}
+            self.step(self.measure, preset, "time", SPEED if "error" in kinds else (1.0, SPEED[1]))
+            if "error" in kinds:
+                if preset in (*PRESETS[1:2], *REHEARSAL):
+                    self.step(self.studies)
+                self.step(self.measure, preset, "error")
+        if self.reports:
+            self.report()
 
-        Raises:
-            WrongValue: if a check of check-gpu failed.
-        """
-        self.check()
+    def step(self, call: Callable[..., None], *words: Any) -> None:
+        """One step, whose failure is noted; then what there is is saved."""
         try:
-            self.floor()
-            presets = REHEARSAL if self.rehearse else PRESETS
-            for preset in presets:
-                first = preset == presets[0]
-                self.measure(preset, "time", SPEED_SHARE if first else 1.0)
-                if first:
-                    self.alone()
-                self.measure(preset, "error")
-        except RuntimeError as fault:  # what was measured before it is reported all the same
-            self.fail(fault)
-        self.report()
+            call(*words)
+        except RuntimeError as fault:
+            self.fail(str(fault))
+        self.save()
 
-    def fail(self, fault: Exception) -> None:
+    def fail(self, sentence: str) -> None:
         """Note what went wrong; the call goes on and ends with exit code 1."""
-        self.failures.append(str(fault))
-        print(self.shown(f"failed, and the campaign goes on: {fault}"), file=sys.stderr)
+        self.failures.append(sentence)
+        print(f"failed, and the campaign goes on: {sentence}", file=sys.stderr)
 
-    def shown(self, text: str) -> str:
-        """A text whose paths are below what will be unpacked, where that is how they are found."""
-        if self.packed:
-            for path in (str(self.results), os.path.relpath(self.results)):
-                text = text.replace(path, "(packed)")
-        return text
+    def compile_for_checks(self, preset: str) -> None:
+        """The kernels of the first checks, then the preset's, then the other checks'."""
+        first = [checks.first(cell, self.rehearse) for cell in checks.kernel_cells()]
+        first += repetitions.exact_cases(self.rehearse)
+        uses = precompile.of_values(first) + self.uses(preset)
+        self.precompile("checks", uses + precompile.of_values(checks.all_values(self.rehearse)))
+
+    def compile_preset(self, preset: str) -> None:
+        self.precompile(preset, self.uses(preset))
+
+    def uses(self, preset: str) -> list[precompile.Use]:
+        loaded = load_preset(preset)
+        requests = [request for request in loaded.requests if request.kind == "time"]
+        return precompile.of_requests(requests, loaded.providers)
+
+    def precompile(self, what: str, uses: list[precompile.Use]) -> None:
+        """Compile ahead on all cores, into the cache that every process of the call shares."""
+        if not self.machine.is_cuda:
+            print("compile: Triton's interpreter compiles nothing")
+            return
+        seconds = self.share(COMPILE)
+        if seconds <= 0:
+            print(f"compile {what}: left for the next call")
+            return
+        began = time.monotonic()
+        rows = precompile.run(list(dict.fromkeys(uses)), seconds)
+        spent = time.monotonic() - began
+        print(f"compile {what}: {precompile.summary_line(rows)}, in {spent:.0f} s")
+        compiled = self.state.get("compiled", {})
+        compiled[what] = {"seconds": round(spent, 1), "kernels": precompile.to_json(rows)}
+        self.remember(compiled=compiled)
 
     def check(self) -> None:
         """check-gpu, unless all was done before with this code and software on such a device.
 
         It gets a share of the time. What is not done in it is left for the next call and shown on
-        the page; only what failed ends the campaign.
-
-        Raises:
-            WrongValue: if a check failed.
+        the page. What failed costs only what it concerns: those cells, loops and modes are not
+        measured (``bench.doubts``).
         """
         key = check_gpu.key(self.rehearse)
         if self.state.get("checked") == key:
             print("check-gpu: done before, with this code and these versions")
             return
-        seconds = min(CHECK_SECONDS, CHECK_SHARE * max(4.0, self.deadline - time.monotonic()))
-        words = [sys.executable, "-m", "bench", "check-gpu", "--out", str(self.folder)]
-        words += ["--max-minutes", str(seconds / 60), *["--rehearse"] * self.rehearse]
-        code = ended(words, seconds + 4 * END_SECONDS)
-        rows = check_gpu.stored(self.folder, key)
+        every = check_gpu.all_checks(self.rehearse, self.machine.is_cuda)
+        rows = check_gpu.check(every, key, self.folder, self.share(CHECK))
+        print(f"check-gpu: {check_gpu.summary_line(rows)}")
         failed = [row for row in rows if row.outcome == FAIL]
+        found = check_gpu.doubts(rows)
+        self.settings["doubts"] = doubts.to_json(found)
         if failed:
-            more = f" and {len(failed) - 1} more" if failed[1:] else ""
-            raise WrongValue(f"check-gpu failed, so nothing was measured: {failed[0].name}{more}")
-        self.save()
-        if code not in (0, check_gpu.UNFINISHED):
-            how = "was ended for taking too long" if code is None else f"ended with code {code}"
-            self.fail(RuntimeError(f"check-gpu {how}; {check_gpu.counted(rows)}"))
-        elif rest := check_gpu.left(rows):
+            not_measured = "; ".join(dict.fromkeys(map(str, found))) or "nothing"
+            names = ", ".join(row.name for row in failed[:3])
+            more = f" and {len(failed) - 3} more" if failed[3:] else ""
+            self.fail(f"check-gpu: {names}{more}; not measured therefore: {not_measured}")
+        rest = check_gpu.unfinished(rows)
+        if rest:
             print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
         else:
             self.remember(checked=key)
@@ -183,11 +216,11 @@ class Campaign:
         if (self.folder / model.LIMITS_FILE).exists():
             print("floor: measured before")
             return
-        self._alone("bench.floor")
+        self.study("bench.floor", seconds=self.share(FLOOR))
 
-    def alone(self) -> None:
+    def studies(self) -> None:
         """Activations, repeatability and a training run, unless this code's are there."""
-        for module, name, brief in ALONE:
+        for module, name, brief in STUDIES:
             path = self.folder / "records" / name
             if (
                 path.exists()
@@ -195,23 +228,24 @@ class Campaign:
             ):
                 print(f"{module}: measured before")
                 continue
-            self._alone(module, *[brief] * self.rehearse)
+            self.step(partial(self.study, module, *[brief] * self.rehearse))
 
-    def _alone(self, module: str, *words: str) -> None:
-        """A process of its own, whose failure costs only what it measures."""
-        if self.left() <= 0:
+    def study(self, module: str, *words: str, seconds: float | None = None) -> None:
+        """A process of its own, whose failure costs only what it measures.
+
+        Raises:
+            RuntimeError: if it fails or takes too long.
+        """
+        seconds = self.seconds_left() if seconds is None else seconds
+        if seconds <= 0:
             print(f"{module}: left for the next call")
             return
-        try:
-            found = run_alone(module, self.folder, *words, seconds=self.left())
-            print(f"{module}: {self.shown(found)}")
-        except RuntimeError as fault:
-            self.fail(fault)
-        self.save()
+        written = run_alone(module, self.folder, *words, seconds=seconds)
+        print(f"{module}: {Path(written).name}")
 
-    def measure(self, preset: str, kind: str, share: float = 1.0) -> None:
+    def measure(self, preset: str, kind: str, of: tuple[float, float] = (1.0, SPEED[1])) -> None:
         """A preset's speed or error, as far as a share of the time left goes."""
-        seconds = self.left() * share
+        seconds = self.share(of)
         if seconds <= 0:
             print(f"{preset} {kind}: left for the next call")
             return
@@ -228,7 +262,6 @@ class Campaign:
                 options, self.settings, self.results, seconds / 60, self.timeout, follow
             )
         print(f"{preset} {kind}: {outcome(counts, undone)}")
-        self.save()
 
     def report(self) -> None:
         """Tables, figures and page of everything measured so far."""
@@ -238,9 +271,9 @@ class Campaign:
             print("report: nothing has been measured yet")
             return
         self.reporting, started = True, time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             build.main(self.folder)
-        print(self.shown(said.getvalue()), end="")
+        print(printed.getvalue(), end="")
         self.remember(report_seconds=time.monotonic() - started)
 
     def interrupted(self) -> None:
@@ -248,37 +281,31 @@ class Campaign:
         print("interrupted; nothing finished is lost, the same command goes on")
         with contextlib.suppress(KeyboardInterrupt):
             self.save()
-            if not self.reporting:
+            if self.reports and not self.reporting:
                 self.report()
 
 
 @contextlib.contextmanager
-def tree(out: Path, pack: bool, resume: Path | None) -> Iterator[tuple[Path, Callable[[], object]]]:
+def workspace(
+    out: Path, kept_in: Path | None, resume: Path | None
+) -> Iterator[tuple[Path, Callable[[], object]]]:
     """Where to measure into, holding what earlier calls left, and how to save it.
 
-    Packed or not, what ``out`` holds is taken up, then what ``resume`` does. Without ``pack`` all
-    is measured into ``out`` itself, and parts in it give way to the files in them. With it, ``out``
-    holds nothing but parts, replaced at each saving, and the last saving comes however the call
-    ends.
+    Without an archive to keep it in, all is measured into ``out``. With one, into a folder that is
+    gone afterwards, and the last saving comes however the call ends.
     """
-    sources = [out] if archive.named(out) or archive.outputs(out) else []
-    if resume is not None and resume.resolve() != out.resolve():
-        sources.append(resume)
-    if not pack:
-        for source in sources:
-            archive.restore(source, out)
-        archive.remove_parts(out)
+    if kept_in is None:
+        if resume is not None:
+            archive.restore(resume, out)
         yield out, lambda: None
         return
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
         inside = Path(name) / "results"
         inside.mkdir()
-        for source in sources:
-            archive.restore(source, inside)
-        save = partial(archive.pack, inside, out)
-        if archive.outputs(out):
-            save()  # before what is in it goes
-            archive.remove_outputs(out)
+        for source in (resume, kept_in if kept_in.exists() else None):
+            if source is not None:
+                archive.restore(source, inside)
+        save = partial(archive.pack, inside, kept_in)
         try:
             yield inside, save
         finally:
@@ -296,15 +323,16 @@ def _terminated(signum: int, frame: Any) -> None:
 def command(
     max_minutes: Annotated[float, typer.Option(help="End after about this, report included.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where results go; results/ by default.")] = None,
-    pack: Annotated[
-        bool,
+    archive_: Annotated[
+        Path | None,
         typer.Option(
-            help="Leave in --out nothing but up to 4 parts of under 16 MiB, named such as "
-            "results.tar.gz.000008.00of01; `cat results.tar.gz.* | tar xz` there unpacks them."
+            "--archive",
+            help="Leave what is measured in this one .tar.gz file and report nothing; "
+            "`python -m bench report FILE` does that elsewhere. If it exists, go on with it.",
         ),
-    ] = False,
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Begin with an earlier call's output, packed or not.")
+        Path | None, typer.Option(help="Begin with an earlier call's archive.")
     ] = None,
     rehearse: Annotated[
         bool, typer.Option(help="Every step with a tiny grid, also without a GPU.")
@@ -313,14 +341,17 @@ def command(
     target: Annotated[
         float, typer.Option(help="Relative half-width of the median's interval to stop at.")
     ] = 0.01,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence that mean a hang.")] = 180.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds of silence that mean a hang; a tenth of the time, 20 to 180."),
+    ] = None,
 ) -> None:
-    """Turn an hour on a GPU into a complete page: values, floor, speed, error, report.
+    """Turn minutes or an hour on a GPU into a page: values, floor, speed, error, report.
 
-    Stops before measuring if a check of check-gpu fails. The same command goes on where the last
-    call ended, also with --pack added or left out; each call leaves a valid report and stops within
-    its minutes, and so does one that is interrupted (Ctrl-C), at once. Needs no network; on a
-    GPU, Triton needs a C compiler (CC, gcc or clang) and Python's headers.
+    A failed check of check-gpu is printed whole and costs what it concerns; the rest is measured,
+    and the exit code is 1. The same command goes on where the last call ended; each call stops
+    within its minutes, and so does one that is interrupted (Ctrl-C), at once. Needs no network; on
+    a GPU, Triton needs a C compiler (CC, gcc or clang) and Python's headers.
     """
     arguments.minutes(max_minutes)
     machine = environment.probe()
@@ -329,29 +360,42 @@ def command(
             f"campaign needs a GPU, and there is none here, only {machine.name}; --rehearse runs "
             "every step with a tiny grid on the CPU"
         )
-    if rehearse and out is None:
-        raise ValueError("--rehearse needs --out, since what it measures is no result to keep")
-    if pack and (out is None or out.resolve() == sweep.RESULTS.resolve()):
+    if out is not None and archive_ is not None:
         raise ValueError(
-            "--pack needs an --out of its own, not results/ of the checkout, since it leaves "
-            "nothing but parts there"
+            f"out is {out} and archive {archive_}; accepted: one of them, since an archive is all "
+            "that is left of its call"
         )
+    if rehearse and out is None and archive_ is None:
+        raise ValueError(
+            "--rehearse needs --out or --archive, since what it measures is no result to keep"
+        )
+    if timeout is None:
+        timeout = min(MOST_HANG, max(LEAST_HANG, HANG_SHARE * max_minutes * 60))
+    settings = {"seconds": seconds, "target": target, "seed": 0}
+    sweep.check_settings(settings, timeout)
+    settings["compiled_before"] = machine.is_cuda
+    # The processes that measure run in the checkout, wherever this one was started.
+    results = (out or sweep.RESULTS).resolve()
+    kept_in = archive_.resolve() if archive_ is not None else None
     if machine.is_cuda:
         toolchain.check()
         toolchain.check_cache()
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"  # for the processes that check
     toolchain.check_writable(
-        out or sweep.RESULTS, "the campaign writes to", "--out takes another folder"
+        results if kept_in is None else kept_in.parent,
+        "the campaign writes to",
+        "--out or --archive takes another place",
     )
     deadline = time.monotonic() + max_minutes * 60
-    signal.signal(signal.SIGTERM, _terminated)
-    settings = {"seconds": seconds, "target": target, "seed": 0}
-    with tree(out or sweep.RESULTS, pack, resume) as (results, save):
-        campaign = Campaign(results, deadline, settings, save, rehearse, timeout, pack)
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, _terminated)
+    with workspace(results, kept_in, resume) as (tree, save):
+        campaign = Campaign(
+            tree, deadline, settings, save, rehearse, timeout, reports=kept_in is None
+        )
         try:
             campaign.run()
-        except WrongValue as fault:
-            print(f"error: {fault}", file=sys.stderr)
-            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             campaign.interrupted()
             raise typer.Exit(130) from None

@@ -15,26 +15,30 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench import arguments, checks, environment, toolchain
-from bench.cases import CELLS
-from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Unit, carry_out
+from bench import arguments, checks, environment, repetitions, sanitizer, toolchain
+from bench.doubts import Doubt, from_json, to_json
+from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Unit, run_units
 
 FILE = "check_gpu.json"
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
 TRIES = 2  # what twice did not end for reasons of its own is not begun again
 UNFINISHED = 3  # exit code
+MOST_REPORTS = 4  # failures printed whole; the file has the others' reports
 
 
 @dataclass
 class Row:
-    """One check's outcome, of the words of ``bench.pool``, and how often it had a fair try."""
+    """One check's outcome, of the words of ``bench.pool``, and how often it had a fair try.
+
+    ``report`` is a failure's whole account; ``doubts`` the rows of ``bench.doubts`` that it gives.
+    """
 
     check: str
     what: str
@@ -42,45 +46,75 @@ class Row:
     detail: str
     seconds: float = 0.0
     tries: int = 1
+    report: str = ""
+    doubts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return f"{self.check}: {self.what}"
 
 
-def units(rehearse: bool, cuda: bool) -> list[tuple[str, str, Unit]]:
-    """Every check: its kind, what is checked, and what to do.
+@dataclass(frozen=True)
+class Check:
+    """One check: its kind, what is checked, what to do, and what a failure makes doubtful.
+
+    ``doubts`` is for a check that dies or raises; one that finds a wrong value knows better.
+    """
+
+    kind: str
+    what: str
+    unit: Unit
+    doubts: tuple[Doubt, ...] = ()
+
+
+def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
+    """Every check, the most telling first.
 
     A check that needs another's kernels comes after it and finds them compiled.
     """
-    found: list[tuple[str, str, Unit]] = []
+    found: dict[str, Check] = {}
     device = "cuda" if cuda else "cpu"
     times, few = (2, 1) if rehearse else (1000, 50)
 
-    def add(check: str, what: str, call: Callable[[], str], *after: str, alone: bool = False):
-        name = f"{check}: {what}"
-        if all(unit.name != name for _, _, unit in found):
-            found.append((check, what, Unit(name, call, after, alone)))
+    def add(
+        kind: str,
+        what: str,
+        call: Callable[[], str],
+        *after: str,
+        doubts: Callable[[str], Doubt] | None = None,
+        alone: bool = False,
+    ) -> str:
+        name = f"{kind}: {what}"
+        unit = Unit(name, call, after, alone)
+        found.setdefault(name, Check(kind, what, unit, (doubts(name),) if doubts else ()))
         return name
 
-    def add_value(value: checks.Value, *after: str) -> str:
-        return add("values", value.name, partial(checks.compare, value, device), *after)
+    def about(value: checks.Value, number: str | None = None) -> Callable[[str], Doubt]:
+        mode = None if value.mode == "auto" else value.mode
+        return lambda name: Doubt(name, value.cell, mode=mode, number=number)
 
-    cells = [cell.name for cell in CELLS.values() if cell.kernels]
+    def add_value(value: checks.Value, *after: str) -> str:
+        call = partial(checks.compare, value, device)
+        return add("values", value.name, call, *after, doubts=about(value, value.number))
+
+    cells = checks.kernel_cells()
     firsts = {cell: add_value(checks.first(cell, rehearse)) for cell in cells}
     for backward, loop in ((False, "forward"), (True, "backward")):
-        missing = partial(checks.missing_program, backward, device)
+        missing = partial(repetitions.missing_program, backward, device)
         plain = add("missing program", loop, partial(missing, False))
         add("missing program", f"{loop}, in a graph", partial(missing, True), plain)
-    for value in checks.exact_cases(rehearse):
+    for value in repetitions.exact_cases(rehearse):
         bare = replace(value, masks=False)  # whose lengths no call stops to check
-        same = partial(checks.repeat, value, device, times)
-        add("repetitions", value.name, same, firsts[value.cell])
-        beside = add("streams", bare.name, partial(checks.streams, bare, device, few))
-        add("graph", bare.name, partial(checks.graph, bare, device, few), beside)
+        same = partial(repetitions.repeat, value, device, times)
+        add("repetitions", value.name, same, firsts[value.cell], doubts=about(value))
+        call = partial(repetitions.streams, bare, device, few)
+        beside = add("streams", bare.name, call, doubts=about(bare))
+        call = partial(repetitions.graph, bare, device, few)
+        add("graph", bare.name, call, beside, doubts=about(bare))
     # What "auto-graph" may choose: torch's GEMMs and our kernels in one graph.
-    outside = replace(checks.exact_cases(rehearse)[0], masks=False, mode="gemm")
-    add("graph", outside.name, partial(checks.graph, outside, device, few))
+    outside = replace(repetitions.exact_cases(rehearse)[0], masks=False, mode="gemm")
+    call = partial(repetitions.graph, outside, device, few)
+    add("graph", outside.name, call, doubts=about(outside))
 
     def compare_in(dtype: str, precision: str) -> None:
         for cell in cells:
@@ -93,22 +127,24 @@ def units(rehearse: bool, cuda: bool) -> list[tuple[str, str, Unit]]:
     for number in (n for n in numbers if n[0] != "fp32"):
         compare_in(*number)
     for cell in cells if cuda else cells[:1]:
-        watched: tuple[str, ...] = ()
+        compiled: tuple[str, ...] = ()
         if cuda:
-            watched = (add("small case", cell, partial(checks.small, cell)),)
-        for tool in checks.SANITIZERS:
-            what = f"{tool} {cell}"
-            add("sanitizer", what, partial(checks.sanitize, tool, cell, cuda), *watched)
+            compiled = (add("small case", cell, partial(checks.small, cell)),)
+        for tool in sanitizer.TOOLS:
+            call = partial(sanitizer.run, tool, cell, cuda)
+            case = checks.sanitizer_case(cell)
+            add("sanitizer", f"{tool} {cell}", call, *compiled, doubts=about(case))
     for number in (n for n in numbers if n[0] == "fp32"):  # whose products take long to compile
         compare_in(*number)
-    add("far offsets", "rnn_tanh bf16", partial(checks.far_offsets, device), alone=True)
-    return found
+    call = partial(checks.far_offsets, device)
+    add("far offsets", "rnn_tanh bf16", call, alone=True)
+    return list(found.values())
 
 
 def key(rehearse: bool) -> dict[str, Any]:
-    """What must be equal for an earlier outcome to stand."""
+    """What must be equal for an earlier outcome to count."""
     digest = hashlib.sha256()
-    for module in (checks.__file__, __file__):
+    for module in (checks.__file__, repetitions.__file__, sanitizer.__file__, __file__):
         digest.update(Path(module).read_bytes())
     software = environment.software_facts()
     return {
@@ -129,14 +165,14 @@ def stored(folder: Path, wanted: dict[str, Any]) -> list[Row]:
     return [Row(**row) for row in found["rows"]] if found.get("key") == wanted else []
 
 
-def stands(row: Row) -> bool:
+def is_settled(row: Row) -> bool:
     """Whether a next call need not make this check: it passed, or did not end time and again."""
     return row.outcome == PASS or (row.outcome == NOT_DONE and row.tries >= TRIES)
 
 
-def left(rows: Sequence[Row]) -> list[Row]:
+def unfinished(rows: Sequence[Row]) -> list[Row]:
     """What a next call would go on with; machines that cannot make a check are not asked again."""
-    return [row for row in rows if not stands(row) and row.outcome != LEFT_OUT]
+    return [row for row in rows if not is_settled(row) and row.outcome != LEFT_OUT]
 
 
 def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: Any) -> None:
@@ -157,35 +193,46 @@ def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: An
     os.replace(fresh, folder / FILE)
 
 
+def doubts(rows: Sequence[Row]) -> tuple[Doubt, ...]:
+    """What the failures among these rows make doubtful."""
+    return from_json(doubt for row in rows if row.outcome == FAIL for doubt in row.doubts)
+
+
 def run(
-    todo: list[tuple[str, str, Unit]],
+    todo: Sequence[Check],
     before: Sequence[Row],
     seconds: float,
-    tell: Callable[[Row], None],
+    on_row: Callable[[Row], None],
 ) -> None:
-    """Make the checks that do not stand, in order; each outcome is told as it comes."""
+    """Make the checks that are not settled, in order; each outcome is handed on as it comes."""
     deadline = time.monotonic() + seconds
     earlier = {row.name: row for row in before}
-    which = {unit.name: (check, what) for check, what, unit in todo}
+    by_name = {check.unit.name: check for check in todo}
 
-    def ended(unit: Unit, outcome: Outcome) -> None:
+    def on_outcome(unit: Unit, outcome: Outcome) -> None:
         old = earlier.get(unit.name)
         if old is not None and old.outcome == FAIL and outcome.state == NOT_DONE:
-            tell(old)  # until it passes
+            on_row(old)  # until it passes
             return
+        check = by_name[unit.name]
         tries = (old.tries if old else 0) + outcome.tried
-        tell(Row(*which[unit.name], outcome.state, outcome.detail, outcome.seconds, tries))
+        doubtful = check.doubts if outcome.doubts is None else outcome.doubts
+        row = Row(
+            check.kind, check.what, outcome.state, outcome.detail, outcome.seconds, tries,
+            outcome.report, to_json(doubtful) if outcome.state == FAIL else [],
+        )  # fmt: skip
+        on_row(row)
 
     waiting = []
-    for _, _, unit in todo:
-        old = earlier.get(unit.name)
-        if old is not None and stands(old):
-            tell(old)
+    for check in todo:
+        old = earlier.get(check.unit.name)
+        if old is not None and is_settled(old):
+            on_row(old)
         else:
-            waiting.append(unit)
+            waiting.append(check.unit)
     waiting.sort(key=lambda unit: unit.name not in earlier or earlier[unit.name].outcome != FAIL)
     workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)), max(1, len(waiting)))
-    carry_out(waiting, workers, deadline, ended)
+    run_units(waiting, workers, deadline, on_outcome)
 
 
 def table(rows: Sequence[Row]) -> Any:
@@ -207,7 +254,7 @@ def table(rows: Sequence[Row]) -> Any:
     return shown
 
 
-def counted(rows: Sequence[Row]) -> str:
+def summary_line(rows: Sequence[Row]) -> str:
     """How many ended how, in words."""
     counts = Counter(row.outcome for row in rows)
     words = {PASS: "passed", FAIL: "failed", LEFT_OUT: "left out", NOT_DONE: "not done"}
@@ -230,6 +277,8 @@ def command(
 ) -> None:
     """Check the kernels on this GPU: values, repetitions, streams, graphs, failures, memory.
 
+    A failure is printed whole: every tensor's error, where the wrong entries are, and the plans.
+
     Exit code 0 if all that can be checked here passed, 1 if anything failed (a wrong value, bits
     that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
     but something was not done, for want of time or by the fault of what is around it.
@@ -248,13 +297,14 @@ def command(
         toolchain.check_cache()
     else:
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
-    rows = check(units(rehearse, cuda), key(rehearse), out, max_minutes * 60)
+    out = out.resolve() if out is not None else None
+    rows = check(all_checks(rehearse, cuda), key(rehearse), out, max_minutes * 60)
     if out is not None:
         write(out, rows, key(rehearse), device=environment.device_facts())
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
-    print(counted(rows))
+    print(summary_line(rows))
     if any(row.outcome == FAIL for row in rows):
         raise typer.Exit(1)
     if any(row.outcome == NOT_DONE for row in rows):
@@ -262,30 +312,35 @@ def command(
 
 
 def check(
-    todo: list[tuple[str, str, Unit]], wanted: dict[str, Any], out: Path | None, seconds: float
+    todo: Sequence[Check], wanted: dict[str, Any], out: Path | None, seconds: float
 ) -> list[Row]:
-    """Make the checks, telling of failures at once and keeping each outcome in ``out``."""
+    """Make the checks, printing failures whole and at once, and keeping each outcome in ``out``."""
     from rich.console import Console
 
-    order = {unit.name: index for index, (_, _, unit) in enumerate(todo)}
+    order = {check.unit.name: index for index, check in enumerate(todo)}
     before = [row for row in (stored(out, wanted) if out else []) if row.name in order]
     known = {row.name: row for row in before}  # what a call that is ended leaves behind
-    told: dict[str, Row] = {}
+    found: dict[str, Row] = {}
     console = Console(stderr=True)
     handler = signal.signal(signal.SIGTERM, _terminated)
     try:
         with console.status("checking") as status:
 
-            def tell(row: Row) -> None:
-                told[row.name] = known[row.name] = row
-                status.update(f"{len(told)} of {len(todo)} done, last: {row.name}")
+            def on_row(row: Row) -> None:
+                found[row.name] = known[row.name] = row
+                status.update(f"{len(found)} of {len(todo)} done, last: {row.name}")
                 if row.outcome == FAIL:
-                    console.print(f"FAIL {row.name}: {row.detail}", markup=False)
+                    reports = sum(bool(each.report) for each in found.values())
+                    whole = row.report if reports <= MOST_REPORTS else ""
+                    console.print(
+                        f"FAIL {row.name}: {row.detail}\n{whole}".rstrip(), markup=False,
+                        highlight=False, soft_wrap=True,
+                    )  # fmt: skip
                 if out is not None:
                     rows = sorted(known.values(), key=lambda row: order[row.name])
                     write(out, rows, wanted)
 
-            run(todo, before, seconds, tell)
+            run(todo, before, seconds, on_row)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    return sorted(told.values(), key=lambda row: order[row.name])
+    return sorted(found.values(), key=lambda row: order[row.name])

@@ -31,7 +31,8 @@ class Variant:
     """One kernel to compile: what a call of this cell, pass and plan would launch.
 
     ``features`` are the options that a call may leave out: "lengths", "resets", "save" (forward:
-    what the backward pass reads), "bias".
+    what the backward pass reads), "bias" (a layer's, of which only some cells' loops see a part),
+    "loop bias" (given to the loop itself).
     """
 
     cell: str
@@ -90,7 +91,8 @@ def arguments(
         lengths = torch.full((B,), T, dtype=torch.int32, device=device)
     resets = tensor(T, B, dtype=torch.uint8) if "resets" in variant.features else None
     if variant.pass_ == "fwd":
-        bias = tensor(D, G * H) if cell.separate and "bias" in variant.features else None
+        biased = "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
+        bias = tensor(D, G * H) if biased else None
         found = launch.forward_arguments(
             cell, plan, tensor(T, B, D, G * H), w_hh, bias, initial, lengths, resets, False,
             "save" in variant.features, variant.precision,

@@ -60,7 +60,8 @@ class Isolated:
     """A worker process, restarted whenever it dies.
 
     Args:
-        settings: of ``bench.worker.Settings``.
+        settings: of ``bench.worker.Settings``; with ``compiled_before`` the kernels come from
+            Triton's own cache, which all processes share.
         folder: the device's results folder, whose limits the worker reads.
         interpreted: whether kernels in it run in Triton's interpreter (then nothing is timed).
         plugins: files with more providers or cells.
@@ -163,9 +164,10 @@ class Isolated:
         environment = {
             **os.environ,
             "TRITON_INTERPRET": "1" if self.interpreted else "0",
-            "TRITON_CACHE_DIR": f"{self._caches.name}/triton",
             "TORCHINDUCTOR_CACHE_DIR": f"{self._caches.name}/inductor",
         }
+        if not self.settings.get("compiled_before"):
+            environment["TRITON_CACHE_DIR"] = f"{self._caches.name}/triton"
         command = [sys.executable, "-m", "bench.worker", "--answers", str(write)]
         command += ["--settings", json.dumps(self.settings), "--folder", str(self.folder)]
         for path in self.plugins:

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -35,6 +36,21 @@ class Skipped(Exception):
 
 class NotDone(Exception):
     """What surrounds the check kept it from ending; that tells nothing of the kernels."""
+
+
+class Failed(Exception):
+    """A check found something wrong, which one sentence says.
+
+    Args:
+        sentence: what is wrong.
+        report: all that helps to find out why, in many lines.
+        doubts: what the finding makes doubtful, picklable; None where it says no more than the
+            check's name does.
+    """
+
+    def __init__(self, sentence: str, report: str = "", doubts: tuple[Any, ...] | None = None):
+        super().__init__(sentence)
+        self.report, self.doubts = report, doubts
 
 
 @dataclass(frozen=True)
@@ -58,18 +74,22 @@ class Unit:
 class Outcome:
     """How a unit ended: PASS, FAIL, LEFT_OUT or NOT_DONE, and the line that says why.
 
-    ``tried`` is False where the time was up before it began, or soon after.
+    ``tried`` is False where the time was up before it began, or soon after. ``report`` and
+    ``doubts`` are those of :class:`Failed`; of any other exception the report is its traceback.
     """
 
     state: str
     detail: str
     seconds: float = 0.0
     tried: bool = True
+    report: str = ""
+    doubts: tuple[Any, ...] | None = None
 
 
 def attempt(call: Callable[[], str]) -> Outcome:
     """Run one check in this process; whatever it raises becomes its outcome."""
     began = time.monotonic()
+    report, doubts = "", None
     try:
         detail, state = call(), PASS
         torch = sys.modules.get("torch")
@@ -80,11 +100,14 @@ def attempt(call: Callable[[], str]) -> Outcome:
         detail, state = str(reason), LEFT_OUT
     except NotDone as reason:
         detail, state = str(reason), NOT_DONE
+    except Failed as found:
+        detail, state, report, doubts = str(found), FAIL, found.report, found.doubts
     except Exception as error:
         detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
         lacking = isinstance(error, MemoryError) or any(word in str(error) for word in LACKING)
         state = NOT_DONE if lacking else FAIL
-    return Outcome(state, detail, time.monotonic() - began)
+        report = traceback.format_exc()
+    return Outcome(state, detail, time.monotonic() - began, report=report, doubts=doubts)
 
 
 def _serve(connection: Connection) -> None:
@@ -146,16 +169,16 @@ class _Worker:
         self.connection.close()
 
 
-def carry_out(
+def run_units(
     units: Sequence[Unit],
     workers: int,
     deadline: float,
-    tell: Callable[[Unit, Outcome], Any],
+    on_outcome: Callable[[Unit, Outcome], Any],
 ) -> None:
-    """Run units in order, up to ``workers`` at once, and tell each outcome as it comes.
+    """Run units in order, up to ``workers`` at once, and hand on each outcome as it comes.
 
-    At the deadline (of ``time.monotonic``) all that is under way is ended; it and what was not
-    begun are told of as NOT_DONE.
+    At the deadline (of ``time.monotonic``) all that is running is ended; it and what was not begun
+    come out as NOT_DONE.
     """
     waiting = list(units)
     crew: list[_Worker] = []
@@ -200,14 +223,14 @@ def carry_out(
                 if outcome.state in (FAIL, NOT_DONE):
                     dismiss(worker)
                 if unit is not None:
-                    tell(unit, outcome)
+                    on_outcome(unit, outcome)
         for worker in crew:
             if worker.unit is not None:
                 spent = time.monotonic() - worker.began
-                why = f"was under way for {spent:.0f} s when the time was up"
-                tell(worker.unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
+                why = f"had run for {spent:.0f} s when the time was up"
+                on_outcome(worker.unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
         for unit in waiting:
-            tell(unit, Outcome(NOT_DONE, "not begun in time", tried=False))
+            on_outcome(unit, Outcome(NOT_DONE, "not begun in time", tried=False))
     finally:
         for worker in list(crew):
             dismiss(worker)

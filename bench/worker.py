@@ -20,6 +20,7 @@ import torch
 
 from bench import environment, measure, metrics, model, providers, store
 from bench.cases import Case
+from bench.doubts import from_json, why_not_measured
 from bench.problem import Problem, make_problem
 from bench.regimes import apply_regime
 from bench.statistics import paired_ratio, summary
@@ -36,11 +37,16 @@ class Settings:
         target: relative half-width wanted of a median's 95 % interval.
         seconds: time each provider may spend on samples of one case.
         seed: of inputs, of the order of providers, and of the bootstrap.
+        compiled_before: whether our kernels were compiled ahead, so that a first call tells nothing
+            of compiling.
+        doubts: what checks found wrong, as ``bench.doubts`` writes it; it is not measured.
     """
 
     target: float = 0.01
     seconds: float = 1.0
     seed: int = 0
+    compiled_before: bool = False
+    doubts: tuple[dict[str, Any], ...] = ()
 
 
 class Worker:
@@ -52,6 +58,7 @@ class Worker:
         self.device = torch.device("cuda" if self.machine.is_cuda else "cpu")
         self.limits = model.load_limits(folder)
         self.facts = environment.device_facts()
+        self.doubts = from_json(settings.doubts)
 
     def say(self, **message: Any) -> None:
         self.answers.write(json.dumps(store.clean(message)) + "\n")
@@ -95,11 +102,26 @@ class Worker:
                 self.say(poisoned=name)
                 os._exit(POISONED)
 
+    def _excluded(self, runner: measure.Runner) -> bool:
+        """Whether a check found these kernels wrong; if so, the record says which."""
+        why = why_not_measured(runner.case, runner.call.plan, self.doubts)
+        if why is not None:
+            self._record(
+                runner.provider.name,
+                status="incorrect",
+                reason=why,
+                provider_version=runner.provider.version(),
+                plan=runner.call.plan,
+            )
+        return why is not None
+
     def _error(self, problem: Problem, name: str) -> None:
         provider = providers.PROVIDERS[name]
         self.say(turn=name, doing="error", patience=provider.patience)
         try:
             runner = measure.Runner(provider, problem, self.machine)
+            if self._excluded(runner):
+                return
             errors = runner.errors()
         except Exception as fault:
             self._fault(name, fault)
@@ -126,6 +148,8 @@ class Worker:
             self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
                 runner = measure.Runner(providers.PROVIDERS[name], problem, self.machine)
+                if self._excluded(runner):
+                    continue
                 runner.prepare()
                 found = runner.errors()
             except Exception as fault:
@@ -179,7 +203,7 @@ class Worker:
                 device=device,
                 errors=errors[name],
                 peak_bytes=runner.peak_bytes(),
-                compile_s=runner.compile_s,
+                compile_s=None if self._compiled_before(runner) else runner.compile_s,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=runner.samples,
@@ -189,6 +213,9 @@ class Worker:
                 **model.rates(case, figures["median_ms"], self.limits),
             )
         return late
+
+    def _compiled_before(self, runner: measure.Runner) -> bool:
+        return self.settings.compiled_before and runner.call.plan is not None
 
     def _versus(
         self, runner: measure.Runner, done: dict[str, measure.Runner]

@@ -1,11 +1,12 @@
-"""The GPU campaign: rehearsed from end to end, resumed, packed, and stopped by a wrong value."""
+"""The GPU campaign: rehearsed from end to end, resumed, archived, and what a failed check costs."""
 
 import contextlib
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +18,23 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench import archive, campaign, check_gpu, environment, floor, model, store, sweep, toolchain
-from bench.__main__ import COMMANDS, app
+from bench import (
+    archive,
+    campaign,
+    check_gpu,
+    doubts,
+    environment,
+    floor,
+    model,
+    store,
+    sweep,
+    toolchain,
+)
+from bench.__main__ import app
 from bench.cases import DEFAULTS, make_case
 from bench.environment import ROOT
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.presets import load_preset
-from tests.units import gone
 
 CPU = torch.device("cpu")
 
@@ -150,99 +161,7 @@ def test_the_floor_of_this_gpu_is_plausible():
 # --- what is kept
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A results tree of noise, which cannot be compressed."""
-    generator = torch.Generator().manual_seed(0)
-    folder = tmp_path / "tree" / "card"
-    for name in ("records/run.jsonl", "figures/a.svg", "figures/a.png", "figures/a.pdf", "t.csv"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(torch.randint(0, 256, (5000,), generator=generator).tolist()))
-    return folder.parent
-
-
-def files(tree: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
-
-
-def test_packed_results_come_back_whole(results: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    said = archive.pack(results, out, part_bytes=4000)
-    assert "7 parts" in said
-    assert [part.stat().st_size <= 4000 for part in archive.parts(out)] == [True] * 7
-    archive.restore(out, tmp_path / "again")
-    assert files(tmp_path / "again") == files(results)
-    archive.pack(results, out, part_bytes=20000)
-    assert len(list(out.iterdir())) == len(archive.parts(out)) == 2
-
-
-@pytest.mark.parametrize("step", range(9))
-def test_a_kill_while_packing_leaves_a_whole_packing(
-    results: Path, tmp_path: Path, monkeypatch, step: int
-):
-    """Killed at the n-th change of the folder: what comes back is all of the old, or of the new."""
-    out = tmp_path / "out"
-    archive.pack(results, out, part_bytes=6000)
-    old, count = files(results), len(archive.parts(out))
-    (results / "card" / "records" / "run.jsonl").write_bytes(b"later" * 2000)
-    new = files(results)
-    changes = iter(range(100))
-
-    def killed_at(change: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*words: Any) -> Any:
-            if next(changes) == step:
-                raise KeyboardInterrupt
-            return change(*words)
-
-        return changed
-
-    monkeypatch.setattr(archive.os, "replace", killed_at(os.replace))
-    monkeypatch.setattr(Path, "unlink", killed_at(Path.unlink))
-    with contextlib.suppress(KeyboardInterrupt):
-        archive.pack(results, out, part_bytes=6000)
-    monkeypatch.undo()
-    archive.restore(out, tmp_path / "again")
-    assert count == 5  # and 4 the second time, whose records shrink: changes 0 to 3 put them
-    assert files(tmp_path / "again") == (old if step < 4 else new)
-    # The next packing clears what the killed one left.
-    archive.pack(results, out, part_bytes=20000)
-    assert sorted(out.glob("results*")) == archive.parts(out) and len(archive.parts(out)) == 2
-
-
-def test_parts_that_are_missing_are_told_of(results: Path, tmp_path: Path):
-    archive.pack(results, tmp_path / "out", part_bytes=4000)
-    archive.parts(tmp_path / "out")[3].unlink()
-    with pytest.raises(FileNotFoundError, match="parts are missing"):
-        archive.restore(tmp_path / "out", tmp_path / "again")
-
-
-def test_figures_give_way_to_records(results: Path, tmp_path: Path):
-    said = archive.pack(results, tmp_path / "out", total=17000)
-    assert "without .svg, .png" in said
-    archive.restore(tmp_path / "out", tmp_path / "again")
-    kept = {"card/records/run.jsonl", "card/figures/a.pdf", "card/t.csv"}
-    assert files(tmp_path / "again").keys() == kept
-    with pytest.raises(RuntimeError, match="accepted: 9000"):
-        archive.pack(results, tmp_path / "out", total=9000)
-
-
-def test_a_call_that_is_ended_leaves_what_it_had(tmp_path: Path):
-    out = tmp_path / "out"
-    with pytest.raises(SystemExit), campaign.tree(out, True, None) as (inside, _):
-        (inside / "record").write_text("kept")
-        campaign._terminated(signal.SIGTERM, None)
-    assert [path.name for path in out.iterdir()] == ["results.tar.gz.000001.00of01"]
-    with campaign.tree(out, True, None) as (inside, _):  # the next call finds it
-        assert (inside / "record").read_text() == "kept"
-    with campaign.tree(tmp_path / "plain", False, out) as (inside, _):
-        assert inside == tmp_path / "plain" and (inside / "record").read_text() == "kept"
-    missing = tmp_path / "no"
-    with pytest.raises(FileNotFoundError, match="--resume"), campaign.tree(out, True, missing):
-        pass
-
-
-def measure(results: Path, *lines: str, name: str = "campaign-1") -> None:
+def make_records(results: Path, *lines: str, name: str = "campaign-1") -> None:
     """Add records to a device's folder, and what a report would make."""
     path = results / "card" / "records" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,82 +171,131 @@ def measure(results: Path, *lines: str, name: str = "campaign-1") -> None:
     (results / "index.html").write_text("page of all")
 
 
-def measured(results: Path, name: str = "campaign-1") -> list[str]:
+def records_in(results: Path, name: str = "campaign-1") -> list[str]:
     return (results / "card" / "records" / f"{name}.jsonl").read_text().split()
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def files(tree: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
 
 
-def test_packed_or_not_what_is_there_is_taken_up(tmp_path: Path, capsys):
-    """Switched back and forth, one folder holds all records in the form that was asked for last."""
-    out = tmp_path / "out"
-    with campaign.tree(out, False, None) as (inside, _):
-        measure(inside, "a")
-    (out / "log.txt").write_text("somebody else's")
-    with campaign.tree(out, True, None) as (inside, _):
-        assert measured(inside) == ["a"]
-        assert names(out) == ["log.txt", "results.tar.gz.000001.00of01"]  # saved before it went
-        measure(inside, "b")
-    assert names(out) == ["log.txt", "results.tar.gz.000002.00of01"]
-    said = capsys.readouterr().out
-    assert "results.tar.gz.000002.00of01" in said
-    (line,) = [line for line in said.splitlines() if line.startswith("unpack with: ")]
-    subprocess.run(["bash", "-c", line.removeprefix("unpack with: ")], cwd=tmp_path, check=True)
-    assert measured(tmp_path) == ["a", "b"]
-    with campaign.tree(out, False, out) as (inside, _):
-        assert inside == out and measured(out) == ["a", "b"]
-        assert names(out) == ["card", "index.html", "log.txt"]
+def test_an_archive_brings_home_what_was_measured_and_no_page(tmp_path: Path):
+    tree, file = tmp_path / "tree", tmp_path / "out" / "card.tar.gz"
+    make_records(tree, "a", "b")
+    (tree / "card" / "records" / "old.jsonl.gz").write_bytes(b"compressed")
+    (tree / "card" / "check_gpu.json").write_text("{}")
+    assert str(file) in archive.pack(tree, file)
+    assert archive.restore(file, tmp_path / "home") == [tmp_path / "home" / "card"]
+    kept = {"card/records/campaign-1.jsonl", "card/records/old.jsonl.gz", "card/check_gpu.json"}
+    assert files(tmp_path / "home") == {k: v for k, v in files(tree).items() if k in kept}
+    assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
 
 
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_what_is_resumed_never_hides_what_is_there(pack: bool, packed: bool, tmp_path: Path):
-    """The same command twice: the second call's --out knows more than what both resume."""
-    earlier, out = tmp_path / "earlier", tmp_path / "out"
-    with campaign.tree(earlier, packed, None) as (inside, _):
-        measure(inside, "a")
-    for expected, new in ((["a"], "b"), (["a", "b"], "c")):
-        with campaign.tree(out, pack, earlier) as (inside, _):
-            assert measured(inside) == expected
-            measure(inside, new)
-    with campaign.tree(earlier, packed, None) as (inside, _):
-        measure(inside, "x")
-    with campaign.tree(out, pack, earlier) as (inside, _):
-        assert measured(inside) == ["x", "a", "b", "c"]
-    assert [name for name in names(out) if name.startswith("results")] == names(out) or not pack
+def test_records_of_two_archives_are_joined_and_states_replaced(tmp_path: Path):
+    home = tmp_path / "home"
+    make_records(home, "a", "b")
+    (home / "card" / "records" / "campaign-1.jsonl").open("a").write("half a rec")  # killed
+    (home / "card" / "limits.json").write_text("old")
+    make_records(tmp_path / "tree", "b", "c")
+    make_records(tmp_path / "tree", "d", name="other")
+    (tmp_path / "tree" / "card" / "limits.json").write_text("new")
+    archive.pack(tmp_path / "tree", tmp_path / "x.tar.gz")
+    for _ in range(2):  # the second time changes nothing
+        archive.restore(tmp_path / "x.tar.gz", home)
+        assert records_in(home) == ["a", "b", "c"] and records_in(home, "other") == ["d"]
+        assert (home / "card" / "limits.json").read_text() == "new"
 
 
-def test_a_folder_of_both_forms_loses_nothing(tmp_path: Path):
-    """As an ended call leaves it, and as calls of an earlier version did."""
-    for pack in (False, True):
-        out = tmp_path / f"out-{pack}"
-        with campaign.tree(out, True, None) as (inside, _):
-            measure(inside, "a", "b")
-        measure(out, "a", "c")
-        measure(out, "d", name="other")
-        with (out / "card" / "records" / "campaign-1.jsonl").open("a") as file:
-            file.write("half a rec")  # its process was killed
-        with campaign.tree(out, pack, None) as (inside, _):
-            assert sorted(measured(inside)) == ["a", "b", "c"]
-            assert measured(inside, "other") == ["d"]
-        forms = bool(archive.parts(out)), bool(archive.outputs(out))
-        assert forms == (pack, not pack)
+def test_a_kill_while_packing_leaves_a_whole_archive(tmp_path: Path, monkeypatch):
+    tree, file = tmp_path / "tree", tmp_path / "x.tar.gz"
+    make_records(tree, "a")
+    archive.pack(tree, file)
+    make_records(tree, "b")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for module, name in ((archive.os, "replace"), (archive.os, "fsync"), (tarfile, "open")):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, name, killed)
+            archive.pack(tree, file)
+        archive.restore(file, tmp_path / name)
+        assert records_in(tmp_path / name) == ["a"]
 
 
-def test_what_is_no_earlier_output_is_told_of(tmp_path: Path):
-    results, out = tmp_path / "earlier", tmp_path / "out"
-    measure(results, "a")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").touch()
-    with pytest.raises(FileNotFoundError, match=f"is one device's, take {results}"):
-        archive.restore(results / "card", out)
-    with pytest.raises(FileNotFoundError, match="no earlier call's output"):
-        archive.restore(tmp_path / "other", out)
-    (tmp_path / "empty").mkdir()
-    archive.restore(tmp_path / "empty", out)
-    assert not out.exists()
+def pack_of(path: Path, *members: tuple[str, bytes | None]) -> Path:
+    """An archive of these members; None makes a link to /etc/passwd."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if data is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            info.size = len(data or b"")
+            tar.addfile(info, io.BytesIO(data or b""))
+    return path
+
+
+def test_what_is_no_archive_of_a_campaign_is_refused_in_one_sentence(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(archive, "MOST_BYTES", 1000)
+    make_records(tmp_path / "tree", "a" * 400)
+    archive.pack(tmp_path / "tree", tmp_path / "right.tar.gz")
+    whole = (tmp_path / "right.tar.gz").read_bytes()
+    (tmp_path / "torn.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.tar.gz").touch()
+    (tmp_path / "folder.tar.gz").mkdir()
+    for file in (
+        tmp_path / "none.tar.gz", tmp_path / "torn.tar.gz", tmp_path / "empty.tar.gz",
+        tmp_path / "folder.tar.gz",
+        pack_of(tmp_path / "other.tar.gz", ("file.txt", b"x")),
+        pack_of(tmp_path / "up.tar.gz", ("../card/records/x.jsonl", b"x\n")),
+        pack_of(tmp_path / "bomb.tar.gz", ("card/records/x.jsonl", b"x" * 1001)),
+        pack_of(tmp_path / "link.tar.gz", ("card/records/x.jsonl", None)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"archive is .*; accepted: a file that") as refused:
+            archive.restore(file, tmp_path / "deep" / "home")
+        assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "deep").exists() and not (tmp_path / "card").exists()
+
+
+def test_the_report_takes_an_archive(tmp_path: Path, monkeypatch):
+    make_records(tmp_path / "tree", "a")
+    archive.pack(tmp_path / "tree", tmp_path / "card.tar.gz")
+    reported: list[Path] = []
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("bench.report.build.main", lambda *folders: reported.extend(folders))
+    found = CliRunner().invoke(app, ["report", str(tmp_path / "card.tar.gz"), str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    assert reported == [tmp_path / "results" / "card", tmp_path]
+    assert records_in(tmp_path / "results") == ["a"]
+
+
+def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: Path, capsys):
+    file = tmp_path / "out" / "card.tar.gz"
+    with pytest.raises(SystemExit), campaign.workspace(tmp_path, file, None) as (inside, _):
+        make_records(inside, "a")
+        campaign._terminated(signal.SIGTERM, None)
+    assert "python -m bench report" in capsys.readouterr().out
+    with campaign.workspace(tmp_path, file, None) as (inside, save):
+        assert records_in(inside) == ["a"]
+        make_records(inside, "b")
+        save()
+        archive.restore(file, tmp_path / "saved")
+        assert records_in(tmp_path / "saved") == ["a", "b"]
+    # Another file that begins with the first, and then goes on by itself.
+    other = tmp_path / "other.tar.gz"
+    for expected, new in ((["a", "b"], "c"), (["a", "b", "c"], "d")):
+        with campaign.workspace(tmp_path, other, file) as (inside, _):
+            assert records_in(inside) == expected
+            make_records(inside, new)
+    with campaign.workspace(tmp_path / "plain", None, other) as (inside, _):
+        assert inside == tmp_path / "plain" and records_in(inside) == ["a", "b", "c", "d"]
+
+
+def test_a_call_that_measured_nothing_leaves_no_archive(tmp_path: Path, capsys):
+    with campaign.workspace(tmp_path, tmp_path / "x.tar.gz", None):
+        pass
+    assert "nothing was measured" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 # --- the campaign
@@ -347,40 +315,59 @@ def test_without_a_gpu_it_says_so(tmp_path: Path):
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert "campaign needs a GPU" in done.stderr and "Traceback" not in done.stderr
     done = run("--rehearse")
-    assert done.returncode == 2 and "--rehearse needs --out" in done.stderr
+    assert done.returncode == 2 and "--rehearse needs --out or --archive" in done.stderr
 
 
-def outcomes_of(*states: str) -> list[check_gpu.Row]:
-    return [check_gpu.Row("values", f"{i}", state, "why") for i, state in enumerate(states)]
+def test_results_and_an_archive_together_are_refused(tmp_path: Path):
+    words = ["campaign", "--rehearse", "--out", str(tmp_path), "--archive", str(tmp_path / "x")]
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, ValueError) and "accepted: one of them" in str(
+        found.exception
+    )
+
+
+def rows_of(*states: str) -> list[check_gpu.Row]:
+    doubt = doubts.Doubt("values: lstm", "lstm", "forward", "persistent", "bf16")
+    return [
+        check_gpu.Row(
+            "values", f"{i}", state, "why",
+            doubts=doubts.to_json([doubt]) if state == FAIL else [],
+        )
+        for i, state in enumerate(states)
+    ]  # fmt: skip
 
 
 def call(
     tmp_path: Path,
     monkeypatch,
-    code: int | None,
     *states: str,
-    pack: bool = False,
     measure: Callable[..., Any] = lambda *_: None,
-) -> list[str]:
-    """One campaign whose check-gpu ends so; its command's words. Most other steps do nothing."""
-    asked: list[str] = []
+    **options: Any,
+) -> list[float]:
+    """One campaign of eight minutes whose checks end so; the seconds that they were given.
 
-    def ended(words: list[str], seconds: float) -> int | None:
-        asked.extend(words)
-        folder = Path(words[words.index("--out") + 1])
-        check_gpu.write(folder, outcomes_of(*states), check_gpu.key(True))
-        return code
+    Most other steps do nothing.
+    """
+    given: list[float] = []
 
-    monkeypatch.setattr(campaign, "ended", ended)
+    def check(todo: Any, key: Any, folder: Path, seconds: float) -> list[check_gpu.Row]:
+        given.append(seconds)
+        check_gpu.write(folder, rows_of(*states), key)
+        return rows_of(*states)
+
+    monkeypatch.setattr(check_gpu, "check", check)
     monkeypatch.setattr(campaign.Campaign, "measure", measure)
-    for step in ("floor", "alone"):
+    for step in ("floor", "studies"):
         monkeypatch.setattr(campaign.Campaign, step, lambda *_: None)
-    before = signal.getsignal(signal.SIGTERM)
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(sign) for sign in signals]
     try:
-        campaign.command(8, tmp_path, pack, None, True, 0.1, 0.1, 60)
+        words = {"out": tmp_path, "archive_": None, "resume": None} | options
+        campaign.command(8, rehearse=True, seconds=0.1, target=0.1, timeout=60, **words)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    return asked
+        for sign, handler in zip(signals, before, strict=True):
+            signal.signal(sign, handler)
+    return given
 
 
 def state(tmp_path: Path) -> dict[str, Any]:
@@ -396,31 +383,27 @@ def test_minutes_in_which_nothing_is_measured_are_refused(name: str, minutes: st
     assert "accepted: a number above 0, at most 30000" in str(found.exception)
 
 
-def test_parts_alone_are_never_left_in_the_checkout():
-    with pytest.raises(ValueError, match="--pack needs an --out of its own"):
-        campaign.command(8, sweep.RESULTS, True, None, True, 0.1, 0.1, 60)
-
-
-@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("archived", [False, True])
 def test_an_interrupted_campaign_says_so_and_still_reports(
-    pack: bool, tmp_path: Path, monkeypatch, capsys
+    archived: bool, tmp_path: Path, monkeypatch, capsys
 ):
     def interrupted(self: campaign.Campaign, *_: Any) -> None:
-        measure(self.results, "a")
+        make_records(self.results, "a")
         raise KeyboardInterrupt
 
-    def report(self: campaign.Campaign) -> None:
-        print("reported")
-
-    monkeypatch.setattr(campaign.Campaign, "report", report)
+    monkeypatch.setattr(campaign.Campaign, "report", lambda self: print("reported"))
+    file = tmp_path / "x.tar.gz"
+    options = {"out": None, "archive_": file} if archived else {}
     with pytest.raises(typer.Exit) as ended:
-        call(tmp_path, monkeypatch, 0, PASS, pack=pack, measure=interrupted)
+        call(tmp_path, monkeypatch, PASS, measure=interrupted, **options)
     assert ended.value.exit_code == 130
-    said = capsys.readouterr().out
-    assert "interrupted; nothing finished is lost, the same command goes on\nreported\n" in said
-    assert bool(archive.parts(tmp_path)) == ("unpack with" in said) == pack
-    with campaign.tree(tmp_path, False, None):
-        assert measured(tmp_path) == ["a"]
+    printed = capsys.readouterr().out
+    assert "interrupted; nothing finished is lost, the same command goes on\n" in printed
+    # What leaves an archive is reported on elsewhere.
+    assert ("reported\n" in printed) != archived and file.exists() == archived
+    if archived:
+        archive.restore(file, tmp_path)
+    assert records_in(tmp_path) == ["a"]
 
 
 def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, capsys):
@@ -437,69 +420,64 @@ def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, ca
     reports: list[int] = []
     monkeypatch.setattr("bench.report.build.main", report)
     with pytest.raises(typer.Exit) as ended:
-        call(tmp_path, monkeypatch, 0, PASS, measure=measures)
+        call(tmp_path, monkeypatch, PASS, measure=measures)
     assert ended.value.exit_code == 130 and reports == [0]
     assert "nothing finished is lost" in capsys.readouterr().out
 
 
-def test_no_path_that_is_gone_is_told(tmp_path: Path, monkeypatch, capsys):
+def test_a_failed_check_costs_what_it_concerns_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch, capsys
+):
+    asked: list[Any] = []
+
     def measures(self: campaign.Campaign, *_: Any) -> None:
-        (self.folder / "records").mkdir(exist_ok=True)
-        (self.folder / "records" / "campaign-1.jsonl").touch()
+        asked.append(self.settings["doubts"])
 
-    monkeypatch.setattr("bench.report.build.main", lambda folder: print(f"{folder}: 3 files"))
-    call(tmp_path, monkeypatch, 0, PASS, pack=True, measure=measures)
-    said = capsys.readouterr().out
-    assert f"(packed)/{environment.slug(environment.probe().name)}: 3 files" in said
-    assert "rnnbench-" not in said
-
-
-def test_a_failed_check_stops_it_before_anything_is_measured(tmp_path: Path, monkeypatch, capsys):
-    with pytest.raises(typer.Exit) as stopped:
-        call(tmp_path, monkeypatch, 1, PASS, FAIL, NOT_DONE)
-    assert stopped.value.exit_code == 1
-    assert "nothing was measured: values: 1" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*.json*")] == [check_gpu.FILE]
+    with pytest.raises(typer.Exit) as ended:
+        call(tmp_path, monkeypatch, PASS, FAIL, NOT_DONE, measure=measures)
+    assert ended.value.exit_code == 1
+    printed = capsys.readouterr().err
+    assert "values: 1; not measured therefore: lstm forward persistent bf16" in printed
+    assert asked and all(each == rows_of(FAIL)[0].doubts for each in asked)
+    assert "checked" not in state(tmp_path)
 
 
 def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(tmp_path, monkeypatch, capsys):
-    words = call(tmp_path, monkeypatch, check_gpu.UNFINISHED, PASS, NOT_DONE, LEFT_OUT)
+    (seconds,) = call(tmp_path, monkeypatch, PASS, NOT_DONE, LEFT_OUT)
     assert "1 of 3 checks left for the next call" in capsys.readouterr().out
     assert state(tmp_path) == {}
-    assert float(words[words.index("--max-minutes") + 1]) == pytest.approx(2, abs=0.1)  # of 8
-    assert call(tmp_path, monkeypatch, 0, PASS, PASS, LEFT_OUT)
+    # A quarter of eight minutes, less what the first report may take.
+    assert seconds == pytest.approx((480 - 1.5 * campaign.FIRST_REPORT_SECONDS) / 4, abs=3)
+    assert call(tmp_path, monkeypatch, PASS, PASS, LEFT_OUT)
     assert state(tmp_path)["checked"] == check_gpu.key(True)
-    assert call(tmp_path, monkeypatch, 0, PASS) == []  # done
+    assert call(tmp_path, monkeypatch, PASS) == []  # done
 
 
-@pytest.mark.parametrize("code", [None, 2, -9])
-def test_a_check_gpu_that_does_not_end_well_stops_nothing_but_is_told_of(
-    code: int | None, tmp_path: Path, monkeypatch, capsys
-):
+def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
+    done: list[str] = []
+
+    def measure(self: campaign.Campaign, preset: str, kind: str, *_: Any) -> None:
+        done.append(kind)
+        raise RuntimeError(f"the {kind} failed")
+
     with pytest.raises(typer.Exit) as ended:
-        call(tmp_path, monkeypatch, code, PASS, NOT_DONE)
-    assert ended.value.exit_code == 1
-    said = capsys.readouterr()
-    assert "and the campaign goes on" in said.err and "nothing has been measured yet" in said.out
-    assert state(tmp_path) == {}
+        call(tmp_path, monkeypatch, PASS, measure=measure)
+    assert ended.value.exit_code == 1 and done == ["time", "error"]
+    printed = capsys.readouterr()
+    assert "campaign goes on: the time failed" in printed.err
+    assert "nothing has been measured yet" in printed.out  # the report, after all
 
 
-CHILDREN = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-print(child.pid, flush=True)
-open(sys.argv[1], "w").write(str(child.pid))
-child.wait()
-"""
+def test_a_relative_folder_is_the_callers_and_not_the_checkouts(tmp_path: Path, monkeypatch):
+    """What measures runs in the checkout."""
+    folders: list[Path] = []
 
+    def measure(self: campaign.Campaign, *_: Any) -> None:
+        folders.append(self.results)
 
-@pytest.mark.slow
-def test_a_command_that_is_ended_leaves_no_child(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(campaign, "END_SECONDS", 1.0)
-    note = tmp_path / "pid"
-    assert campaign.ended([sys.executable, "-c", CHILDREN, str(note)], 3.0) is None
-    assert gone(int(note.read_text()))
-    assert campaign.ended([sys.executable, "-c", "raise SystemExit(3)"], 60) == 3
+    monkeypatch.chdir(tmp_path)
+    call(tmp_path, monkeypatch, PASS, measure=measure, out=Path("here"))
+    assert set(folders) == {tmp_path / "here"}
 
 
 # --- graphs
@@ -656,8 +634,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeyp
         toolchain.check_cache()
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     toolchain.check_cache()
-    with pytest.raises(RuntimeError, match="--out takes another folder"):
-        campaign.command(8, file / "out", False, None, True, 0.1, 0.1, 60)
+    with pytest.raises(RuntimeError, match="--out or --archive takes another place"):
+        campaign.command(8, file / "out", None, None, True, 0.1, 0.1, 60)
 
 
 def test_triton_looks_for_its_compiler_there():
@@ -672,29 +650,29 @@ def test_triton_looks_for_its_compiler_there():
 
 
 def test_time_is_kept_for_the_report(tmp_path: Path):
-    made = campaign.Campaign(tmp_path, time.monotonic() + 600, {}, lambda: None)
-    assert made.left() == pytest.approx(510, abs=2)
-    made.remember(report_seconds=10.0)
-    again = campaign.Campaign(tmp_path, time.monotonic() + 600, {}, lambda: None)
-    assert again.left() == pytest.approx(585, abs=2)
-    short = campaign.Campaign(tmp_path, time.monotonic() + 4, {}, lambda: None)
-    assert short.left() == pytest.approx(2, abs=1)
+    def made(seconds: float, **options: Any) -> campaign.Campaign:
+        return campaign.Campaign(tmp_path, time.monotonic() + seconds, {}, lambda: None, **options)
+
+    first = made(600)
+    assert first.seconds_left() == pytest.approx(510, abs=2)
+    first.remember(report_seconds=10.0)
+    assert made(600).seconds_left() == pytest.approx(585, abs=2)
+    assert made(4).seconds_left() == pytest.approx(2, abs=1)
+    assert made(600, reports=False).seconds_left() == pytest.approx(597, abs=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.skipif("check-gpu" not in COMMANDS, reason="bench has no check-gpu to begin with")
 def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
-    brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5")
-    done = run(*brief, "--max-minutes", "5", "--out", str(tmp_path / "first"), "--pack")
+    brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5", "--max-minutes", "5")
+    file = tmp_path / "first" / "card.tar.gz"
+    done = run(*brief, "--archive", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
-    (part,) = (tmp_path / "first").iterdir()
-    assert part.name.endswith(".00of01")
-    words = ("--out", str(tmp_path / "second"), "--resume", str(tmp_path / "first"))
-    again = run(*brief, "--max-minutes", "5", *words)
+    assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
+    again = run(*brief, "--out", str(tmp_path / "second"), "--resume", str(file))
     assert again.returncode == 0, again.stdout + again.stderr
-    for said in ("check-gpu: done before", "activations: measured before", "none new"):
-        assert said in again.stdout
+    for line in ("check-gpu: done before", "activations: measured before", "none new"):
+        assert line in again.stdout
     folder = tmp_path / "second" / environment.slug(environment.probe().name)
     records = list(store.read(folder / "records"))
     kinds = {(record["kind"], record["status"]) for record in records}

@@ -78,14 +78,16 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
     return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 
 
-for _name, _mode, _graph in (
-    ("ours", "auto", False),
-    ("ours-persistent", "persistent", False),
-    ("ours-stepwise", "stepwise", False),
-    ("ours-gemm", "gemm", False),
-    ("ours-graph", "auto-graph", True),
-    ("ours-stepwise-graph", "stepwise", True),
-):
+# Each provider's mode of the kernels, and whether its calls are replayed from a CUDA graph.
+MODES = {
+    "ours": ("auto", False),
+    "ours-persistent": ("persistent", False),
+    "ours-stepwise": ("stepwise", False),
+    "ours-gemm": ("gemm", False),
+    "ours-graph": ("auto-graph", True),
+    "ours-stepwise-graph": ("stepwise", True),
+}
+for _name, (_mode, _graph) in MODES.items():
     provider(
         _name,
         supports=partial(supports, graph=_graph, mode=_mode),
