@@ -41,10 +41,11 @@ class Repetitions:
     """
 
     def __init__(self, value: Value, first: dict[str, Tensor]) -> None:
+        import torch
+
         self.value, self.first, self.calls = value, first, 0
         self.by_torch = [n for n in first if n in BY_TORCH or value.mode == "gemm"]
-        zero = next(iter(first.values())).new_zeros((), dtype=float)
-        self.found = {name: zero.clone() for name in first}
+        self.found = {name: x.new_zeros(1, dtype=torch.float64) for name, x in first.items()}
 
     def add(self, call: dict[str, Tensor]) -> None:
         """Compare one more call."""

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench.pool import NotDone
+from bench.doubts import Doubt
+from bench.pool import Failed, NotDone
 
 
 def gives(detail: str) -> str:
@@ -16,6 +17,11 @@ def gives(detail: str) -> str:
 
 def fails() -> str:
     raise AssertionError("a wrong value")
+
+
+def finds(i: int) -> str:
+    doubt = Doubt("values", "gru", "forward", "gemm", "bf16")
+    raise Failed("y is wrong", f"all about {i}\n[in] many lines", (doubt,))
 
 
 def late() -> str:

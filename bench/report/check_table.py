@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.check_gpu import FILE
+from bench.doubts import from_json
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.report import exactness, frames
 from bench.report.typeset import Table
@@ -27,7 +28,8 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def table(found: dict[str, Any]) -> Table:
     """How many checks of each kind ended how; each reason why one did not pass."""
-    full = pd.DataFrame(found["rows"]).assign(**exactness.origin(found))
+    full = pd.DataFrame(found["rows"]).drop(columns=["report", "doubts"], errors="ignore")
+    full = full.assign(**exactness.origin(found))
     rows = []
     for check, group in full.groupby("check", sort=False):
         counts = group["outcome"].value_counts()
@@ -73,4 +75,8 @@ def caveats(folder: Path) -> list[str]:
                 f"{len(names)} of {len(rows)} checks of the kernels on this device "
                 f"{'failed' if state == FAIL else 'were not done'}: {', '.join(names[:3])}{more}."
             )
+        if state == FAIL and names:
+            doubtful = [doubt for row in rows for doubt in from_json(row.get("doubts", ()))]
+            words = "; ".join(dict.fromkeys(map(str, doubtful))) or "nothing"
+            said[-1] += f" Not measured therefore: {words}."
     return said
