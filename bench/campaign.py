@@ -40,7 +40,7 @@ from bench import (
 from bench.commands.sweep import outcome
 from bench.error import run_alone
 from bench.isolation import Item
-from bench.pool import FAIL
+from bench.pool import FAIL, Pool
 from bench.presets import load_preset
 from bench.progress import bar
 
@@ -54,6 +54,8 @@ CHECK = (0.25, 300.0)
 FLOOR = (0.2, 60.0)
 SPEED = (0.75, float("inf"))  # of a preset that has errors to measure too
 FIRST_REPORT_SECONDS = 60.0  # a guess of the first report's time; later ones follow the last
+LEAST_STUDY = 60.0  # seconds under which a study is not begun: ended early, it leaves nothing
+LEAST_SWEEP = 20.0  # the same for a sweep, whose process takes half of that to start
 END_SECONDS = 3.0  # to end the processes that measure and to save
 SAVE_SECONDS = 30.0  # between two savings during a sweep
 # Seconds of silence that mean a hang: a tenth of the call, from 20 s to 3 minutes.
@@ -123,8 +125,9 @@ class Campaign:
     def run(self) -> None:
         """All steps, in order, as far as the time goes. A step that fails stops no other."""
         presets = REHEARSAL if self.rehearse else PRESETS
-        self.step(self.compile_for_checks, presets[0])
-        self.step(self.check)
+        with Pool(check_gpu.workers()) as pool:
+            self.step(self.compile_for_checks, presets[0], pool)
+            self.step(self.check, pool)
         self.step(self.floor)
         for preset in presets:
             if preset != presets[0]:
@@ -151,22 +154,24 @@ class Campaign:
         self.failures.append(sentence)
         print(f"failed, and the campaign goes on: {sentence}", file=sys.stderr)
 
-    def compile_for_checks(self, preset: str) -> None:
+    def compile_for_checks(self, preset: str, pool: Pool) -> None:
         """The kernels of the first checks, then the preset's, then the other checks'."""
         first = [checks.first(cell, self.rehearse) for cell in checks.kernel_cells()]
         first += repetitions.exact_cases(self.rehearse)
         uses = precompile.of_values(first) + self.uses(preset)
-        self.precompile("checks", uses + precompile.of_values(checks.all_values(self.rehearse)))
+        uses += precompile.of_values(checks.all_values(self.rehearse))
+        self.precompile("checks", uses, pool)
 
     def compile_preset(self, preset: str) -> None:
-        self.precompile(preset, self.uses(preset))
+        with Pool(check_gpu.workers()) as pool:
+            self.precompile(preset, self.uses(preset), pool)
 
     def uses(self, preset: str) -> list[precompile.Use]:
         loaded = load_preset(preset)
         requests = [request for request in loaded.requests if request.kind == "time"]
         return precompile.of_requests(requests, loaded.providers)
 
-    def precompile(self, what: str, uses: list[precompile.Use]) -> None:
+    def precompile(self, what: str, uses: list[precompile.Use], pool: Pool) -> None:
         """Compile ahead on all cores, into the cache that every process of the call shares."""
         if not self.machine.is_cuda:
             print("compile: Triton's interpreter compiles nothing")
@@ -176,14 +181,14 @@ class Campaign:
             print(f"compile {what}: left for the next call")
             return
         began = time.monotonic()
-        rows = precompile.run(list(dict.fromkeys(uses)), seconds)
+        rows = precompile.run(uses, seconds, pool)
         spent = time.monotonic() - began
         print(f"compile {what}: {precompile.summary_line(rows)}, in {spent:.0f} s")
         compiled = self.state.get("compiled", {})
         compiled[what] = {"seconds": round(spent, 1), "kernels": precompile.to_json(rows)}
         self.remember(compiled=compiled)
 
-    def check(self) -> None:
+    def check(self, pool: Pool) -> None:
         """check-gpu, unless all was done before with this code and software on such a device.
 
         It gets a share of the time. What is not done in it is left for the next call and shown on
@@ -195,7 +200,7 @@ class Campaign:
             print("check-gpu: done before, with this code and these versions")
             return
         every = check_gpu.all_checks(self.rehearse, self.machine.is_cuda)
-        rows = check_gpu.check(every, key, self.folder, self.share(CHECK))
+        rows = check_gpu.check(every, key, self.folder, self.share(CHECK), pool)
         print(f"check-gpu: {check_gpu.summary_line(rows)}")
         failed = [row for row in rows if row.outcome == FAIL]
         found = check_gpu.doubts(rows)
@@ -228,6 +233,9 @@ class Campaign:
             ):
                 print(f"{module}: measured before")
                 continue
+            if self.seconds_left() < LEAST_STUDY and not self.rehearse:
+                print(f"{module}: left for the next call")
+                continue
             self.step(partial(self.study, module, *[brief] * self.rehearse))
 
     def study(self, module: str, *words: str, seconds: float | None = None) -> None:
@@ -246,7 +254,7 @@ class Campaign:
     def measure(self, preset: str, kind: str, of: tuple[float, float] = (1.0, SPEED[1])) -> None:
         """A preset's speed or error, as far as a share of the time left goes."""
         seconds = self.share(of)
-        if seconds <= 0:
+        if seconds < (0 if self.rehearse else LEAST_SWEEP):
             print(f"{preset} {kind}: left for the next call")
             return
         options = sweep.Options(preset=preset, kinds=(kind,), run=self.run_id)

@@ -24,7 +24,7 @@ import typer
 
 from bench import arguments, checks, environment, repetitions, sanitizer, toolchain
 from bench.doubts import Doubt, from_json, to_json
-from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Unit, run_units
+from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
 
 FILE = "check_gpu.json"
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
@@ -198,11 +198,17 @@ def doubts(rows: Sequence[Row]) -> tuple[Doubt, ...]:
     return from_json(doubt for row in rows if row.outcome == FAIL for doubt in row.doubts)
 
 
+def workers() -> int:
+    """How many processes to check with: one for each core, as compiling takes most of the time."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
 def run(
     todo: Sequence[Check],
     before: Sequence[Row],
     seconds: float,
     on_row: Callable[[Row], None],
+    pool: Pool,
 ) -> None:
     """Make the checks that are not settled, in order; each outcome is handed on as it comes."""
     deadline = time.monotonic() + seconds
@@ -231,8 +237,7 @@ def run(
         else:
             waiting.append(check.unit)
     waiting.sort(key=lambda unit: unit.name not in earlier or earlier[unit.name].outcome != FAIL)
-    workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)), max(1, len(waiting)))
-    run_units(waiting, workers, deadline, on_outcome)
+    pool.run(waiting, deadline, on_outcome)
 
 
 def table(rows: Sequence[Row]) -> Any:
@@ -298,7 +303,8 @@ def command(
     else:
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
     out = out.resolve() if out is not None else None
-    rows = check(all_checks(rehearse, cuda), key(rehearse), out, max_minutes * 60)
+    with Pool(workers()) as pool:
+        rows = check(all_checks(rehearse, cuda), key(rehearse), out, max_minutes * 60, pool)
     if out is not None:
         write(out, rows, key(rehearse), device=environment.device_facts())
     from rich.console import Console
@@ -312,7 +318,7 @@ def command(
 
 
 def check(
-    todo: Sequence[Check], wanted: dict[str, Any], out: Path | None, seconds: float
+    todo: Sequence[Check], wanted: dict[str, Any], out: Path | None, seconds: float, pool: Pool
 ) -> list[Row]:
     """Make the checks, printing failures whole and at once, and keeping each outcome in ``out``."""
     from rich.console import Console
@@ -340,7 +346,7 @@ def check(
                     rows = sorted(known.values(), key=lambda row: order[row.name])
                     write(out, rows, wanted)
 
-            run(todo, before, seconds, on_row)
+            run(todo, before, seconds, on_row, pool)
     finally:
         signal.signal(signal.SIGTERM, handler)
     return sorted(found.values(), key=lambda row: order[row.name])

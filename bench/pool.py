@@ -169,49 +169,32 @@ class _Worker:
         self.connection.close()
 
 
-def run_units(
-    units: Sequence[Unit],
-    workers: int,
-    deadline: float,
-    on_outcome: Callable[[Unit, Outcome], Any],
-) -> None:
-    """Run units in order, up to ``workers`` at once, and hand on each outcome as it comes.
+class Pool:
+    """Processes that run units; those that are idle stay for the next run, until it is closed.
 
-    At the deadline (of ``time.monotonic``) all that is running is ended; it and what was not begun
-    come out as NOT_DONE.
+    Args:
+        workers: the most processes at once.
     """
-    waiting = list(units)
-    crew: list[_Worker] = []
 
-    def dismiss(worker: _Worker) -> None:
-        crew.remove(worker)
-        worker.close()
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._crew: list[_Worker] = []
 
-    def begin() -> None:
-        for unit in list(waiting):
-            busy = [worker for worker in crew if worker.unit is not None]
-            if any(worker.unit.alone for worker in busy if worker.unit):
-                return
-            ahead = {other.name for other in waiting} | {w.unit.name for w in busy if w.unit}
-            if (unit.alone and busy) or ahead & set(unit.after):
-                continue
-            idle = [worker for worker in crew if worker.unit is None]
-            if unit.alone:
-                for worker in idle:
-                    dismiss(worker)
-                idle = []
-            if not idle and len(crew) >= workers:
-                return
-            if not idle:
-                idle = [_Worker()]
-                crew.extend(idle)
-            waiting.remove(unit)
-            idle[0].begin(unit)
+    def run(
+        self,
+        units: Sequence[Unit],
+        deadline: float,
+        on_outcome: Callable[[Unit, Outcome], Any],
+    ) -> None:
+        """Run units in order, several at once, and hand on each outcome as it comes.
 
-    try:
+        At the deadline (of ``time.monotonic``) all that is running is ended; it and what was not
+        begun come out as NOT_DONE.
+        """
+        waiting = list(units)
         while (left := deadline - time.monotonic()) > 0:
-            begin()
-            busy = [worker for worker in crew if worker.unit is not None]
+            self._begin(waiting)
+            busy = self._busy()
             if not busy:
                 return
             ready = wait([worker.connection for worker in busy], timeout=left)
@@ -221,16 +204,54 @@ def run_units(
                 unit, outcome = worker.unit, worker.outcome()
                 worker.unit = None
                 if outcome.state in (FAIL, NOT_DONE):
-                    dismiss(worker)
+                    self._dismiss(worker)
                 if unit is not None:
                     on_outcome(unit, outcome)
-        for worker in crew:
-            if worker.unit is not None:
-                spent = time.monotonic() - worker.began
+        for worker in self._busy():
+            unit, spent = worker.unit, time.monotonic() - worker.began
+            self._dismiss(worker)
+            if unit is not None:
                 why = f"had run for {spent:.0f} s when the time was up"
-                on_outcome(worker.unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
+                on_outcome(unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
         for unit in waiting:
             on_outcome(unit, Outcome(NOT_DONE, "not begun in time", tried=False))
-    finally:
-        for worker in list(crew):
-            dismiss(worker)
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in list(self._crew):
+            self._dismiss(worker)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._crew if worker.unit is not None]
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self._crew.remove(worker)
+        worker.close()
+
+    def _begin(self, waiting: list[Unit]) -> None:
+        """Give waiting units to processes, as far as there are any and the units may begin."""
+        for unit in list(waiting):
+            busy = self._busy()
+            if any(worker.unit.alone for worker in busy if worker.unit):
+                return
+            ahead = {other.name for other in waiting} | {w.unit.name for w in busy if w.unit}
+            if (unit.alone and busy) or ahead & set(unit.after):
+                continue
+            idle = [worker for worker in self._crew if worker.unit is None]
+            if unit.alone:
+                for worker in idle:
+                    self._dismiss(worker)
+                idle = []
+            if not idle and len(self._crew) >= self.workers:
+                return
+            if not idle:
+                idle = [_Worker()]
+                self._crew.extend(idle)
+            waiting.remove(unit)
+            idle[0].begin(unit)

@@ -6,21 +6,23 @@ finds it, in whatever process. Imports no torch; the processes that compile do.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.cases import Case
 from bench.checks import Value
-from bench.pool import PASS, Outcome, Unit, run_units
+from bench.pool import FAIL, PASS, Outcome, Pool, Unit
 from bench.presets import Request
 from bench.providers.ours import MODES
 
-LISTING_SECONDS = 60.0  # the most that finding the distinct kernels may take
+COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
 
 
 @dataclass(frozen=True)
@@ -103,23 +105,24 @@ def variant(use: Use) -> Any:
     return Variant(case.cell, use.loop, case.H, D, case.dtype, precision, plan, features)
 
 
-def distinct(uses: Sequence[Use]) -> str:
-    """The indices of those uses that need a kernel which none before them needs, as JSON."""
-    from bench.compile_kernel import identity
+def compile_use(use: Use, claims: Path) -> str:
+    """Compile what this use launches, unless it is in the cache or another process has begun it.
 
-    found: dict[str, int] = {}
-    for index, use in enumerate(uses):
-        found.setdefault(json.dumps(identity(variant(use), hip=False), sort_keys=True), index)
-    return json.dumps(sorted(found.values()))
+    Args:
+        claims: a folder that gets a file for each kernel that a process takes on.
 
-
-def compile_use(use: Use) -> str:
-    """Compile what this use launches, unless the cache has it; how long that took."""
-    from bench.compile_kernel import arguments
+    Returns:
+        ``COMPILED`` or ``CLAIMED``.
+    """
+    from bench.compile_kernel import arguments, identity
     from kernels import launch
 
-    began = time.monotonic()
     needed = variant(use)
+    words = json.dumps(identity(needed, hip=False), sort_keys=True)
+    try:
+        (claims / hashlib.sha256(words.encode()).hexdigest()).touch(exist_ok=False)
+    except FileExistsError:
+        return CLAIMED
     kernel, values = arguments(needed)
     plan = needed.plan
     phases: tuple[dict[str, int], ...] = ({},)
@@ -127,35 +130,30 @@ def compile_use(use: Use) -> str:
         phases = ({"PHASE": launch.PRODUCT.value}, {"PHASE": launch.POINTWISE.value})
     for phase in phases:
         kernel.warmup(**values | phase, **launch.options(plan), grid=(plan.programs,))
-    return f"{time.monotonic() - began:.2f} s"
+    return COMPILED
 
 
-def run(uses: Sequence[Use], seconds: float) -> list[Row]:
-    """Compile the distinct kernels of these uses, the first ones first, on all cores.
+def run(uses: Sequence[Use], seconds: float, pool: Pool) -> list[Row]:
+    """Compile the kernels of these uses, each once, the first ones first.
 
     What is not compiled when the time is up is compiled where it is first launched.
 
-    Raises:
-        RuntimeError: if the kernels cannot even be listed.
+    Returns:
+        A row for each kernel, and for each use that was not looked at in time.
     """
-    began = time.monotonic()
-    listed: list[Outcome] = []
-    unit = Unit("distinct kernels", partial(distinct, uses))
-    until = began + min(seconds, LISTING_SECONDS)
-    run_units([unit], 1, until, lambda _, outcome: listed.append(outcome))
-    if listed[0].state != PASS:
-        raise RuntimeError(f"the kernels to compile cannot be listed: {listed[0].detail}")
-    needed = [uses[index] for index in json.loads(listed[0].detail)]
-    units = [Unit(f"{index} {use.name}", partial(compile_use, use)) for index, use in
-             enumerate(needed)]  # fmt: skip
     rows: list[Row] = []
 
     def on_outcome(unit: Unit, outcome: Outcome) -> None:
-        name = unit.name.partition(" ")[2]
-        rows.append(Row(name, outcome.state, outcome.detail, round(outcome.seconds, 2)))
+        if outcome.detail != CLAIMED:
+            name = unit.name.partition(" ")[2]
+            rows.append(Row(name, outcome.state, outcome.detail, round(outcome.seconds, 2)))
 
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(units)))
-    run_units(units, workers, began + seconds, on_outcome)
+    with tempfile.TemporaryDirectory(prefix="rnnbench-") as claims:
+        units = [
+            Unit(f"{index} {use.name}", partial(compile_use, use, Path(claims)))
+            for index, use in enumerate(dict.fromkeys(uses))
+        ]
+        pool.run(units, time.monotonic() + seconds, on_outcome)
     return rows
 
 
@@ -166,9 +164,10 @@ def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def summary_line(rows: Sequence[Row]) -> str:
     """How many kernels were compiled, and the first that could not be."""
     done = [row for row in rows if row.outcome == PASS]
+    failed = [row for row in rows if row.outcome == FAIL]
     spent = sum(row.seconds for row in done)
-    line = f"{len(done)} of {len(rows)} kernels compiled, {spent:.0f} s of compiling in all"
-    failed = [row for row in rows if row.outcome == "FAIL"]
+    line = f"{len(done)} kernels compiled, {spent:.0f} s of compiling in all"
     if failed:
         line += f"; {len(failed)} failed, first {failed[0].kernel}: {failed[0].detail}"
-    return line
+    rest = len(rows) - len(done) - len(failed)
+    return line + (f"; {rest} uses left to be compiled when launched" if rest else "")

@@ -350,7 +350,7 @@ def call(
     """
     given: list[float] = []
 
-    def check(todo: Any, key: Any, folder: Path, seconds: float) -> list[check_gpu.Row]:
+    def check(todo: Any, key: Any, folder: Path, seconds: float, _: Any) -> list[check_gpu.Row]:
         given.append(seconds)
         check_gpu.write(folder, rows_of(*states), key)
         return rows_of(*states)

@@ -21,7 +21,7 @@ from bench.cases import CELLS, DEFAULTS, make_case
 from bench.compile_kernel import TORCH_NAMES
 from bench.isolation import Isolated, Item
 from bench.metrics import tolerance
-from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Failed, NotDone, Outcome, Unit
+from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Failed, NotDone, Outcome, Pool, Unit
 from bench.report import check_table, device_page, typeset
 from kernels.devices import DEVICES
 from kernels.plan import Problem, backward_plan, forward_plan
@@ -36,6 +36,7 @@ from tests.units import (
     lacks_memory,
     late,
     needs_a_clean_process,
+    own_pid,
     poisons,
     sleeps,
 )
@@ -226,7 +227,10 @@ def outcomes(
         assert unit.name not in found
         found[unit.name] = outcome
 
-    pool.run_units(units, workers, time.monotonic() + seconds, on_outcome)
+    with Pool(workers) as pool_:
+        pool_.run(units, time.monotonic() + seconds, on_outcome)
+        # What the deadline cut off is gone before the pool is closed.
+        assert not pool_._busy()
     return found
 
 
@@ -271,9 +275,9 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     code = (
         "import time; from functools import partial; from pathlib import Path\n"
-        "from bench.pool import Unit, run_units; from tests.units import sleeps\n"
+        "from bench.pool import Pool, Unit; from tests.units import sleeps\n"
         f"unit = Unit('a', partial(sleeps, 300, Path({str(note)!r})))\n"
-        "run_units([unit], 1, time.monotonic() + 300, print)\n"
+        "Pool(1).run([unit], time.monotonic() + 300, print)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     for _ in range(600):
@@ -292,7 +296,8 @@ def test_units_wait_for_those_that_they_need_and_run_alone_where_asked(tmp_path:
         Unit("second", partial(gives, ""), after=("first",)),
         Unit("first", partial(gives, "")),
     ]
-    pool.run_units(units, 2, time.monotonic() + 100, lambda unit, _: order.append(unit.name))
+    with Pool(2) as processes:
+        processes.run(units, time.monotonic() + 100, lambda unit, _: order.append(unit.name))
     assert order == ["alone", "first", "second"]
 
 
@@ -324,6 +329,22 @@ def table_of(*units: Unit) -> list[check_gpu.Check]:
     ]
 
 
+def make_checks(
+    todo: list[check_gpu.Check], key: dict[str, Any], out: Path | None, seconds: float
+) -> list[check_gpu.Row]:
+    with Pool(2) as processes:
+        return check_gpu.check(todo, key, out, seconds, processes)
+
+
+def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:
+    pids: list[str] = []
+    with Pool(1) as processes:
+        for _ in range(2):
+            unit = Unit("pid", own_pid)
+            processes.run([unit], time.monotonic() + 60, lambda _, o: pids.append(o.detail))
+    assert pids[0] == pids[1] and gone(int(pids[0]))
+
+
 def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
     key = {"code": "abc", "device": "card"}
     todo = table_of(
@@ -331,11 +352,11 @@ def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
         Unit("values: wrong", fails),
         Unit("values: late", late),
     )
-    rows = check_gpu.check(todo, key, tmp_path, 100)
+    rows = make_checks(todo, key, tmp_path, 100)
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert [row.name for row in check_gpu.unfinished(rows)] == ["values: wrong", "values: late"]
     # No time: what failed stays failed, what passed stays passed.
-    rows = check_gpu.check(todo, key, tmp_path, -1)
+    rows = make_checks(todo, key, tmp_path, -1)
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert rows[2].tries == 1  # there was no time to try
     todo = table_of(
@@ -343,7 +364,7 @@ def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
         Unit("values: wrong", partial(gives, "repaired")),
         Unit("values: late", late),
     )
-    rows = check_gpu.check(todo, key, tmp_path, 100)
+    rows = make_checks(todo, key, tmp_path, 100)
     assert [(row.outcome, row.detail) for row in rows[:2]] == [(PASS, "first"), (PASS, "repaired")]
     assert rows[2].tries == check_gpu.TRIES and not check_gpu.unfinished(rows)
     assert check_gpu.stored(tmp_path, key) == rows
@@ -353,7 +374,7 @@ def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
 def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> None:
     many = check_gpu.MOST_REPORTS + 1
     todo = table_of(*(Unit(f"values: {i}", partial(finds, i)) for i in range(many)))
-    rows = check_gpu.check(todo, {"code": "abc", "device": "card"}, tmp_path, 100)
+    rows = make_checks(todo, {"code": "abc", "device": "card"}, tmp_path, 100)
     printed = capsys.readouterr().err
     for i, row in enumerate(rows):
         assert f"FAIL values: {i}: y is wrong" in printed
@@ -367,7 +388,7 @@ def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> No
 
 def test_what_a_check_that_dies_makes_doubtful_is_known_beforehand(tmp_path: Path) -> None:
     todo = table_of(Unit("values: dies", dies), Unit("values: raises", fails))
-    rows = check_gpu.check(todo, {"code": "abc", "device": "card"}, None, 100)
+    rows = make_checks(todo, {"code": "abc", "device": "card"}, None, 100)
     assert [row.outcome for row in rows] == [FAIL, FAIL]
     assert check_gpu.doubts(rows) == (doubts.Doubt("", "lstm"),) * 2
     assert "a wrong value" in rows[1].report and "Traceback" in rows[1].report

@@ -19,6 +19,10 @@ def fails() -> str:
     raise AssertionError("a wrong value")
 
 
+def own_pid() -> str:
+    return str(os.getpid())
+
+
 def finds(i: int) -> str:
     doubt = Doubt("values", "gru", "forward", "gemm", "bf16")
     raise Failed("y is wrong", f"all about {i}\n[in] many lines", (doubt,))
