@@ -81,15 +81,16 @@ class Isolated:
     _served: int = 0
     _hello: dict[str, Any] = field(default_factory=dict)
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self, deadline: float | None = None) -> dict[str, Any]:
         """The worker's machine, device and software, starting it if need be.
 
         Raises:
             RuntimeError: if it does not start.
+            Stopped: when the deadline comes first.
         """
         if self._process is None:
             try:
-                self._start()
+                self._start(deadline)
             except _Died as death:
                 raise RuntimeError(f"the measuring process did not start: {death}") from None
         return self._hello
@@ -121,7 +122,7 @@ class Isolated:
         while waiting:
             turn, patience = None, self.timeout
             try:
-                self._hello = self.hello()
+                self._hello = self.hello(deadline)
                 self._send(item.message(waiting))
                 while True:
                     message = self._receive(patience, deadline)
@@ -156,7 +157,7 @@ class Isolated:
                 raise
         return records
 
-    def _start(self) -> None:
+    def _start(self, deadline: float | None) -> None:
         read, write = os.pipe()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         # Compilers find empty caches, so that a first call's time includes compiling.
@@ -184,7 +185,7 @@ class Isolated:
         os.close(write)
         self._answers, self._buffer, self._served = read, b"", 0
         try:
-            self._hello = self._receive(START_SECONDS, None)
+            self._hello = self._receive(START_SECONDS, deadline)
         except BaseException:
             self.close()
             raise

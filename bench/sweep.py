@@ -292,6 +292,7 @@ def sweep(
     Raises:
         ValueError: for settings or options that nothing can be measured with.
     """
+    began = time.monotonic()
     check_settings(settings, timeout)
     check_results(results)
     providers.load(options.plugins)  # in here a broken plugin is one sentence
@@ -316,7 +317,8 @@ def sweep(
         folder = results / environment.slug(machine.name)
         plan = make_plan(options, machine, folder)
         announce(plan, machine, folder)
-        budget = None if max_minutes is None else max_minutes * 60
+        # Starting the process that measures takes its share of the time, too.
+        budget = None if max_minutes is None else max_minutes * 60 + began - time.monotonic()
         path = record_file(folder, plan.run_id, options.shard)
         with store.Writer(path) as writer:
             counts, left = carry_out(plan, workers, machine, writer, settings, budget, progress)

@@ -38,7 +38,7 @@ from bench import (
 )
 from bench.compile_kernel import identity
 from bench.environment import ROOT, Machine
-from bench.isolation import Item, Stopped
+from bench.isolation import CASES_PER_WORKER, Item, Stopped
 from bench.pool import PASS, Outcome, Unit
 from bench.presets import Request, load_preset
 
@@ -157,11 +157,11 @@ class Measuring:
     def __init__(self, clock: Clock, compiler: Compiler, settings: dict[str, Any], *_: Any) -> None:
         assert settings["compiled_before"]
         self.clock, self.compiler, self.seconds = clock, compiler, settings["seconds"]
-        self.started = False
+        self.started, self.served = False, 0
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self, deadline: float | None = None) -> dict[str, Any]:
         if not self.started:
-            self.clock.wait_until(self.clock.now + START)
+            self.clock.wait_until(min(self.clock.now + START, deadline or 1e99))
             self.started = True
         return {"device": {"name": CARD.name, "kind": "cuda"}}
 
@@ -170,13 +170,16 @@ class Measuring:
         return CARD
 
     def measure(self, item: Item, note: Any, deadline: float) -> list[dict[str, Any]]:
+        if self.served == CASES_PER_WORKER:
+            self.started, self.served = False, 0
+        self.served += 1
+        device = self.hello(deadline)["device"]
         request = Request(item.kind, item.case, item.regime)
         ends = self.clock.now + sweep.item_seconds(item, CARD, self.seconds)
         ends += self.compiler.seconds(precompile.of_requests([request], item.providers))
         self.clock.wait_until(min(ends, deadline))
         if ends > deadline:
             raise Stopped
-        device = self.hello()["device"]
         return [{"provider": name, "status": "ok", "device": device} for name in item.providers]
 
     def __enter__(self) -> Measuring:
@@ -261,16 +264,19 @@ def run(minutes: float, file: Path) -> Done:
     )
 
 
+def row(minutes: float, done: Done) -> str:
+    """A line of the table in bench/README.md."""
+    cells = [done.seconds, done.kernels, done.checks]
+    cells += [done.cases[preset][0] for preset in campaign.PRESETS[:2]]
+    return f"| {minutes:g} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
+
+
 def main(minutes: Sequence[str]) -> None:
     for each in minutes:
         with tempfile.TemporaryDirectory() as name:
-            done = run(float(each), Path(name, "card.tar.gz"))
-        cases = ", ".join(f"{preset} {n} of {all_}" for preset, (n, all_) in done.cases.items())
-        print(
-            f"{each} minutes: {done.seconds:.0f} s, {done.kernels} kernels compiled first, "
-            f"{done.checks} checks, cases timed: {cases}"
-        )
+            print(row(float(each), run(float(each), Path(name, "card.tar.gz"))))
 
 
 if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # nothing is compiled, and no driver is asked
     main(sys.argv[1:] or ("3", "6", "9"))

@@ -15,7 +15,9 @@ import pytest
 import reference
 from bench import cases, environment, providers, quick, store, sweep
 from bench.__main__ import COMMANDS
+from bench.cases import DEFAULTS, make_case
 from bench.environment import ROOT
+from bench.isolation import Isolated, Item, Stopped
 from bench.problem import Problem
 
 PLUGIN = Path(__file__).parent / "bench_plugin.py"
@@ -257,6 +259,14 @@ def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_deadline_ends_a_process_that_is_still_starting(tmp_path: Path):
+    worker = Isolated({}, tmp_path)
+    item = Item("time", make_case(**DEFAULTS), ("torch.nn",))
+    with pytest.raises(Stopped):
+        worker.measure(item, deadline=time.monotonic())
+    assert worker._process is None
+
+
 def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
     _, counts, left = sweep.sweep(
         options(preset), {"seconds": 30.0, "target": 1e-9, "seed": 0}, tmp_path, max_minutes=0.1
