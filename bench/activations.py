@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch.nn.functional import logsigmoid
 
-from bench import environment, metrics
+from bench import environment, interpreter, metrics
 from kernels import math as device
 
 FILE = "activations.json"
@@ -126,6 +126,8 @@ def write(folder: Path, found: dict[str, Any]) -> Path:
 
 def main() -> None:
     """The process of ``bench.error``: ``python -m bench.activations FOLDER [PER_EXPONENT]``."""
+    if environment.interpreted():
+        interpreter.check()
     where = "cuda" if torch.cuda.is_available() else "cpu"
     per_exponent = int(sys.argv[2]) if len(sys.argv) > 2 else PER_EXPONENT
     print(write(Path(sys.argv[1]), measure(where, per_exponent)))

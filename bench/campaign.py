@@ -31,6 +31,7 @@ from bench import (
     checks,
     doubts,
     environment,
+    interpreter,
     model,
     precompile,
     repetitions,
@@ -389,6 +390,7 @@ def command(
         toolchain.check()
         toolchain.check_cache()
     else:
+        interpreter.check()
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes that check
     toolchain.check_writable(
         results if kept_in is None else kept_in.parent,

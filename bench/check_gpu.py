@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import arguments, checks, environment, repetitions, sanitizer, toolchain
+from bench import arguments, checks, environment, interpreter, repetitions, sanitizer, toolchain
 from bench.doubts import Doubt, from_json, to_json
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
 
@@ -301,6 +301,7 @@ def command(
         toolchain.check()
         toolchain.check_cache()
     else:
+        interpreter.check()
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
     out = out.resolve() if out is not None else None
     with Pool(workers()) as pool:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import arguments, environment, sweep
+from bench import arguments, environment, interpreter, sweep
 from bench.commands.sweep import outcome
 from bench.presets import PRESETS
 from bench.progress import bar
@@ -71,6 +71,8 @@ def command(
     """
     arguments.minutes(max_minutes)
     machine = environment.probe()
+    if not machine.is_cuda:
+        interpreter.check()
     folder = results / environment.slug(machine.name)
     preset = preset or ("error" if machine.is_cuda else "error-cpu")
     # Nothing here is timed, so the parts may share the machine.

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bench import environment, model, store, sweep
+from bench import environment, interpreter, model, store, sweep
 from bench.problem import torch_precision
 from bench.statistics import interval
 from kernels.barrier import COUNTER_STRIDE, arrive, wait
@@ -311,6 +311,8 @@ def write(folder: Path, found: dict[str, Any], bounds: model.Limits) -> Path:
 
 def main() -> None:
     """``python -m bench.floor FOLDER``: measure a device's bounds into its results folder."""
+    if environment.interpreted():
+        interpreter.check()
     folder = Path(sys.argv[1])
     cuda = torch.cuda.is_available()
     verify(torch.device("cuda" if cuda else "cpu"))

@@ -1,13 +1,23 @@
-"""Triton's interpreter, where it would report its own habits as our kernels' error."""
+"""Triton's interpreter: whether it runs here, and what it would report as our kernels' error.
+
+Imports torch and Triton only when it is called.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
-import triton.language as tl
-from triton.runtime import interpreter
+
+def check() -> None:
+    """Raise RuntimeError, in one sentence, if Triton's interpreter cannot run here.
+
+    Whatever has kernels interpreted calls it before anything is measured or checked.
+    """
+    from kernels.autograd import interpreter_fault
+
+    fault = interpreter_fault()
+    if fault is not None:
+        raise RuntimeError(fault)
 
 
 def round_to_nearest() -> None:
@@ -16,6 +26,11 @@ def round_to_nearest() -> None:
     It cuts the lower bits off instead (seen in Triton 3.6 to 3.7), which doubles each such error.
     fp16 it rounds right.
     """
+    import numpy as np
+    import torch
+    import triton.language as tl
+    from triton.runtime import interpreter
+
     builder = interpreter.InterpreterBuilder
     inner = builder.cast_impl
     if getattr(inner, "rounds_to_nearest", False):

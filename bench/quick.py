@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench import arguments, environment, sweep
+from bench import arguments, environment, interpreter, sweep
 from bench.commands.sweep import outcome
 from bench.progress import bar
 
@@ -42,7 +42,10 @@ def command(
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
     arguments.minutes(max_minutes)
-    preset = preset or ("quick-gpu" if environment.probe().is_cuda else "quick")
+    cuda = environment.probe().is_cuda
+    if not cuda:
+        interpreter.check()
+    preset = preset or ("quick-gpu" if cuda else "quick")
     run = run_name(preset, results / environment.slug(environment.probe().name))
     settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
     started = time.monotonic()

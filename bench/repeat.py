@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import environment, providers
+from bench import environment, interpreter, providers
 from bench.cases import DEFAULTS, Case, make_case, matches
 from bench.measure import Runner
 from bench.problem import Problem, make_problem, take_rows
@@ -158,9 +158,8 @@ def cases(cuda: bool) -> list[Case]:
 def main() -> None:
     """The measuring process of ``bench.error``: ``python -m bench.repeat FOLDER [FILTER]``."""
     if environment.interpreted():
-        from bench.interpreter import round_to_nearest
-
-        round_to_nearest()
+        interpreter.check()
+        interpreter.round_to_nearest()
     path = Path(sys.argv[1]) / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     which = sys.argv[2] if len(sys.argv) > 2 else ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import environment, model, providers, store, toolchain
+from bench import environment, interpreter, model, providers, store, toolchain
 from bench.cases import matches, shard
 from bench.environment import Machine
 from bench.isolation import Isolated, Item, Stopped
@@ -309,6 +309,8 @@ def sweep(
         cuda = environment.probe().is_cuda
         if cuda:
             toolchain.check()  # before every case fails for it
+        elif "error" in options.kinds:
+            interpreter.check()
 
         def workers(kind: str) -> Isolated:
             return worker(kind == "error" and not cuda)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from bench import environment
+from bench import environment, interpreter
 from bench.problem import torch_precision
 
 FILE = "training.json"
@@ -113,6 +113,8 @@ def measure(
 
 def main() -> None:
     """The process of ``bench.error``: ``python -m bench.training FOLDER [CELL,...]``."""
+    if environment.interpreted():
+        interpreter.check()
     path = Path(sys.argv[1]) / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     found = measure(sys.argv[2].split(",") if len(sys.argv) > 2 else tuple(CELLS))

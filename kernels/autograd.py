@@ -1,8 +1,11 @@
 """The loop as torch operators: forward, backward, and what autograd and torch.compile need."""
 
+import re
 from functools import lru_cache
 
+import numpy
 import torch
+import triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
@@ -18,9 +21,37 @@ from .recurrence import forward_kernel
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
 
 
+def interpreter_fault() -> str | None:
+    """Why Triton's interpreter cannot run with the NumPy installed here; None if it can.
+
+    Before Triton 3.7 its loops and atomics convert arrays of one element to Python numbers, which
+    NumPy refuses from 2.4 on with a TypeError.
+    """
+    if _release(triton.__version__) >= (3, 7) or _release(numpy.__version__) < (2, 4):
+        return None
+    return (
+        f"Triton {triton.__version__}'s interpreter cannot run with NumPy {numpy.__version__} (2.4 "
+        "and later): install Triton 3.7 or later, or numpy<2.4; compiled kernels, on a GPU, need "
+        "no interpreter"
+    )
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version: "3.7.1+cpu" is (3, 7)."""
+    return tuple(map(int, re.findall(r"\d+", text)[:2]))
+
+
+# Once, since torch.compile traces the check below.
+INTERPRETER_FAULT = interpreter_fault() if INTERPRETED else None
+
+
 def check_runnable(device: torch.device) -> None:
     """Raise RuntimeError unless the kernels can run on tensors of this device."""
-    if device.type in ("cuda", "meta") or (device.type == "cpu" and INTERPRETED):
+    if device.type in ("cuda", "meta"):
+        return
+    if device.type == "cpu" and INTERPRETED:
+        if INTERPRETER_FAULT is not None:
+            raise RuntimeError(INTERPRETER_FAULT)
         return
     if device.type == "cpu":
         raise RuntimeError(

@@ -25,7 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let hypothesis draw from the same seed, unless it was given its own."""
+    """Refuse to begin where no kernel could be interpreted; one seed for hypothesis too.
+
+    Hypothesis draws from the tests' seed unless it was given its own.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from kernels.autograd import interpreter_fault  # after the variable is set, see above
+
+        if fault := interpreter_fault():
+            raise pytest.UsageError(fault)
     if getattr(config.option, "hypothesis_seed", 0) is None:
         config.option.hypothesis_seed = str(config.getoption("--seed"))
 
