@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,34 @@ add_cell(Cell("rnn_relu", 1, ("h",), "RNN", nonlinearity="relu"))
 add_cell(Cell("lstm", 4, ("h", "c"), "LSTM"))
 add_cell(Cell("gru", 3, ("h",), "GRU"))
 add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
+
+
+# A family's name stands for its usual member, as in ``kernels.rnn`` and ``torch.nn.RNN``.
+FAMILIES = {"rnn": "rnn_tanh"}
+
+
+def by_family(name: Any) -> Any:
+    """A cell's own name where its family's was given; whatever else as it is."""
+    return FAMILIES.get(name, name) if isinstance(name, str) and name not in CELLS else name
+
+
+def cell_words(cells: Iterable[str]) -> str:
+    """Cells' names as a message lists them: with the families that stand for one of them."""
+    names = list(cells)
+    families = [f"{name} (for {cell})" for name, cell in FAMILIES.items() if cell in names]
+    return ", ".join([*names, *families])
+
+
+def find_cell(name: Any, cells: Collection[str] = CELLS) -> str:
+    """One of some cells, given by its own or by its family's name.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    found = by_family(name)
+    if not isinstance(found, str) or found not in cells:
+        raise ValueError(f"cell is {name!r}; accepted: {cell_words(cells)}")
+    return found
 
 
 def _whole(value: object) -> bool:
@@ -185,6 +213,7 @@ DEFAULTS: dict[str, Any] = {
 
 def make_case(**values: Any) -> Case:
     """A case from axis values as presets write them (see ``bench.presets``)."""
+    values["cell"] = find_cell(values["cell"])
     dtype, _, precision = str(values.pop("dtype")).partition(":")
     if not precision:
         precision = "ieee" if dtype == "fp32" else "none"
@@ -254,8 +283,10 @@ def _terms(
             )
         name, sign, value = found.groups()
         values: tuple[Any, ...] = tuple(value.split(","))
+        if name == "cell" and sign in ("=", "!="):
+            values = tuple(map(by_family, values))
         if sign in ("=", "!=") and name in choices and not set(values) <= set(choices[name]):
-            accepted = ", ".join(choices[name])
+            accepted = cell_words(cells) if name == "cell" else ", ".join(choices[name])
             raise ValueError(f"filter has {term!r}; accepted for {name}: {accepted}")
         if name in NUMBERS:
             try:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import kernels
 from bench import environment, interpreter
+from bench.cases import find_cell
 from bench.problem import torch_precision
 
 FILE = "training.json"
@@ -117,7 +118,8 @@ def main() -> None:
         interpreter.check()
     path = Path(sys.argv[1]) / "records" / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(sys.argv[2].split(",") if len(sys.argv) > 2 else tuple(CELLS))
+    names = sys.argv[2].split(",") if len(sys.argv) > 2 else CELLS
+    found = measure([find_cell(name, CELLS) for name in names])
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(path)
 

@@ -3,12 +3,15 @@
 import csv
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bench import presets
-from bench.cases import DEFAULTS, Case, make_case, matches, shard
+from bench.__main__ import app
+from bench.cases import CELLS, DEFAULTS, Case, Cell, find_cell, make_case, matches, shard
 from bench.presets import Request, coarse_first, expand, load_preset
 
 OWN_PRESETS = """
@@ -165,6 +168,95 @@ def test_filter(text: str, expected: bool):
 def test_a_wrong_filter_says_what_is_accepted(text: str):
     with pytest.raises(ValueError, match="accepted"):
         matches(case(), text)
+
+
+# A family's name, wherever a cell is named; what is measured bears the cell's own.
+NAMES = "rnn_tanh, rnn_relu, lstm, gru, slstm, rnn (for rnn_tanh)"
+
+
+def test_a_familys_name_stands_for_its_usual_member(monkeypatch):
+    assert find_cell("rnn") == "rnn_tanh" and find_cell("lstm") == "lstm"
+    assert find_cell("rnn", ("rnn_tanh",)) == "rnn_tanh"
+    with pytest.raises(ValueError, match=r"cell is 'rnn'; accepted: lstm, gru$"):
+        find_cell("rnn", ("lstm", "gru"))
+    for wrong in ("RNN", "rnn ", 3, ["rnn"], None):
+        with pytest.raises(ValueError, match=re.escape(f"cell is {wrong!r}; accepted: {NAMES}")):
+            find_cell(wrong)
+    monkeypatch.setitem(CELLS, "rnn", Cell("rnn", 1, ("h",)))  # a plugin's
+    assert find_cell("rnn") == "rnn"
+
+
+def test_presets_and_filters_take_a_familys_name(tmp_path: Path):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN_PRESETS.replace('"lstm", "gru"', '"rnn", "gru"'))
+    found = load_preset("mine", path).cases("time")
+    assert {each.cell for each in found} == {"rnn_tanh", "gru"}
+    assert all(each.case_id.startswith(("rnn_tanh-", "gru-")) for each in found)
+    plain, rectified = case(cell="rnn"), case(cell="rnn_relu")
+    assert plain == case(cell="rnn_tanh")
+    for text, expected in (
+        ("cell=rnn", (True, False)),
+        ("cell=gru,rnn", (True, False)),
+        ("cell!=rnn", (False, True)),
+        ("cell=rnn_relu", (False, True)),
+    ):
+        assert (matches(plain, text), matches(rectified, text)) == expected
+    with pytest.raises(ValueError, match=re.escape(f"accepted for cell: {NAMES}")):
+        matches(plain, "cell=rnns")
+    with pytest.raises(ValueError, match=re.escape(f"cell is 'rnns'; accepted: {NAMES}")):
+        case(cell="rnns")
+
+
+def test_commands_take_a_familys_name(monkeypatch, tmp_path: Path):
+    from bench import profile, resources, training
+
+    def called(*words: str) -> str:
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    assert called("plan", "--cell", "rnn", "--hidden", "64").startswith("rnn_tanh, H=64")
+    assert called("plan", "--cell", "rnn") == called("plan", "--cell", "rnn_tanh")
+    assert NAMES in " ".join(called("plan", "--help").split())  # however wide the terminal is
+
+    planned: list[str] = []
+    monkeypatch.setattr(profile, "report", lambda device, cell, *_, **__: planned.append(cell))
+    called("profile", "--cell", "rnn", "--device", "h100")
+    assert planned == ["rnn_tanh"]
+
+    compiled: list[str] = []
+
+    def compile_nothing(device: str, todo: list, *_: object) -> tuple[Path, list, int]:
+        compiled.extend(job.variant.cell for job in todo)
+        return tmp_path, [], 0
+
+    monkeypatch.setattr(resources, "run", compile_nothing)
+    called("resources", "--quick", "--cells", "rnn,rnn_tanh")
+    assert set(compiled) == {"rnn_tanh"}
+
+    text = called("sweep", "--preset", "tiny", "--filter", "cell=rnn", "--dry-run",
+                  "--results", str(tmp_path))  # fmt: skip
+    assert "rnn_tanh-fwd" in text and "lstm" not in text
+
+    trained: list[str] = []
+
+    def train_nothing(names: list[str]) -> dict:
+        trained.extend(names)
+        return {}
+
+    monkeypatch.setattr(training, "measure", train_nothing)
+    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "rnn,gru"])
+    training.main()
+    assert trained == ["rnn_tanh", "gru"]
+    for name in ("plan", "profile"):
+        fault = CliRunner().invoke(app, [name, "--cell", "elman"]).exception
+        assert isinstance(fault, ValueError) and "rnn (for rnn_tanh)" in str(fault)
+    for words in (("resources", "--cells", "elman"), ("sweep", "--filter", "cell=elman")):
+        fault = CliRunner().invoke(app, [*words]).exception
+        assert isinstance(fault, ValueError) and NAMES in str(fault)
+    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "slstm"])
+    with pytest.raises(ValueError, match="cell is 'slstm'; accepted: rnn_tanh, rnn_relu, lstm, gr"):
+        training.main()
 
 
 def test_shards_partition():

@@ -8,7 +8,7 @@ import typer
 
 from bench import arguments
 from bench.arguments import accept
-from bench.cases import CELLS
+from bench.cases import CELLS, cell_words, find_cell
 
 NUMBERS = {
     "bf16": ("bfloat16", "ieee"),
@@ -21,7 +21,7 @@ PASSES = {"forward": ("forward",), "backward": ("backward",), "both": ("forward"
 
 
 def command(
-    cell: Annotated[str, typer.Option(help=f"One of {', '.join(CELLS)}.")] = "lstm",
+    cell: Annotated[str, typer.Option(help=f"One of {cell_words(CELLS)}.")] = "lstm",
     hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
     device: Annotated[str, typer.Option(help="A GPU of kernels/devices.py.")] = "h100",
@@ -39,7 +39,7 @@ def command(
     from kernels.devices import DEVICES
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
 
-    accept("cell", cell, CELLS)
+    cell = find_cell(cell)
     accept("device", device, DEVICES)
     accept("dtype", dtype, NUMBERS)
     accept("pass", pass_, PASSES)

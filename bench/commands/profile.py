@@ -8,10 +8,13 @@ import typer
 
 from bench import arguments, toolchain
 from bench.arguments import accept
+from bench.cases import find_cell
 
 
 def command(
-    cell: Annotated[str, typer.Option(help="One of lstm, gru, rnn_tanh, rnn_relu.")] = "lstm",
+    cell: Annotated[
+        str, typer.Option(help="One of lstm, gru, rnn_tanh, rnn_relu, rnn (for rnn_tanh).")
+    ] = "lstm",
     hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32:tf32 or fp32:ieee.")] = "bf16",
@@ -28,7 +31,7 @@ def command(
     from bench import profile, resources
     from kernels.devices import DEVICES
 
-    accept("cell", cell, resources.CELL_NAMES)
+    cell = find_cell(cell, resources.CELL_NAMES)
     accept("dtype", dtype, resources.NUMBERS)
     arguments.sizes(hidden, batch)
     if device is not None:

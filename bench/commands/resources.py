@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench import arguments, environment
+from bench.cases import find_cell
 
 
 def command(
@@ -41,7 +42,7 @@ def command(
             name,
             tuple(map(int, hidden.split(","))) if hidden else sizes,
             batches,
-            resources.chosen("cells", cells, resources.CELLS) if cells else every_cell,
+            tuple(dict.fromkeys(map(find_cell, cells.split(",")))) if cells else every_cell,
             resources.chosen("numbers", numbers, resources.NUMBERS) if numbers else every_number,
         )
         seconds = 1e99 if max_minutes is None else max_minutes * 60
