@@ -1,4 +1,8 @@
-"""Are the bits the same: asked twice, in another batch, at another place in it, another way?"""
+"""Are the bits the same: asked twice, in another batch, at another place in it, another way?
+
+Of the whole layer and of the loop alone: a layer's input projection is torch's product, whose sums
+may be formed in another order in another batch, as the processor and its library have it.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,14 @@ import torch
 from torch import Tensor
 
 from bench import environment, interpreter, providers
-from bench.cases import DEFAULTS, Case, make_case, matches
+from bench.cases import DEFAULTS, TRACKS, Case, make_case, matches
 from bench.measure import Runner
-from bench.problem import Problem, make_problem, take_rows
+from bench.problem import BATCHED, Problem, make_problem, take_rows
 
 FILE = "repeatability.json"
 PROVIDERS = ("ours", "ours-persistent", "ours-stepwise", "ours-gemm", "torch.nn", "reference")
 SAME_INTERPRETED = "ours-stepwise"  # is what the interpreter runs for "ours" anyway
 FEW = 3  # rows of the smaller batch
-# What belongs to a batch row, and can be compared between batches; weight gradients sum over rows.
-ROWS = ("y", "h_n", "c_n", "dx", "dh0", "dc0")
 
 
 def part(problem: Problem, rows: Tensor) -> Problem:
@@ -37,11 +39,15 @@ def part(problem: Problem, rows: Tensor) -> Problem:
     )
 
 
-def compare(a: dict[str, Tensor], b: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Any]:
-    """Whether all named tensors are the same bit for bit, and the largest difference."""
-    shared = [name for name in a if name in names]
-    largest = max((a[name].double() - b[name].double()).abs().max().item() for name in shared)
-    return {"same": all(torch.equal(a[name], b[name]) for name in shared), "max_abs": largest}
+def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:
+    """Whether all tensors are the same bit for bit, and the largest difference."""
+    largest = max((a[name].double() - b[name].double()).abs().max().item() for name in a)
+    return {"same": all(torch.equal(a[name], b[name]) for name in a), "max_abs": largest}
+
+
+def rows_of(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+    """Some batch rows of what has any; weight gradients, which sum over the batch, are left out."""
+    return {name: t[:, rows] for name, t in tensors.items() if BATCHED.fullmatch(name)}
 
 
 @contextlib.contextmanager
@@ -92,21 +98,20 @@ def questions(
     """Each question and its answer for one provider."""
     runner = Runner(provider, problem, machine)
     whole = runner.values()
-    everything = tuple(whole)
-    yield "same call twice", compare(whole, runner.values(), everything)
-    yield "prepared anew", compare(whole, Runner(provider, problem, machine).values(), everything)
+    yield "same call twice", compare(whole, runner.values())
+    yield "prepared anew", compare(whole, Runner(provider, problem, machine).values())
     B = problem.case.B
     few = torch.arange(FEW, device=problem.device)
     smaller = Runner(provider, part(problem, few), machine).values()
-    yield "batch of 3 against 3 of the batch", compare(take_rows(whole, few), smaller, ROWS)
+    yield "batch of 3 against 3 of the batch", compare(rows_of(whole, few), rows_of(smaller))
     turned = torch.arange(B - 1, -1, -1, device=problem.device)
     moved = Runner(provider, part(problem, turned), machine).values()
-    yield "rows in another order", compare(take_rows(whole, turned), moved, ROWS)
+    yield "rows in another order", compare(rows_of(whole, turned), rows_of(moved))
     if provider.name.startswith("ours"):
         with other_tiles() as used:
             cut = Runner(provider, problem, machine).values()
         if used:
-            yield "cut into other tiles", compare(whole, cut, everything)
+            yield "cut into other tiles", compare(whole, cut)
 
 
 def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
                 ways[name] = Runner(provider, problem, machine).values()
         first = next(iter(ways), "")
         for other in list(ways)[1:]:
-            answer = compare(ways[first], ways[other], tuple(ways[first]))
+            answer = compare(ways[first], ways[other])
             words = {"provider": other, "question": f"against {first}"}
             rows.append(case.fields() | words | answer)
     commit, dirty = environment.git_state()
@@ -148,8 +153,10 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
 def cases(cuda: bool) -> list[Case]:
     """Small on a CPU, where our kernels are interpreted; of real size on a GPU."""
     size = {"B": 40, "T": 64, "H": 512} if cuda else {"B": 9, "T": 3, "H": 33}
+    asked = DEFAULTS | size | {"pass": "fwd+bwd"}
     return [
-        make_case(**DEFAULTS | size | {"cell": cell, "dtype": dtype, "pass": "fwd+bwd"})
+        make_case(**asked | {"track": track, "cell": cell, "dtype": dtype})
+        for track in TRACKS
         for cell in ("lstm", "gru", "rnn_tanh", "slstm")
         for dtype in ("fp32", "bf16")
     ]

@@ -330,7 +330,7 @@ def test_the_operators_keep_torchs_contract(cell, G, states):
 @pytest.mark.parametrize("cell", KINDS)
 def test_autocast_gives_torchs_dtypes(cell, dtype):
     module, twin = pair(cell)
-    # Which CPUs torch has an LSTM of 16 bits for is oneDNN's matter; its dtypes are the plain RNN's.
+    # Not on every CPU has torch an LSTM of 16 bits; its dtypes are the plain RNN's.
     plain = DEVICE == "cpu" and cell == "lstm"
     typed = pair("rnn_tanh")[1] if plain else twin
     for x in (torch.randn(T, B, I), torch.randn(T, B, I).to(dtype)):

@@ -73,14 +73,16 @@ def activation_table(found: dict[str, Any]) -> Table:
 
 
 def repeat_table(found: dict[str, Any]) -> Table:
-    """Each question, answered over all measured cases of a provider."""
+    """Each question, answered over all measured cases of a provider and track."""
     full = pd.DataFrame(found["rows"]).assign(**origin(found))
     rows = []
-    for (provider, question), group in full.groupby(["provider", "question"], sort=False):
+    names = ["provider", "track", "question"]
+    for (provider, track, question), group in full.groupby(names, sort=False):
         same = int(group["same"].sum())
         rows.append(
             {
                 "provider": provider,
+                "track": track,
                 "question": question,
                 "same bits": "yes" if same == len(group) else f"{same} of {len(group)} cases",
                 "largest difference": group["max_abs"].max(),
