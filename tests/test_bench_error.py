@@ -11,12 +11,13 @@ import triton
 import triton.language as tl
 
 from bench import bound, metrics
-from bench.cases import DEFAULTS, REGIMES, Case, make_case
+from bench.cases import DEFAULTS, REGIMES, TRACKS, Case, make_case
 from bench.environment import Machine
 from bench.measure import Runner, verdict
-from bench.problem import DTYPE, checked_rows, make_problem, truth
-from bench.providers import PROVIDERS, load
+from bench.problem import DTYPE, Problem, checked_rows, make_problem, truth
+from bench.providers import PROVIDERS, Call, Provider, load
 from bench.regimes import apply_regime
+from bench.report import exactness
 
 CPU = Machine("cpu", "test")
 load()
@@ -208,19 +209,61 @@ def test_points_cover_every_exponent():
     assert set((bits >> 23) & 0xFF) == set(range(255))
 
 
-def test_repeatability_of_torch_on_this_machine():
+STEADY = {
+    "same call twice": True, "prepared anew": True, "batch of 3 against 3 of the batch": True,
+    "rows in another order": True,
+}  # fmt: skip
+# By what an implementation's numbers change: the questions whose answer is then no.
+CHANGES = {
+    "nothing": (),
+    "call": ("same call twice", "prepared anew", *list(STEADY)[2:]),
+    "preparation": ("prepared anew", *list(STEADY)[2:]),
+    "batch": ("batch of 3 against 3 of the batch",),
+    "place": ("rows in another order",),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_question_of_repeatability_finds_what_it_asks_for(change: str, monkeypatch):
     from bench import repeat
 
-    asked = case(B=6, T=3, H=8, **{"pass": "fwd+bwd"})
-    rows = repeat.measure([asked], ("torch.nn", "reference"))["rows"]
-    assert {row["question"] for row in rows} == {
-        "same call twice", "prepared anew", "batch of 3 against 3 of the batch",
-        "rows in another order",
-    }  # fmt: skip
-    for row in rows:
-        assert row["max_abs"] < 1e-6
-        if row["question"] in ("same call twice", "prepared anew"):
-            assert row["same"] and row["max_abs"] == 0
+    counts = {"call": 0, "preparation": 0}
+
+    def build(problem: Problem) -> Call:
+        counts["preparation"] += 1
+        number, B = counts["preparation"], problem.case.B
+        gx = problem.inputs["gx"]
+
+        def forward() -> dict[str, torch.Tensor]:
+            counts["call"] += 1
+            by = {"nothing": 0, "call": counts["call"], "preparation": number, "batch": B}
+            y = gx[:, :, 0] + by.get(change, torch.arange(B, device=gx.device)[:, None])
+            return {"y": y, "h_n": y[-1:]}
+
+        return Call(forward, {})
+
+    own = Provider("own", build, lambda case, machine: None, lambda: None)
+    monkeypatch.setitem(PROVIDERS, "own", own)
+    asked = case(cell="rnn_tanh", track="recurrence", B=6, T=3, H=8)
+    rows = repeat.measure([asked], ("own",))["rows"]
+    assert {row["question"]: row["same"] for row in rows} == STEADY | dict.fromkeys(
+        CHANGES[change], False
+    )
+    assert all((row["max_abs"] == 0) == row["same"] for row in rows)
+
+
+def test_repeatability_is_asked_of_the_layer_and_of_the_loop():
+    from bench import repeat
+
+    for cuda in (False, True):
+        asked = repeat.cases(cuda)
+        assert {each.track for each in asked} == {"layer", "recurrence"}
+        assert len(set(asked)) == len(asked) == 16
+    sizes = {"cell": "gru", "B": 6, "T": 3, "H": 8}
+    found = repeat.measure([case(track=track, **sizes) for track in TRACKS], ("reference",))
+    table = exactness.repeat_table(found).shown
+    told = [(track, question) for track in TRACKS for question in STEADY]
+    assert list(zip(table["track"], table["question"], strict=True)) == told
 
 
 def test_nothing_is_timed_in_the_interpreter():
