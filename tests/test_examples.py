@@ -35,6 +35,15 @@ def twin(module: Any) -> Any:
     return same.train(module.training)
 
 
+@pytest.fixture(autouse=True)
+def _weights_of_this_tests_seed() -> None:
+    """Else they would depend on what drew numbers before these modules were imported."""
+    for module in (one_to_one, one_to_many, many_to_one, many_to_many):
+        for part in vars(module).values():
+            if isinstance(part, nn.Module):
+                part.reset_parameters()  # type: ignore[operator]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_as_a_script(path):

@@ -1,7 +1,6 @@
 """What the compiler makes of the planned kernels, and how that is read and recorded."""
 
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -233,9 +232,7 @@ def test_the_loop_over_time_is_short(compiled, name):
 @pytest.mark.slow
 def test_a_dump_keeps_the_binaries(tmp_path):
     job = resources.Job(resources.planned("h100", "rnn_tanh", "fwd", 16, 16, "bf16"), (16,), "h100")
-    started = time.monotonic()
     ((_, result),) = resources.compile_all([job], dump=tmp_path)
     assert result["status"] == "ok"
     (binary,) = tmp_path.glob("rnn_tanh-fwd-H16-*.cubin")
     assert binary.read_bytes()[:4] == b"\x7fELF"
-    assert time.monotonic() - started < 60
