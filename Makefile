@@ -34,7 +34,7 @@ bench: $(NEEDS) ## Measure speed and error on this machine (under 5 minutes), wr
 	$(call ready,bench)
 	$(RUN) -m bench quick
 
-gpu: $(NEEDS) ## Turn an hour on a GPU (MINUTES=60) into a complete page; goes on where it stopped
+gpu: $(NEEDS) ## Turn minutes or an hour on a GPU (MINUTES=60) into a page; goes on where it stopped
 	$(call ready,bench)
 	$(RUN) -m bench campaign --max-minutes $(MINUTES)
 
