@@ -13,8 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench import store
+
 # Below a device's folder. The bound is far above any run's, and under what a small disk holds.
-MEASURED = ("*.json", "records/*.json", "records/*.jsonl", "records/*.jsonl.gz")
+MEASURED = ("*.json", "records/*.json", *(f"records/*{suffix}" for suffix in store.SUFFIXES))
 MOST_BYTES = 2 << 30
 
 
@@ -82,18 +84,14 @@ def restore(file: Path, tree: Path) -> list[Path]:
 def _add(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     data = path.read_bytes()
-    if target.exists() and target.suffix == ".jsonl":
-        there = _lines(target.read_bytes())
+    if target.exists() and target.name.endswith(store.SUFFIXES):
+        there = _lines(target)
         known = set(there)
-        data = b"".join([*there, *(line for line in _lines(data) if line not in known)])
-    fresh = target.with_name(f".{target.name}.part")
-    with fresh.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(fresh, target)
+        data = b"".join([*there, *(line for line in _lines(path) if line not in known)])
+        data = store.compressed(data) if target.suffix == ".gz" else data
+    store.put(target, data)
 
 
-def _lines(data: bytes) -> list[bytes]:
+def _lines(path: Path) -> list[bytes]:
     """The whole lines; a killed process may have left half a line at the end."""
-    return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+    return [line for line in store.lines(path) if line.endswith(b"\n")]

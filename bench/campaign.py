@@ -35,6 +35,7 @@ from bench import (
     model,
     precompile,
     repetitions,
+    store,
     sweep,
     toolchain,
 )
@@ -276,7 +277,7 @@ class Campaign:
         """Tables, figures and page of everything measured so far."""
         from bench.report import build
 
-        if not any((self.folder / "records").glob("*.jsonl")):
+        if not store.record_files(self.folder / "records"):
             print("report: nothing has been measured yet")
             return
         self.reporting, started = True, time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,26 +33,26 @@ class Pair:
     reason: str = ""
 
 
-def find(run: str, results: Path = RESULTS) -> Path:
-    """A run by its file, its folder, or its name under results/.
+def find(run: str, results: Path = RESULTS) -> list[Path]:
+    """A run by its file, its folder, or its name under results/: its files, compressed or not.
 
     Raises:
         FileNotFoundError: if none is there.
         ValueError: if several devices have a run of that name.
     """
     if Path(run).exists():
-        return Path(run)
-    found = sorted(results.glob(f"*/records/{glob.escape(run)}.jsonl"))
+        return [Path(run)]
+    found = store.record_files(results, glob.escape(run))
     if not found:
         raise FileNotFoundError(
             f"run is {run!r}; accepted: a file, a folder, or a name under {results}"
         )
-    if len(found) > 1:
+    if len({path.parent for path in found}) > 1:
         raise ValueError(f"run {run!r} is on several devices: {', '.join(map(str, found))}")
-    return found[0]
+    return found
 
 
-def times(path: Path) -> dict[tuple[str, str, str | None], store.Record]:
+def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Record]:
     """The newest timing of every case, provider and mode.
 
     Raises:
@@ -61,10 +62,11 @@ def times(path: Path) -> dict[tuple[str, str, str | None], store.Record]:
     def question(record: store.Record) -> tuple[str, str, str | None]:
         return record["case_id"], record["provider"], record["mode"]
 
-    timed = (record for record in store.read(path) if record["kind"] == "time")
+    everything = (record for path in paths for record in store.read(path))
+    timed = (record for record in everything if record["kind"] == "time")
     found = {question(record): record for record in store.newest(timed, question)}
     if not found:
-        raise ValueError(f"no timed records in {path}")
+        raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
     return found
 
 
@@ -115,7 +117,10 @@ def pair(before: store.Record, after: store.Record, threshold: float, seed: int 
 
 
 def compare(
-    first: Path, second: Path, threshold: float = 0.05, any_device: bool = False
+    first: Sequence[Path],
+    second: Sequence[Path],
+    threshold: float = 0.05,
+    any_device: bool = False,
 ) -> list[Pair]:
     """All questions that both runs answered, the largest ratio first.
 

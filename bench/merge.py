@@ -12,7 +12,9 @@ from bench import store
 
 def command(
     sources: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    out: Annotated[
+        Path, typer.Option(help="The new file; compressed if its name ends in .jsonl.gz.")
+    ],
 ) -> None:
     """Join shards, or several calls of one run, into one file; the later record counts."""
     print(f"{store.merge(sources, out)} records in {out}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench import arguments, environment, interpreter, sweep
+from bench import arguments, environment, interpreter, store, sweep
 from bench.commands.sweep import outcome
 from bench.progress import bar
 
@@ -25,7 +25,7 @@ def run_name(preset: str, folder: Path) -> str:
     name = sweep.default_run(preset)
     taken = environment.committed(folder / "records")
     names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
-    return next(n for n in names if f"{n}.jsonl" not in taken)
+    return next(n for n in names if not any(n + suffix in taken for suffix in store.SUFFIXES))
 
 
 def command(

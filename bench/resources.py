@@ -274,7 +274,7 @@ def folder_of(device: Device, results: Path) -> Path:
 
 def recorded(folder: Path) -> dict[str, store.Record]:
     """Earlier results by key."""
-    if not any(folder.rglob("*.jsonl")):
+    if not store.record_files(folder):
         return {}
     return {
         record["resources"]["key"]: record

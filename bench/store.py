@@ -2,16 +2,20 @@
 
 A line is written by one ``write`` and forced to the disk before the next case begins. A reader
 forgives a torn last line (the process died while writing) and nothing else; the next writer of
-the file takes it away and says so. ``FIELDS`` is the one
-place where a record is described; ``bench/schema.json`` is made from it for other readers.
+the file takes it away and says so. A finished file may be compressed (``.jsonl.gz``): it is read
+like any other and never appended to. ``FIELDS`` is the one place where a record is described;
+``bench/schema.json`` is made from it for other readers.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import os
 import sys
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,7 @@ KINDS = ("time", "error", "resources")
 STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
 MODES = ("event", "graph", "host")
 SCHEMA = Path(__file__).parent / "schema.json"
+SUFFIXES = (".jsonl", ".jsonl.gz")  # of a file of records: being written, compressed
 
 
 class BadRecord(ValueError):
@@ -203,6 +208,17 @@ def clean(value: Any) -> Any:
     return value
 
 
+def encode(record: Record) -> bytes:
+    """A record's line, checked.
+
+    Raises:
+        BadRecord: for a record that does not fit the schema.
+    """
+    record = clean(record)
+    check(record)
+    return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two records answers to the same question; the later one counts."""
     return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
@@ -266,10 +282,7 @@ class Writer:
         Without ``sync`` the system may still hold it in memory: for what costs nothing to find out
         again.
         """
-        record = clean(record)
-        check(record)
-        line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
-        data = line.encode()
+        data = encode(record)
         written = os.write(self._file, data)
         while written < len(data):  # a full disk or a signal; a reader sees a torn line at worst
             written += os.write(self._file, data[written:])
@@ -288,36 +301,85 @@ class Writer:
         self.close()
 
 
+def record_files(folder: Path, name: str = "*") -> list[Path]:
+    """The files of records below a folder, compressed or not, in the order of their names.
+
+    Args:
+        name: a glob pattern of the names, without their suffix.
+    """
+    return sorted(path for suffix in SUFFIXES for path in folder.rglob(name + suffix))
+
+
+def stem(path: Path) -> str:
+    """A record file's name without its suffix, the run's name as a rule."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a record file, compressed or not, each with its newline if it has one.
+
+    Raises:
+        BadRecord: if compressed data is cut off or damaged, with its file.
+    """
+    if path.suffix != ".gz":
+        with path.open("rb") as plain:
+            yield from plain
+        return
+    packed = path.read_bytes()
+    try:
+        if not packed:  # which Python takes for nothing, compressed
+            raise EOFError("the file is empty")
+        data = gzip.decompress(packed)  # all of it, since its checksum stands at the end
+    except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+        raise BadRecord(f"{path}: no whole gzip file ({fault}); accepted: a whole one") from None
+    yield from io.BytesIO(data)
+
+
+def compressed(data: bytes) -> bytes:
+    """The data in gzip's format, with neither name nor time: the same data gives the same bytes."""
+    return gzip.compress(data, 9, mtime=0)
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file that has its name only once all of it is on the disk."""
+    fresh = path.with_name(".part")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
 def read(path: Path) -> Iterator[Record]:
-    """The records of a file or of all ``.jsonl`` files below a folder, in their order.
+    """The records of a file or of all record files below a folder, in their order.
 
     A torn last line is what a killed process left and is passed over; an empty file has none.
 
     Raises:
-        BadRecord: for any other line that is no record of the schema, with its file and line.
+        BadRecord: for any other line that is no record of the schema, with its file and line, and
+            for a compressed file that is cut off or damaged.
         FileNotFoundError: if there is no such file or folder.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n") and _torn(line):
-                    break  # only a file's last line lacks its newline
-                try:
-                    record = json.loads(line, parse_constant=_no_number)
-                except ValueError:
-                    raise BadRecord(
-                        f"{file}:{number}: the line is no JSON; accepted: one record a line "
-                        "(only a torn last line is passed over)"
-                    ) from None
-                try:
-                    if not isinstance(record, dict):
-                        raise BadRecord(f"the line is {record!r:.40}; accepted: a record")
-                    check(record)
-                except BadRecord as fault:
-                    raise BadRecord(f"{file}:{number}: {fault}") from None
-                yield record
+    for file in record_files(path) if path.is_dir() else [path]:
+        for number, line in enumerate(lines(file), 1):
+            if not line.endswith(b"\n") and _torn(line):
+                break  # only a file's last line lacks its newline
+            try:
+                record = json.loads(line, parse_constant=_no_number)
+            except ValueError:
+                raise BadRecord(
+                    f"{file}:{number}: the line is no JSON; accepted: one record a line "
+                    "(only a torn last line is passed over)"
+                ) from None
+            try:
+                if not isinstance(record, dict):
+                    raise BadRecord(f"the line is {record!r:.40}; accepted: a record")
+                check(record)
+            except BadRecord as fault:
+                raise BadRecord(f"{file}:{number}: {fault}") from None
+            yield record
 
 
 def _torn(line: bytes) -> bool:
@@ -356,12 +418,15 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def merge(sources: Sequence[Path], target: Path) -> int:
-    """Join runs or shards into one file; the number of records written.
+    """Join runs or shards into one file, compressed if its name ends so; the number of records.
 
     Raises:
-        ValueError: if the sources hold different devices or run names, or no record at all.
+        ValueError: if the sources hold different devices or run names, or no record at all, or if
+            ``target`` is not named as a record file.
         FileExistsError: if ``target`` exists.
     """
+    if not target.name.endswith(SUFFIXES):
+        raise ValueError(f"out is {target}; accepted: a name that ends in {' or '.join(SUFFIXES)}")
     everything = [record for source in sources for record in read(source)]
     if not everything:
         raise ValueError(f"no records in {', '.join(map(str, sources))}; nothing to merge")
@@ -374,9 +439,9 @@ def merge(sources: Sequence[Path], target: Path) -> int:
         if len(names) > 1:
             raise ValueError(f"the sources hold several {what}: {', '.join(sorted(names))}")
     records = sorted(latest(everything), key=lambda record: [str(part) for part in key(record)])
-    with Writer(target) as writer:
-        for record in records:
-            writer.append(record)
+    data = b"".join(map(encode, records))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    put(target, compressed(data) if target.suffix == ".gz" else data)
     return len(records)
 
 

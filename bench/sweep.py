@@ -176,7 +176,7 @@ def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
     """The last status of every question that some file of this run has answered."""
     records = (
         record
-        for path in sorted((folder / "records").glob(f"{glob.escape(run_id)}*.jsonl"))
+        for path in store.record_files(folder / "records", f"{glob.escape(run_id)}*")
         for record in store.read(path)
         if record["run_id"] == run_id
     )

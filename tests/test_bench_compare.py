@@ -51,7 +51,7 @@ def write(path: Path, *records: store.Record) -> Path:
 def test_verdicts(tmp_path: Path, scale: float, noise: float, verdict: str, code: int):
     a = write(tmp_path / "a.jsonl", record(noise=noise))
     b = write(tmp_path / "b.jsonl", record(scale, noise))
-    (pair,) = compare.compare(a, b)
+    (pair,) = compare.compare([a], [b])
     assert pair.verdict == verdict
     assert pair.low is not None and pair.ratio is not None and pair.high is not None
     assert pair.low <= pair.ratio <= pair.high
@@ -78,24 +78,40 @@ def test_different_devices_are_refused_unless_told(tmp_path: Path):
     a = write(tmp_path / "a.jsonl", record())
     b = write(tmp_path / "b.jsonl", record(device={"name": "another"}))
     with pytest.raises(ValueError, match="different devices"):
-        compare.compare(a, b)
-    assert compare.compare(a, b, any_device=True)
+        compare.compare([a], [b])
+    assert compare.compare([a], [b], any_device=True)
 
 
 def test_nothing_in_common_is_said(tmp_path: Path):
     a = write(tmp_path / "a.jsonl", record(H=128))
     b = write(tmp_path / "b.jsonl", record(H=256))
     with pytest.raises(ValueError, match="in common"):
-        compare.compare(a, b)
+        compare.compare([a], [b])
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     with pytest.raises(ValueError, match=r"no timed records in .*empty"):
-        compare.compare(a, empty)
+        compare.compare([a], [empty])
     for wrong in ("nan", "-1"):
         found = runner.invoke(cli.app, ["compare", str(a), str(b), f"--threshold={wrong}"])
         assert "threshold is" in str(found.exception)
     with pytest.raises(FileNotFoundError, match="run is"):
         compare.find("no-such-run", tmp_path)
+
+
+def test_a_run_is_found_by_its_name_in_all_of_its_files(tmp_path: Path):
+    """One that went on after its records were compressed has two."""
+    folder = tmp_path / "card" / "records"
+    earlier = write(folder / "run.jsonl", record(H=128))
+    earlier.with_name("run.jsonl.gz").write_bytes(store.compressed(earlier.read_bytes()))
+    earlier.unlink()
+    assert compare.find("run", tmp_path) == [folder / "run.jsonl.gz"]
+    later = write(earlier, record(H=256))
+    files = compare.find("run", tmp_path)
+    assert files == [later, folder / "run.jsonl.gz"]
+    assert {r["H"] for r in compare.times(files).values()} == {128, 256}
+    write(tmp_path / "other" / "records" / "run.jsonl", record())
+    with pytest.raises(ValueError, match="several devices"):
+        compare.find("run", tmp_path)
 
 
 def bench(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """Records: the schema, torn lines, two writers, and death at any moment."""
 
+import gzip
 import json
 import math
 import os
@@ -205,7 +206,7 @@ def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
             writer.append(each | {"run_id": "run"})
     assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
     assert list(sweep.finished(tmp_path, "run").values()) == ["ok"]
-    assert [r["status"] for r in compare.times(tmp_path).values()] == ["ok"]
+    assert [r["status"] for r in compare.times([tmp_path]).values()] == ["ok"]
     store.merge([tmp_path], tmp_path / "merged.jsonl")
     assert [r["status"] for r in store.read(tmp_path / "merged.jsonl")] == ["ok"]
 
@@ -221,3 +222,40 @@ def test_merge_refuses_to_mix(tmp_path: Path):
     assert store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl") == 1
     with pytest.raises(FileExistsError):
         store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match=r"out is .*m\.json; accepted: .*\.jsonl or \.jsonl\.gz"):
+        store.merge([tmp_path / "a.jsonl"], tmp_path / "m.json")
+
+
+def test_compressed_records_are_read_as_plain_ones(tmp_path: Path):
+    """Also a run that goes on in a plain file beside its compressed one."""
+    path = tmp_path / "records" / "run.jsonl"
+    with store.Writer(path) as writer:
+        for seed in (1, 2):
+            writer.append(record(seed=seed, run_id="run"))
+    packed = path.with_name("run.jsonl.gz")
+    assert store.merge([path], packed) == 2
+    lines = path.read_bytes()
+    assert gzip.decompress(packed.read_bytes()) == lines
+    assert packed.read_bytes()[3:8] == bytes(5)  # neither a name nor a time
+    path.unlink()
+    assert [r["seed"] for r in store.read(packed)] == [1, 2]
+    with store.Writer(path) as writer:
+        for seed in (2, 3):
+            writer.append(record(seed=seed, run_id="run", time="2026-01-02T00:00:00+00:00"))
+    assert store.record_files(tmp_path) == [path, packed]
+    assert {store.stem(file) for file in store.record_files(tmp_path, "run")} == {"run"}
+    assert len(sweep.finished(tmp_path, "run")) == 3
+    both = tmp_path / "both.jsonl.gz"
+    assert store.merge([tmp_path / "records"], both) == 3
+    assert [(r["seed"], r["time"][9]) for r in store.read(both)] == [(1, "1"), (2, "2"), (3, "2")]
+
+
+@pytest.mark.parametrize("broken", ["empty", "cut", "flipped", "plain"])
+def test_a_broken_compressed_file_is_refused_by_its_name(tmp_path: Path, broken: str):
+    whole = store.compressed(json.dumps(record()).encode() + b"\n")
+    flipped = bytes(byte ^ 255 * (place == len(whole) // 2) for place, byte in enumerate(whole))
+    data = {"empty": b"", "cut": whole[:-9], "flipped": flipped, "plain": b'{"run_id": "r"}\n'}
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(data[broken])
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl\.gz: no whole gzip file \(.+\); accepted"):
+        list(store.read(tmp_path))

@@ -395,3 +395,6 @@ def test_the_first_command_measures_also_where_records_are_committed(tmp_path: P
     assert quick.run_name("tiny", tmp_path) == f"{name}-2"
     subprocess.run([*git, "add", "records"], check=True)
     assert quick.run_name("tiny", tmp_path) == f"{name}-3"
+    (tmp_path / "records" / f"{name}-3.jsonl.gz").touch()
+    subprocess.run([*git, "add", "records"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-4"

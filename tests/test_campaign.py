@@ -206,6 +206,20 @@ def test_records_of_two_archives_are_joined_and_states_replaced(tmp_path: Path):
         assert (home / "card" / "limits.json").read_text() == "new"
 
 
+def test_compressed_records_are_joined_too(tmp_path: Path):
+    """Of one name in both places."""
+    home, tree = tmp_path / "home", tmp_path / "tree"
+    for place, lines in ((tree, "a b"), (home, "b c")):
+        make_records(place, *lines.split())
+        plain = place / "card" / "records" / "campaign-1.jsonl"
+        plain.with_name("campaign-1.jsonl.gz").write_bytes(store.compressed(plain.read_bytes()))
+        plain.unlink()
+    archive.pack(tree, tmp_path / "x.tar.gz")
+    archive.restore(tmp_path / "x.tar.gz", home)
+    (packed,) = home.rglob("*.gz")
+    assert list(store.lines(packed)) == [b"b\n", b"c\n", b"a\n"]
+
+
 def test_a_kill_while_packing_leaves_a_whole_archive(tmp_path: Path, monkeypatch):
     tree, file = tmp_path / "tree", tmp_path / "x.tar.gz"
     make_records(tree, "a")

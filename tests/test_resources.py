@@ -104,6 +104,13 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
     _, again, _ = resources.run("h100", todo, tmp_path)
     assert len(compiled) == len(todo)
     assert {r["case_id"] for r in again} == {r["case_id"] for r in everything}
+    plain, packed = folder / "records", tmp_path / "packed.jsonl.gz"
+    store.merge([plain], packed)
+    (file,) = store.record_files(plain)
+    packed.rename(file.with_name(file.name + ".gz"))
+    file.unlink()
+    resources.run("h100", todo, tmp_path)  # nor is what is recorded in a compressed file
+    assert len(compiled) == len(todo) and not file.exists()
     records = list(store.read(folder))
     assert len(records) == len(todo)
     assert {r["kind"] for r in records} == {"resources"}

@@ -11,7 +11,7 @@ import typer
 def command(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A results folder or .jsonl file; without one, only the suite."),
+        typer.Argument(help="A results folder or record file; without one, only the suite."),
     ] = None,
 ) -> None:
     """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""

@@ -14,7 +14,7 @@ def command(
     run: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Results folders, .jsonl files, or .tar.gz archives of a campaign, which are "
+            help="Results folders, record files, or .tar.gz archives of a campaign, which are "
             "unpacked into results/ first; all of results/ by default."
         ),
     ] = None,

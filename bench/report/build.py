@@ -47,7 +47,7 @@ def folder_of(path: Path) -> Path:
     if path.is_dir():
         return path
     inside = path.parent.name == "records"
-    return (path.parent.parent if inside else path.parent) / path.stem
+    return (path.parent.parent if inside else path.parent) / store.stem(path)
 
 
 def load(paths: Sequence[Path]) -> list[frames.Run]:
@@ -61,9 +61,9 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
     for path in map(Path.resolve, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; RUN is a results folder or a .jsonl")
-        files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        files = store.record_files(path) if path.is_dir() else [path]
         if not files:
-            raise FileNotFoundError(f"{path} holds no records (*.jsonl)")
+            raise FileNotFoundError(f"{path} holds no records (*.jsonl, *.jsonl.gz)")
         sources.setdefault(folder_of(path), []).extend(files)
     runs = []
     for folder, files in sources.items():
