@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bench import store
 from bench.cases import DEFAULTS, Case, make_case
@@ -57,6 +60,12 @@ def facts(cuda: bool = True) -> dict[str, Any]:
         "interpreted": False,
         "seed": 0,
     }
+
+
+def data(folder: Path, name: str) -> pd.DataFrame:
+    """The rows behind a report's figure or table, out of its download."""
+    with zipfile.ZipFile(folder / "data.zip").open(f"{name}.csv") as file:
+        return pd.read_csv(file)
 
 
 def _noise(*words: Any) -> np.random.Generator:
@@ -185,7 +194,7 @@ def error_records() -> Iterator[store.Record]:
             yield erroneous(case, f"effect-{effect}")
 
 
-def many(count: int = 10_000) -> list[store.Record]:
+def many(count: int) -> list[store.Record]:
     """As many records as asked for, over a grid like a paper's, a fifth of them errors."""
     grid = cases(
         cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],

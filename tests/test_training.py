@@ -44,9 +44,8 @@ def test_the_report_draws_the_curves(tmp_path):
     (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "records" / training.FILE).write_text(json.dumps(losses()))
     names = {path.name for path in build.everything([folder])}
-    assert {"training.png", "training.pdf", "training.svg", "training.csv", "training.md"} <= names
-    written = (folder / "figures" / "training.csv").read_text().splitlines()
-    assert len(written) == 1 + 2 * 50
+    assert {"training.png", "training.pdf", "training.md", "data.zip"} <= names
+    assert len(synthetic.data(folder, "figures/training")) == 2 * 50
     page = (folder / "README.md").read_text()
     assert "figures/training.png" in page and "A training run from the same seed" in page
 

@@ -20,6 +20,7 @@ from bench.report import (
     check_table,
     compiled,
     device_page,
+    download,
     exactness,
     figures,
     figures_error,
@@ -60,7 +61,7 @@ def load(paths: Sequence[Path]) -> list[frames.Run]:
     sources: dict[Path, list[Path]] = {}
     for path in map(Path.resolve, paths):
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; RUN is a results folder or a .jsonl")
+            raise FileNotFoundError(f"{path} does not exist; RUN is a folder or file of records")
         files = store.record_files(path) if path.is_dir() else [path]
         if not files:
             raise FileNotFoundError(f"{path} holds no records (*.jsonl, *.jsonl.gz)")
@@ -140,7 +141,8 @@ def everything(paths: Sequence[Path]) -> list[Path]:
     Files of an earlier report that no record fills any more are removed.
 
     Returns:
-        The written files: of each run its tables, figures and page, then the results page.
+        The written files: of each run its tables, figures, download and page, then the results
+        page.
     """
     runs = load(paths)
     tasks = ((job, run.folder / "figures") for run in runs for job in jobs(run))
@@ -155,8 +157,12 @@ def everything(paths: Sequence[Path]) -> list[Path]:
     for run in runs:
         found, figures_made = made[run.folder], drawn[run.folder]
         files = [path for table in found for path in typeset.write(table, run.folder / "tables")]
-        written += [*files, *figures_made, device_page.write(run, figures_made, found)]
-        remove_stale(run.folder, {*files, *figures_made})
+        files += figures_made
+        data = [path for path in files if path.suffix == ".csv"]
+        kept = [path for path in files if path not in data]
+        written += [*kept, *download.pack(run.folder, data)]
+        written.append(device_page.write(run, figures_made, found))
+        remove_stale(run.folder, set(kept))
     return written + pages
 
 

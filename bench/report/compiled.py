@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,11 @@ def table(records: Sequence[store.Record]) -> Table | None:
 
 
 def jobs(records: Sequence[store.Record]) -> Iterator[Job]:
-    """A map over H and B for each count, compiler, number format and loop."""
+    """A map over H and B for each count, number format and loop, of the newest compiler alone."""
     if not records:
         return
     full = frame(records)
+    full = full[full["provider"] == max(full["provider"], key=_version)]
     groups = full.groupby(["loop", "provider", "number"], sort=True)
     for (loop, provider, number), rows in sorted(groups, key=lambda g: LOOPS.index(g[0][0])):
         if rows["H"].nunique() < 2:
@@ -125,6 +127,15 @@ def jobs(records: Sequence[store.Record]) -> Iterator[Job]:
             yield functools.partial(
                 resource_map, rows, metric, str(provider), str(number), str(loop)
             )
+
+
+def _version(compiler: str) -> list[int]:
+    """What compilers are ordered by: 3.10.0 is newer than 3.7.1.
+
+    >>> _version("triton-3.10.0") > _version("triton-3.7.1")
+    True
+    """
+    return [int(digits) for digits in re.findall(r"\d+", compiler)]
 
 
 def resource_map(

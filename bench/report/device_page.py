@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from bench.environment import ROOT
-from bench.report import facts, frames, typeset
+from bench.report import download, facts, frames, typeset
 from bench.report.typeset import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -60,7 +60,8 @@ SECTIONS = (
     ),
     (
         "What the compiler made",
-        "Registers, spills and shared memory of our kernels; compiled, not run.",
+        "Registers, spills and shared memory of our kernels; compiled, not run. The maps show the "
+        "newest Triton of the table; the download has all.",
         ("resources-",),
         ("resources",),
     ),
@@ -137,6 +138,7 @@ def write(run: frames.Run, figures: Sequence[Path], tables: Sequence[Table]) -> 
         "headlines": facts.headlines(run),
         "sections": sections(figures, tables),
         "shown": SHOWN,
+        "download": download.NAME,
         "versions": facts.versions(run),
         "providers": facts.providers(run),
         "protocol": facts.protocol(run),

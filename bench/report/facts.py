@@ -196,7 +196,7 @@ def caveats(run: frames.Run) -> list[str]:
     if loose:
         said.append(
             f"{len(loose):,} of {len(timed):,} medians are known less well than asked for; their "
-            "intervals say how well (`converged` in the CSV)."
+            "intervals say how well (`converged` in the download's time.csv)."
         )
     if timed and all(r["mode"] == "host" for r in timed):
         said.append(

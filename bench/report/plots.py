@@ -1,4 +1,4 @@
-"""How every figure looks: one sheet, one look per provider, failures as marks, four files each.
+"""How every figure looks: one sheet, one look per provider, failures as marks, one PDF and PNG.
 
 A figure is one column of a paper wide (3.3 in). It says on itself what was cut, on which device
 and with which versions it was measured, and why points are missing. Imports no torch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import io
 import math
 import re
 import shutil
@@ -28,11 +29,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from bench.report import frames, replay
+from bench.report import frames
 
 STYLE = Path(__file__).parent / "style.mplstyle"
-FORMATS = ("pdf", "svg", "png")
+FORMATS = ("pdf", "png")  # for papers, for pages
+COLORS = 128  # of a PNG: with the edges of letters and lines some thousands, told apart by nobody
 WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
 TITLE_LETTERS = 66  # of 6.8 points that fit beside each other
 SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
@@ -119,7 +123,8 @@ def small_font() -> str:
     """
     source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     # Kerning as the old table: the tables of OpenType's layout are what takes long to cut.
-    options = subset.Options(layout_features=[], legacy_kern=True, glyph_names=True, hinting=True)
+    # Hints for coarse screens, which the style does not use, are a quarter of each PDF.
+    options = subset.Options(layout_features=[], legacy_kern=True, glyph_names=True, hinting=False)
     options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF", "MATH"]
     font = subset.load_font(str(source), options)
     chosen = subset.Subsetter(options)
@@ -239,24 +244,28 @@ class Sheet:
             axes.set_ylabel(y)
 
     def save(self, folder: Path, name: str, data: pd.DataFrame) -> list[Path]:
-        """Write PDF, SVG and PNG without dates, and the drawn data as CSV beside them."""
+        """Write PDF and PNG without dates, and the drawn data as CSV, for the page's download."""
         folder.mkdir(parents=True, exist_ok=True)
-        metadata: dict[str, dict[str, Any]] = {
-            "pdf": {"Title": self.title, "Subject": self.origin, "CreationDate": None},
-            "svg": {"Title": self.title, "Description": self.origin, "Date": None},
-            "png": {"Title": self.title, "Description": self.origin, "Software": None},
-        }
-        written = []
-        figure = replay.Replay(self.figure)
-        for kind in FORMATS:
-            path = folder / f"{name}.{kind}"
-            # A higher level takes half as long again and saves no byte of such images.
-            quick: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
-            figure.savefig(path, metadata=metadata[kind], **quick)
-            written.append(path)
-        path = folder / f"{name}.csv"
-        write_csv(data, path)
-        return [*written, path]
+        vector, bitmap, rows = (folder / f"{name}.{kind}" for kind in (*FORMATS, "csv"))
+        said = {"Title": self.title, "Subject": self.origin, "CreationDate": None}
+        self.figure.savefig(vector, metadata=said)
+        self._save_bitmap(bitmap)
+        write_csv(data, rows)
+        return [vector, bitmap, rows]
+
+    def _save_bitmap(self, path: Path) -> None:
+        """A PNG of few colours, which takes a third of the bytes of one of all colours."""
+        drawn = io.BytesIO()
+        self.figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
+        info = PngInfo()
+        for key, text in (("Title", self.title), ("Description", self.origin)):
+            info.add_text(key, text)
+        with Image.open(drawn) as full:
+            # The palette that misses no colour, however small its area.
+            few = full.convert("RGB").quantize(
+                COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
+            few.save(path, optimize=True, dpi=full.info["dpi"], pnginfo=info)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -408,5 +417,5 @@ def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:
         reason = textwrap.shorten(reason, 150, placeholder=" …")
         notes.append(f"{letter} {words} ({', '.join(by_look(who))}): {reason}")
     if len(ranked) > most:
-        notes.append(f"{len(ranked) - most} more reasons: see the CSV file of this figure.")
+        notes.append(f"{len(ranked) - most} more reasons: see this figure's CSV in the download.")
     return notes

@@ -1,4 +1,4 @@
-"""A table as CSV (every row), Markdown and LaTeX (what fits a page), always the same bytes.
+"""A table as Markdown and LaTeX (what fits a page) and CSV (every row), always the same bytes.
 
 LaTeX is booktabs with siunitx columns and needs ``\\usepackage{booktabs,graphicx,siunitx}``. Each
 file says device, versions, run and commit. Imports no torch.
@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.report import plots
 
-FORMATS = ("csv", "md", "tex")
+FORMATS = ("md", "tex", "csv")
 SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 
 
@@ -44,12 +44,12 @@ class Table:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """Write CSV, Markdown and LaTeX."""
+    """Write Markdown, LaTeX, and CSV for the page's download."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{kind}" for kind in FORMATS]
-    plots.write_csv(table.full, paths[0])
-    paths[1].write_text(markdown(table), encoding="utf-8")
-    paths[2].write_text(latex(table), encoding="utf-8")
+    paths[0].write_text(markdown(table), encoding="utf-8")
+    paths[1].write_text(latex(table), encoding="utf-8")
+    plots.write_csv(table.full, paths[2])
     return paths
 
 
