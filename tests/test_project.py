@@ -27,13 +27,38 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs git to know what belongs here")
-def test_the_rooms_are_these_and_no_others():
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    """The files that git keeps, from the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs git to know what belongs here")
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    paths = [Path(line) for line in tracked.stdout.splitlines()]
-    folders = {path.parts[0] for path in paths if len(path.parts) > 1}
+    return [Path(name) for name in done.stdout.split("\0")[:-1]]
+
+
+def test_a_clone_is_small(tracked):
+    sizes = {path: (ROOT / path).lstat().st_size for path in tracked if (ROOT / path).exists()}
+    largest = sorted(sizes, key=lambda path: -sizes[path])[:5]
+    assert sum(sizes.values()) < 12e6, f"largest: {', '.join(map(str, largest))}"
+
+
+def test_a_figure_is_kept_in_one_vector_and_one_bitmap_form(tracked):
+    """And its data in the page's download, not beside it."""
+    drawn = [path for path in tracked if path.match("results/*/figures/*")]
+    forms: dict[str, set[str]] = {}
+    for path in drawn:
+        forms.setdefault(str(path.with_suffix("")), set()).add(path.suffix)
+    assert forms and {name: kept for name, kept in forms.items() if kept != {".pdf", ".png"}} == {}
+    results = [path for path in tracked if path.parts[0] == "results"]
+    assert [path for path in results if path.suffix in (".csv", ".html", ".jsonl")] == []
+    folders = {path.parents[1] for path in drawn}
+    assert {folder / "data.zip" for folder in folders} <= set(tracked)
+
+
+def test_the_rooms_are_these_and_no_others(tracked):
+    folders = {path.parts[0] for path in tracked if len(path.parts) > 1}
     assert {f for f in folders if not f.startswith(".")} == {
         "bench",
         "kernels",
