@@ -692,6 +692,6 @@ def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
     kinds = {(record["kind"], record["status"]) for record in records}
     assert {("time", "ok"), ("error", "ok")} <= kinds <= {*kinds, ("time", "unsupported")}
     assert any(record["provider"] == "ours" and record["interpreted"] for record in records)
-    assert any((folder / "tables").glob("*.tex")) and any((folder / "figures").glob("*.pdf"))
+    assert (folder / "data.zip").exists() and any((folder / "figures").glob("*.pdf"))
     page = (folder / "README.md").read_text()
-    assert "Are the kernels right here?" in page and "tables/checks.csv" in page
+    assert "Are the kernels right here?" in page and "tables/checks.tex" in page
