@@ -1,7 +1,8 @@
 """What a time step is expected to cost: the floor under each way to run it, part by part.
 
 A model to choose by, not a prediction to cite. Its constants and the shares in its formulas are
-assumptions until measured on the device (`python -m bench campaign` runs the microbenchmarks).
+assumptions. Those that a microbenchmark can measure are a device's `Rates`, which a copy of the
+device may have measured (`python -m bench plan --limits`).
 """
 
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from .devices import Device
 from .tiles import Problem, Tile
 
-# A load path of one multiprocessor from L2, and shared memory's width (NVIDIA's and AMD's
-# architecture papers), in bytes per clock.
-L2_BYTES_PER_CLOCK = 64
+# Shared memory's width (NVIDIA's and AMD's architecture papers).
 SHARED_BYTES_PER_CLOCK = 128
+# Rows and bytes of K that one link of `Rates.product_clocks` takes.
+CHAIN_ROWS, CHAIN_BYTES = 64, 32
 # Clocks per instruction of one warp that has its scheduler alone: dependent instructions wait.
 ALONE_CLOCKS = 2.0
 # The same with company, whose instructions fill the waits.
@@ -24,13 +25,10 @@ STEP_INSTRUCTIONS = 350
 UNIT_INSTRUCTIONS = 20
 GATE_INSTRUCTIONS = 30
 PRODUCT_INSTRUCTIONS = 4
-# Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units.
+# Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units. Where
+# the rates hold what a chain of products and a GEMM were measured to take, those count instead.
 TENSOR_SHARE = 0.6
 FMA_SHARE = 0.4
-# The meeting of the few programs that share a backward product, of a whole barrier.
-MEETING_SHARE = 0.8
-# From one kernel's end to the next one's start.
-LAUNCH_US = 2.0
 # What Python needs to launch one of our kernels, and a GEMM of torch's with its views; a replayed
 # CUDA graph needs neither.
 HOST_KERNEL_US = 16.0
@@ -76,35 +74,41 @@ def persistent(
     tiles: int,
 ) -> Cost:
     """A step of the persistent loop: every program's `tiles` batch tiles, and the barrier."""
-    clock = device.clock_ghz * 1e3  # clocks per microsecond
+    rates = device.rates
+    clock = rates.clock_ghz * 1e3  # clocks per microsecond
     programs = tile.group * batch_groups * problem.directions
     crowd = -(-programs // device.multiprocessors)  # programs that share a multiprocessor
     columns = problem.H * (problem.gates if tile.backward else 1) / tile.split  # K of one program
 
     def from_l2(size: float) -> float:
-        each = size / (L2_BYTES_PER_CLOCK * clock)
-        return max(each * crowd, size * programs / (device.l2_gbps * 1e3))
+        each = size / (rates.l2_bytes_per_clock * clock)
+        return max(each * crowd, size * programs / (rates.l2_gbps * 1e3))
 
     gather = 0.0
     if not tile.alone:
         rounds = -(-tile.chunks // ahead)
-        gather = device.latency_us * rounds + from_l2(columns * tile.block_b * tile.size)
+        gather = rates.latency_us * rounds + from_l2(columns * tile.block_b * tile.size)
     share = resident / tile.chunks
     weight_bytes = tile.rows * columns * tile.size
     operations = 2 * tile.rows * tile.block_b * columns
     if problem.exact:
         weights = 0.0
-        product = operations / (device.fma * FMA_SHARE * clock)
+        product = operations / (rates.fma * FMA_SHARE * clock)
     else:
         # Two groups of four warps share 64 rows by columns: each reads all weights.
         readers = 2 if tile.num_warps == 8 and tile.rows == 64 else 1
         weights = weight_bytes * share * readers / (SHARED_BYTES_PER_CLOCK * clock)
-        rate = device.tensor if problem.size == 2 else device.tensor_tf32
+        rate = rates.tensor if problem.size == 2 else rates.tensor_tf32
         product = operations / (rate * TENSOR_SHARE * clock)
+        link = dict(rates.product_clocks).get(tile.block_b)
+        if link is not None and not tile.alone:  # whose product is no chain of so few rows
+            weights = 0.0  # the chain reads them
+            links = tile.rows / CHAIN_ROWS * columns * tile.size / CHAIN_BYTES
+            product = links * link / clock
     stream = 0.0
     if resident < tile.chunks:
         stream = from_l2(weight_bytes * (1 - share))
-        stream += device.latency_us * (tile.chunks - resident) / 2
+        stream += rates.latency_us * (tile.chunks - resident) / 2
     owned = tile.units // tile.split * tile.block_b / (tile.num_warps * device.warp)
     pointwise = UNIT_INSTRUCTIONS + GATE_INSTRUCTIONS * problem.gates
     instructions = STEP_INSTRUCTIONS + pointwise * max(owned, 0.5)
@@ -114,15 +118,17 @@ def persistent(
     gates = max(lone_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
 
     work = gather + crowd * max(weights, product) + stream + gates
-    barrier = 0.0 if tile.alone else device.barrier_us
-    meeting = device.barrier_us * MEETING_SHARE if tile.split > 1 else 0.0
-    work += meeting
+    barrier = 0.0 if tile.alone else rates.barrier_us(tile.group)
+    split_barrier = 0.0
+    if tile.split > 1:
+        split_barrier = rates.barrier_us(tile.split) * rates.split_barrier
+    work += split_barrier
     # A tile's barrier passes while the program works on its other tiles.
     step = tiles * work + max(0.0, barrier - (tiles - 1) * work)
-    memory = step_bytes(problem, tile.backward) / (device.hbm_gbps * 1e3)
+    memory = step_bytes(problem, tile.backward) / (rates.hbm_gbps * 1e3)
     return Cost(
         floor_us=max(step, memory),
-        barrier_us=barrier + meeting * tiles,
+        barrier_us=barrier + split_barrier * tiles,
         gather_us=gather * tiles,
         weights_us=crowd * weights * tiles,
         stream_us=stream * tiles,
@@ -134,21 +140,25 @@ def persistent(
 
 def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Cost:
     """A step of a GEMM by torch's library and a pointwise kernel, launched or replayed."""
+    rates = device.rates
     operations = 2 * problem.gates * problem.H**2 * problem.B * problem.directions
+    number = problem.precision if problem.dtype == "float32" else problem.dtype
     if problem.exact:
-        peak = device.fma * 2 * FMA_SHARE  # a tuned GEMM keeps its operands in registers
+        peak = rates.fma * 2 * FMA_SHARE  # a tuned GEMM keeps its operands in registers
     else:
-        peak = (device.tensor if problem.size == 2 else device.tensor_tf32) * TENSOR_SHARE
-    arithmetic = operations / (peak * device.multiprocessors * device.clock_ghz * 1e3)
+        peak = (rates.tensor if problem.size == 2 else rates.tensor_tf32) * TENSOR_SHARE
+    per_us = peak * device.multiprocessors * rates.clock_ghz * 1e3
+    per_us = dict(rates.gemm_tflops).get(number, per_us / 1e6) * 1e6
+    arithmetic = operations / per_us
     weights = problem.gates * problem.H**2 * problem.directions * problem.size
-    rate = device.l2_gbps / 2 if weights < device.l2_bytes / 2 else device.hbm_gbps
+    rate = rates.l2_gbps / 2 if weights < rates.l2_bytes / 2 else rates.hbm_gbps
     reading = weights / (rate * 1e3)
     product = max(GEMM_US * problem.directions, arithmetic, reading)
     # The product goes through memory in float32 once more.
     sums = 8 * problem.gates * problem.B * problem.H * problem.directions
-    memory = step_bytes(problem, backward) / (device.hbm_gbps * 1e3)
-    gates = 1.0 + sums / (device.l2_gbps / 2 * 1e3) + memory
-    launch = LAUNCH_US * (1 + problem.directions)
+    memory = step_bytes(problem, backward) / (rates.hbm_gbps * 1e3)
+    gates = 1.0 + sums / (rates.l2_gbps / 2 * 1e3) + memory
+    launch = rates.launch_us * (1 + problem.directions)
     host = 0.0 if replayed else HOST_KERNEL_US + HOST_GEMM_US * problem.directions
     return Cost(
         floor_us=max(host, launch + product + gates),
@@ -163,9 +173,10 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
 
 def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
     """The loop's kernels launched for each step: no barrier, but weights read anew each time."""
+    rates = device.rates
     launches = 2 if split > 1 else 1
-    stream = weight_bytes / (device.l2_gbps * 1e3)
-    floor = loop.floor_us - loop.barrier_us + launches * LAUNCH_US + stream
+    stream = weight_bytes / (rates.l2_gbps * 1e3)
+    floor = loop.floor_us - loop.barrier_us + launches * rates.launch_us + stream
     host = launches * HOST_KERNEL_US
     return Cost(
         floor_us=max(host, floor),
@@ -175,6 +186,6 @@ def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
         product_us=loop.product_us,
         gates_us=loop.gates_us,
         memory_us=loop.memory_us,
-        launch_us=launches * LAUNCH_US,
+        launch_us=launches * rates.launch_us,
         host_us=host,
     )

@@ -7,8 +7,47 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What the cost model counts with, of one GPU. Operations: a multiply-add is two.
+
+    The defaults and every table of DEVICES are assumed or published; `dataclasses.replace` puts in
+    their place what was measured on a card.
+    """
+
+    clock_ghz: float
+    tensor: int  # operations per clock and multiprocessor on 16-bit numbers
+    tensor_tf32: int
+    fma: int  # the same in exact float32, without tensor cores
+    l2_bytes: int  # of the last cache that all multiprocessors share
+    l2_gbps: float  # 1e9 bytes per second, all multiprocessors together
+    hbm_gbps: float
+    # One barrier, by the programs of a group, ascending: that of the largest number not above.
+    barriers_us: tuple[tuple[int, float], ...] = ((1, 1.2),)
+    # Of the barrier for so few, what those take that share a backward product.
+    split_barrier: float = 0.8
+    latency_us: float = 0.3  # from a load to its value in L2
+    launch_us: float = 2.0  # from one kernel's end to the next one's start, on the device
+    # Of one multiprocessor's path from L2 (NVIDIA's and AMD's architecture papers).
+    l2_bytes_per_clock: float = 64.0
+    # Clocks of 64 rows times 32 bytes of K, in a chain of sums from shared memory, by the
+    # sequences of a batch tile; without it, from `tensor` and shared memory's width.
+    product_clocks: tuple[tuple[int, float], ...] = ()
+    # Large GEMMs, 1e12 operations per second, by the dtype, of float32 by its precision; without
+    # it, from the peak rates.
+    gemm_tflops: tuple[tuple[str, float], ...] = ()
+
+    def barrier_us(self, programs: int) -> float:
+        """A barrier among so many programs."""
+        expected = self.barriers_us[0][1]
+        for least, us in self.barriers_us:
+            if least <= programs:
+                expected = us
+        return expected
+
+
+@dataclass(frozen=True)
 class Device:
-    """Limits and rates of one GPU. Bytes, and operations (a multiply-add is two) per clock."""
+    """Limits and rates of one GPU. Sizes are bytes."""
 
     name: str
     architecture: str  # as the compiler names it: sm_90, gfx942
@@ -18,15 +57,7 @@ class Device:
     registers: int  # 32-bit registers of one multiprocessor
     threads: int  # most threads of one multiprocessor
     warp: int  # threads of a warp
-    clock_ghz: float
-    tensor: int  # operations per clock and multiprocessor on 16-bit numbers
-    tensor_tf32: int
-    fma: int  # the same in exact float32, without tensor cores
-    l2_bytes: int  # of the last cache that all multiprocessors share
-    l2_gbps: float  # 1e9 bytes per second, all multiprocessors together
-    hbm_gbps: float
-    barrier_us: float = 1.2  # one barrier among all multiprocessors
-    latency_us: float = 0.3  # from a load to its value in L2
+    rates: Rates
 
     def occupancy(self, shared: int, registers: int, threads: int) -> int:
         """How many programs of this size fit on one multiprocessor at once."""
@@ -45,31 +76,31 @@ KB = 1024
 # Capability" of NVIDIA's CUDA programming guide; clocks and peak rates: each GPU's data sheet and
 # architecture paper (dense rates / multiprocessors / boost clock); MI300X: AMD's CDNA 3 paper and
 # data sheet. L2 rates under load: assumed at 3/4 of the published peak (A100 and H100: 5,120 bytes
-# a clock), MI300X's at half of its Infinity Cache's. Barrier and latency: assumed until measured.
+# a clock), MI300X's at half of its Infinity Cache's. Barrier, latency and launch: assumed.
 DEVICES = {
     "a100": Device(
-        "a100", "sm_80", 108, 163 * KB, 164 * KB, 65536, 2048, 32, 1.41, 2048, 1024, 128,
-        40 << 20, 5400, 2039,
+        "a100", "sm_80", 108, 163 * KB, 164 * KB, 65536, 2048, 32,
+        Rates(1.41, 2048, 1024, 128, 40 << 20, 5400, 2039),
     ),
     "h100": Device(
-        "h100", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32, 1.755, 4096, 2048, 256,
-        50 << 20, 5500, 3350,
+        "h100", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32,
+        Rates(1.755, 4096, 2048, 256, 50 << 20, 5500, 3350),
     ),
     "h200": Device(
-        "h200", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32, 1.755, 4096, 2048, 256,
-        50 << 20, 5500, 4800,
+        "h200", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32,
+        Rates(1.755, 4096, 2048, 256, 50 << 20, 5500, 4800),
     ),
     "b200": Device(
-        "b200", "sm_100", 148, 227 * KB, 228 * KB, 65536, 2048, 32, 1.85, 8192, 4096, 256,
-        126 << 20, 7500, 8000,
+        "b200", "sm_100", 148, 227 * KB, 228 * KB, 65536, 2048, 32,
+        Rates(1.85, 8192, 4096, 256, 126 << 20, 7500, 8000),
     ),
     "rtx4090": Device(
-        "rtx4090", "sm_89", 128, 99 * KB, 100 * KB, 65536, 1536, 32, 2.52, 512, 256, 256,
-        72 << 20, 4500, 1008,
+        "rtx4090", "sm_89", 128, 99 * KB, 100 * KB, 65536, 1536, 32,
+        Rates(2.52, 512, 256, 256, 72 << 20, 4500, 1008),
     ),
     "mi300x": Device(
-        "mi300x", "gfx942", 304, 64 * KB, 65 * KB, 131072, 2048, 64, 2.1, 2048, 1024, 256,
-        256 << 20, 8600, 5300, 3.0, 0.7,
+        "mi300x", "gfx942", 304, 64 * KB, 65 * KB, 131072, 2048, 64,
+        Rates(2.1, 2048, 1024, 256, 256 << 20, 8600, 5300, ((1, 3.0),), latency_us=0.7),
     ),
 }  # fmt: skip
 

@@ -235,8 +235,8 @@ def test_a_bigger_problem_is_never_expected_to_be_faster():
 def test_an_unlisted_device_keeps_its_own_limits_and_takes_the_nearest_rates():
     found = describe("NVIDIA H100 PCIe", "sm_90", 114, 232448, 233472)
     assert (found.multiprocessors, found.shared_bytes) == (114, 232448)
-    assert found.tensor == H100.tensor
-    assert describe("NVIDIA L4", "sm_89", 58, 101376, 102400).tensor == DEVICES["rtx4090"].tensor
+    assert found.rates == H100.rates
+    assert describe("NVIDIA L4", "sm_89", 58, 101376, 102400).rates == DEVICES["rtx4090"].rates
     assert describe("NVIDIA RTX A6000", "sm_86", 84, 101376, 102400).warp == 32
     assert describe("AMD Instinct MI250X", "gfx90a", 110, 65536, 65536).warp == 64
 
