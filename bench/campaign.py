@@ -32,7 +32,7 @@ from bench import (
     doubts,
     environment,
     interpreter,
-    model,
+    limits,
     precompile,
     repetitions,
     store,
@@ -54,6 +54,7 @@ REHEARSAL = ("tiny",)
 COMPILE = (0.2, 180.0)
 CHECK = (0.25, 300.0)
 FLOOR = (0.2, 60.0)
+FLOOR_END_SECONDS = 15.0  # after its time, for the kernel that runs then
 SPEED = (0.75, float("inf"))  # of a preset that has errors to measure too
 FIRST_REPORT_SECONDS = 60.0  # a guess of the first report's time; later ones follow the last
 LEAST_STUDY = 60.0  # seconds under which a study is not begun: ended early, it leaves nothing
@@ -220,10 +221,15 @@ class Campaign:
 
     def floor(self) -> None:
         """The bounds of this device, once."""
-        if (self.folder / model.LIMITS_FILE).exists():
+        if (self.folder / limits.LIMITS_FILE).exists():
             print("floor: measured before")
             return
-        self.study("bench.floor", seconds=self.share(FLOOR))
+        seconds = self.share(FLOOR)
+        if seconds <= 0:
+            print("bench.floor: left for the next call")
+            return
+        words = ("--max-seconds", f"{seconds:.0f}")
+        self.study("bench.floor", *words, seconds=seconds + FLOOR_END_SECONDS)
 
     def studies(self) -> None:
         """Activations, repeatability and a training run, unless this code's are there."""

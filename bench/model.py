@@ -6,29 +6,28 @@ number, and per layer I_l input features (I, then D*H).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import limits
 from bench.cases import ITEM_BYTES, Case
-
-LIMITS_FILE = "limits.json"  # the bounds that this model takes
-FLOOR_FILE = "floor.json"  # all that was measured to find them
+from bench.limits import FLOOR_FILE as FLOOR_FILE
+from bench.limits import LIMITS_FILE, NUMBERS, Measured
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device was measured to do, each by a microbenchmark on that device.
+    """What the floor of a time is made of, each measured by a microbenchmark on the device.
 
     Attributes:
         tflops: large GEMM, by number type: "fp16", "bf16", "ieee", "tf32", "tf32x3".
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
         gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
         barrier_us: one step of a persistent loop that holds nothing but its barrier, by the
-            number of programs that meet (a string, as JSON has it).
+            number of programs in a group (a string, as JSON has it).
         shared_bytes: shared memory of one program.
         multiprocessors: programs that are resident at once, one each.
     """
@@ -47,10 +46,26 @@ class Limits:
         return self.barrier_us[str(size)] / 1e3
 
 
+def limits_of(measured: Measured) -> Limits | None:
+    """What the floor is made of; None where a part of it has not been measured."""
+    if measured.hbm_gbps is None or measured.gather_gbps is None or not measured.barrier_us:
+        return None
+    if not measured.tflops.keys() >= set(NUMBERS):
+        return None
+    return Limits(
+        measured.tflops, measured.hbm_gbps, measured.gather_gbps, measured.barrier_us,
+        measured.shared_bytes, measured.multiprocessors,
+    )  # fmt: skip
+
+
 def load_limits(folder: Path) -> Limits | None:
-    """A device's limits from its results folder; None where they have not been measured."""
+    """A device's limits from its results folder; None where they have not been measured.
+
+    Raises:
+        ValueError: if the folder's file is not one that ``bench.floor`` wrote.
+    """
     path = folder / LIMITS_FILE
-    return Limits(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return limits_of(limits.read(path)) if path.exists() else None
 
 
 def layer_inputs(case: Case) -> Iterator[int]:

@@ -275,13 +275,45 @@ def floor() -> dict[str, Any]:
     def entry(ms: float, **words: Any) -> dict[str, Any]:
         return words | {"ms": ms, "ms_low": 0.98 * ms, "ms_high": 1.02 * ms, "samples_ms": [ms]}
 
+    def clocks(count: float, **words: Any) -> dict[str, Any]:
+        taken = {"clocks": count, "clocks_low": count - 1, "clocks_high": count + 1}
+        return words | taken | {"samples_clocks": [count]}
+
     reads = {"words": 4096, "warps": 8}
+    gather = reads | {"bytes": 1 << 16, "programs": 4}
     origin = {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
     return origin | {
-        "barrier": [entry(1e-3 * (k + 1), programs=8**k, groups=128 // 8**k) for k in range(3)],
-        "gather": [entry(1e-3, bytes=1 << 16, gbps=rate, **reads) for rate in (70.0, 90.0)],
+        "card": {
+            "name": "NVIDIA H100 80GB HBM3",
+            "architecture": "sm_90",
+            "multiprocessors": 132,
+            "shared_bytes": 232448,
+            "shared_total": 233472,
+        },
+        "problems": {"multiply": "failed: RuntimeError: no cuBLAS | here\nat all"},
+        "barrier": [
+            entry(
+                1e-3 * (k + 1) + stored * 1e-7,
+                programs=8**k,
+                groups=128 // 8**k,
+                stored_bytes=stored,
+            )
+            for stored in (3584, 0)
+            for k in range(3)
+        ],
+        "flag": [entry(1.4e-3, pairs=1)],
+        "release": [clocks(650, programs=132, stored_bytes=512)],
+        "chain": [clocks(24, n=16, warps=4, ghz=1.7), clocks(26, n=32, warps=4, ghz=1.69)],
+        "launch": [entry(1e-3, how="graph"), entry(3e-3, how="stream")],
+        "latency": [entry(1.6e-4, bytes=1 << 20)],
+        "gather": [
+            entry(1e-3, gbps=rate, readers=readers, **gather)
+            for rate, readers in ((70.0, 132), (90.0, 132), (95.0, 1))
+        ],
         "copy": [entry(1.0, bytes=1 << 30, gbps=rate, **reads) for rate in (2900.0, 2800.0)],
-        "launch": [entry(3e-3, how="stream"), entry(1e-3, how="graph")],
-        "multiply": [entry(1.6, number="bf16", n=8192, tflops=687.0)],
+        "multiply": [
+            entry(1.6, number=number, n=8192, tflops=rate)
+            for number, rate in (("bf16", 687.0), ("fp16", 690.0), ("tf32", 390.0), ("ieee", 50.0))
+        ],
         "time": facts()["time"],
     }

@@ -24,8 +24,6 @@ from bench import (
     check_gpu,
     doubts,
     environment,
-    floor,
-    model,
     store,
     sweep,
     toolchain,
@@ -42,120 +40,6 @@ CPU = torch.device("cpu")
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", "campaign", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-# --- the floor
-
-
-def test_the_floors_kernels_compute_what_they_should():
-    floor.verify(CPU)
-
-
-def test_a_barrier_that_nobody_completes_is_seen(monkeypatch):
-    """The interpreter runs programs one after another, so the first of two waits in vain."""
-    monkeypatch.setattr(floor, "MAX_POLLS", 3)
-    with pytest.raises(RuntimeError, match="among 2 programs in 1 groups was not completed"):
-        floor.Barrier.among(2, 1, CPU).check(2)
-
-
-COMPILED = """
-import re, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from bench import floor
-
-def ptx(kernel, constants, warps):
-    signature = {
-        name: "constexpr" if name in constants else "*i64" if name == "error_ptr"
-        else "*i32" if name.endswith("_ptr") else "i32" for name in kernel.arg_names
-    }
-    at = {name: (kernel.arg_names.index(name),) for name in signature}
-    attributes = {at[n]: [["tt.divisibility", 16]] for n, t in signature.items() if t[0] == "*"}
-    source = ASTSource(kernel, signature, {at[n]: v for n, v in constants.items()}, attributes)
-    options = {"num_warps": warps}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-
-barrier = ptx(floor.barrier_loop, {}, 4)
-assert "release" in barrier and "acquire" in barrier, barrier
-for words, warps in floor.GATHERS:
-    code = ptx(floor.gather_loop, {"WORDS": 1 << 16, "BLOCK": words}, warps)
-    loop = re.search(r"(\\$L__BB0_\\d+):.*?bra \\1;|(\\$L__BB0_2):.*", code, re.DOTALL).group()
-    assert loop.count("ld.global.cg.v4") == words // (warps * 32 * 4), code
-for words, warps in floor.COPIES:
-    assert "ld.global.v4" in ptx(floor.copy_block, {"BLOCK": words}, warps)
-ptx(floor.nothing, {}, 1)
-"""
-
-
-@pytest.mark.slow
-def test_the_floors_kernels_compile_for_a_gpu_that_is_not_there():
-    """Every read of the gather stays in its loop, in whole 16 bytes, and past L1."""
-    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(Path.home())}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], cwd=ROOT, env=environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_the_bounds_are_the_best_that_was_measured():
-    found: dict[str, list[dict[str, Any]]] = {
-        "barrier": [{"programs": 2, "ms": 0.0005}, {"programs": 132, "ms": 0.001}],
-        "gather": [{"gbps": 80.0}, {"gbps": 100.0}],
-        "copy": [{"gbps": 3000.0}, {"gbps": 2900.0}],
-        "multiply": [{"number": "bf16", "tflops": 700.0}, {"number": "tf32", "tflops": 300.0}],
-    }
-    facts = {"max_shared_mem": 232448, "multiprocessor_count": 132}
-    bounds = floor.limits(found, facts)
-    assert bounds.hbm_gbps == 3000 and bounds.gather_gbps == 100
-    assert bounds.tflops == {"bf16": 700.0, "tf32": 300.0, "tf32x3": 100.0}
-    assert bounds.barrier_ms(131) == 0.0005 and bounds.barrier_ms(500) == 0.001
-    assert isinstance(bounds, model.Limits)
-
-
-def test_an_entry_tells_its_interval_and_samples():
-    found = floor.entry([1.0, 2.0, 3.0], programs=8)
-    assert found["ms"] == 2.0 and found["ms_low"] <= 2.0 <= found["ms_high"]
-    assert found["samples_ms"] == [1.0, 2.0, 3.0] and found["programs"] == 8
-
-
-def test_every_bound_is_measured_and_written(tmp_path: Path, monkeypatch):
-    """The measuring process with a card of one multiprocessor played by the interpreter."""
-    bf16, tf32 = ("bf16", torch.bfloat16, "none", 8), ("tf32", torch.float32, "tf32", 8)
-    for name, value in (
-        ("SAMPLES", 2), ("STEPS", 3), ("LAUNCHES", 2), ("COPY_BYTES", 64 << 10),
-        ("GATHER_BYTES", (32 << 10,)), ("GATHER_TOTAL", 32 << 10), ("PRODUCTS", (bf16, tf32)),
-    ):  # fmt: skip
-        monkeypatch.setattr(floor, name, value)
-    clock = iter(range(1, 10**6))
-
-    def milliseconds(call: Callable[[], None]) -> float:
-        call()
-        return float(next(clock) ** 2)  # later calls, the short ones, seem longer: any number does
-
-    card = {"max_shared_mem": 1000, "multiprocessor_count": 1}
-    driver = SimpleNamespace(utils=SimpleNamespace(get_device_properties=lambda device: card))
-    monkeypatch.setattr(floor, "milliseconds", milliseconds)
-    monkeypatch.setattr("triton.runtime.driver._active", driver, raising=False)
-    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 30, 1 << 30))
-    monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
-    monkeypatch.setattr("torch.cuda.graph", lambda graph: contextlib.nullcontext())
-    found, bounds = floor.measure(CPU)
-    floor.write(tmp_path, found, bounds)
-    assert model.load_limits(tmp_path) == bounds
-    kept = json.loads((tmp_path / floor.FILE).read_text())
-    assert [each["how"] for each in kept["launch"]] == ["stream", "graph"]
-    assert [each["programs"] for each in kept["barrier"]] == [1]
-    assert len(kept["gather"]) == 4 and len(kept["copy"]) == len(floor.COPIES)
-    assert kept["device"]["name"] and kept["software"]["triton"]
-
-
-@pytest.mark.gpu
-def test_the_floor_of_this_gpu_is_plausible():
-    found, bounds = floor.measure(torch.device("cuda"))
-    assert all(0.05 < us < 20 for us in bounds.barrier_us.values())
-    assert 10 < bounds.gather_gbps < 1000 and 100 < bounds.hbm_gbps < 20000
-    assert {each["how"] for each in found["launch"]} == {"stream", "graph"}
 
 
 # --- what is kept
