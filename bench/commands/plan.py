@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,34 +25,48 @@ def command(
     cell: Annotated[str, typer.Option(help=f"One of {cell_words(CELLS)}.")] = "lstm",
     hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
-    device: Annotated[str, typer.Option(help="A GPU of kernels/devices.py.")] = "h100",
+    device: Annotated[
+        str | None,
+        typer.Option(help="A GPU of kernels/devices.py; else the card of --limits, or h100."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(NUMBERS)}.")] = "bf16",
     pass_: Annotated[str, typer.Option("--pass", help="forward, backward or both.")] = "both",
     directions: Annotated[int, typer.Option(help="1, or 2 for both time directions.")] = 1,
     mode: Annotated[str, typer.Option(help="auto, or one of kernels/plan.py.")] = "auto",
+    limits: Annotated[
+        Path | None,
+        typer.Option(
+            help="A limits.json or floor.json of `python -m bench.floor`: count with what was "
+            "measured on that card. Changes what is shown here, not what a GPU runs."
+        ),
+    ] = None,
 ) -> None:
     """Show which program does what, what stays on chip, and the expected time of a step.
 
-    Pure arithmetic from the device's limits: needs no GPU. The times are a model's, not measured.
+    Pure arithmetic from the device's limits: needs no GPU. The times are a model's, not measured;
+    its constants are listed, each with whether it was measured.
     """
     # Here, so that --help need not wait for torch, which the kernels import.
-    from bench.commands.plan_words import describe
+    from bench.commands.plan_words import constants, describe
+    from bench.rates import chosen_device
     from kernels.devices import DEVICES
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
 
     cell = find_cell(cell)
-    accept("device", device, DEVICES)
+    if device is not None:
+        accept("device", device, DEVICES)
     accept("dtype", dtype, NUMBERS)
     accept("pass", pass_, PASSES)
     accept("directions", directions, (1, 2))
     accept("mode", mode, MODES)
     arguments.sizes(hidden, batch)
-    limits = DEVICES[device]
+    card, measured = chosen_device(device, limits)
     problem = Problem(CELLS[cell].gates, batch, hidden, directions, *NUMBERS[dtype])
     print(
-        f"{cell}, H={hidden}, B={batch}, {directions} direction(s), {dtype} on {device} "
-        f"({limits.architecture}, {limits.multiprocessors} multiprocessors)"
+        f"{cell}, H={hidden}, B={batch}, {directions} direction(s), {dtype} on {card.name} "
+        f"({card.architecture}, {card.multiprocessors} multiprocessors)"
     )
     for loop in PASSES[pass_]:
-        plan = (forward_plan if loop == "forward" else backward_plan)(problem, limits, mode)
-        print(*describe(plan, problem, limits, loop), sep="\n")
+        plan = (forward_plan if loop == "forward" else backward_plan)(problem, card, mode)
+        print(*describe(plan, problem, card, loop), sep="\n")
+    print(*constants(card.rates, measured, limits), sep="\n")

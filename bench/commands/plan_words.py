@@ -1,7 +1,14 @@
-"""A plan in words: what each program does, what stays on chip, how long a step should take."""
+"""A plan in words: what each program does, what stays on chip, how long a step should take, and
+which constants that is made of.
+"""
 
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from kernels import cost
 from kernels.cost import Cost
-from kernels.devices import Device
+from kernels.devices import Device, Rates
 from kernels.plan import Plan, Problem
 
 PARTS = {
@@ -47,11 +54,70 @@ def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[st
     return [*lines, *costs(plan.cost)]
 
 
-def costs(cost: Cost) -> list[str]:
+def costs(found: Cost) -> list[str]:
     """The expected time of a step by part; parts overlap, so they may add up to more."""
     parts = [
         f"{words} {value:.2f}"
         for name, words in PARTS.items()
-        if (value := getattr(cost, name)) >= 0.005
+        if (value := getattr(found, name)) >= 0.005
     ]
-    return [f"  a step     {cost.floor_us:.2f} µs expected: {', '.join(parts)}"]
+    return [f"  a step     {found.floor_us:.2f} µs expected: {', '.join(parts)}"]
+
+
+# Of every rate: in words, its unit, and where its value is from unless it was measured.
+RATES = {
+    "clock_ghz": ("clock", "GHz", "published"),
+    "barriers_us": ("barrier, by programs", "µs", "assumed"),
+    "split_barrier": ("of it, where programs share a product", "", "assumed"),
+    "latency_us": ("load from L2", "µs", "assumed"),
+    "l2_bytes_per_clock": ("L2 to a multiprocessor", "bytes per clock", "published"),
+    "l2_gbps": ("L2, all multiprocessors", "GB/s", "assumed"),
+    "l2_bytes": ("L2", "bytes", "published"),
+    "hbm_gbps": ("device memory", "GB/s", "published"),
+    "product_clocks": ("64 rows x 32 bytes of K, by sequences", "clocks", "from the peak"),
+    "tensor": ("tensor cores, 16 bits", "operations per clock", "published"),
+    "tensor_tf32": ("tensor cores, tf32", "operations per clock", "published"),
+    "fma": ("exact float32", "operations per clock", "published"),
+    "gemm_tflops": ("large GEMM", "TFLOP/s", "from the peak"),
+    "launch_us": ("launch in a CUDA graph", "µs", "assumed"),
+}
+# The same of the model's own numbers, which no card's file replaces.
+MODEL = {
+    "HOST_KERNEL_US": ("Python's launch of a kernel", "µs", "of the host, not the card"),
+    "HOST_GEMM_US": ("Python's call of a GEMM", "µs", "of the host, not the card"),
+    "GEMM_US": ("least GEMM", "µs", "assumed"),
+    "TENSOR_SHARE": ("of the tensor cores' peak", "", "assumed"),
+    "FMA_SHARE": ("of the exact peak", "", "assumed"),
+    "SHARED_BYTES_PER_CLOCK": ("shared memory", "bytes per clock", "published"),
+    "ALONE_CLOCKS": ("an instruction of a warp alone", "clocks", "assumed"),
+    "SHARED_CLOCKS": ("the same beside other warps", "clocks", "assumed"),
+    "STEP_INSTRUCTIONS": ("instructions of a step", "", "fitted to compiled kernels"),
+    "UNIT_INSTRUCTIONS": ("more, each unit and sequence", "", "fitted to compiled kernels"),
+    "GATE_INSTRUCTIONS": ("more, each of its gates", "", "fitted to compiled kernels"),
+    "PRODUCT_INSTRUCTIONS": ("more, each tensor-core one", "", "fitted to compiled kernels"),
+}
+
+
+def constants(rates: Rates, measured: Collection[str], file: Path | None) -> list[str]:
+    """Every constant that the times are made of: its value, and whether it was measured."""
+    count = f"{len(measured)} of {len(RATES)} rates measured ({file})"
+    if file is None:
+        count = "none measured; --limits FILE takes what `python -m bench.floor` measured on a card"
+    lines = [f"constants: {count}"]
+    for name, (words, unit, origin) in RATES.items():
+        found = "measured" if name in measured else origin
+        lines.append(f"  {words:<38} {value_of(getattr(rates, name), unit)} [{found}]")
+    for name, (words, unit, origin) in MODEL.items():
+        lines.append(f"  {words:<38} {value_of(getattr(cost, name), unit)} [{origin}]")
+    return lines
+
+
+def value_of(value: Any, unit: str) -> str:
+    """A number with its unit, or a table's numbers by their keys."""
+    if isinstance(value, tuple):
+        if not value:
+            return "not given"
+        table = ", ".join(f"{key}: {number:.4g}" for key, number in value)
+        return f"{table} {unit}"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{shown} {unit}".rstrip()
