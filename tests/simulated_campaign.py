@@ -198,7 +198,7 @@ def simulated(clock: Clock) -> Iterator[None]:
 
     def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
         # The floor keeps to the time that it is given; a study is ended.
-        taken = min(seconds, FLOOR) if module == "bench.floor" else STUDY
+        taken = min(float(words[-1]), FLOOR) if module == "bench.floor" else STUDY
         clock.wait_until(clock.now + min(taken, seconds))
         if taken > seconds:
             raise RuntimeError(f"{module} took more than {seconds:.0f} s")
