@@ -214,6 +214,24 @@ def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch)
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_beside_its_compressed_records(preset: Path, tmp_path: Path):
+    part, whole = (options(preset, filter=f"cell=lstm{tail}") for tail in (" H=4", ""))
+    sweep.sweep(part, QUICK, tmp_path)
+    (plain,) = tmp_path.rglob("*.jsonl")
+    packed = plain.with_name("run.jsonl.gz")
+    store.merge([plain], packed)
+    before = packed.read_bytes()
+    plain.unlink()
+    _, counts, _ = sweep.sweep(part, QUICK, tmp_path)
+    assert not counts and not plain.exists(), "nothing is measured twice"
+    _, counts, _ = sweep.sweep(whole, QUICK, tmp_path)
+    assert packed.read_bytes() == before and len(records(plain)) == sum(counts.values()) == 2
+    assert {(r["H"], r["provider"]) for r in records(tmp_path)} == {
+        (H, name) for H in (4, 6) for name in ("good", "good-too")
+    }
+
+
+@pytest.mark.slow
 def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
     for name, shards in (("whole", ["1/1"]), ("parts", ["1/2", "2/2"])):
         for each in shards:
