@@ -5,7 +5,7 @@ distance between steps; then a GEMM a step by cuBLAS, and the cell's pointwise p
 are faster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -36,26 +36,25 @@ def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
         torch.mm(left.float(), right.float(), out=out)
 
 
-def at_step(
+def in_order(
     tensor: Tensor,  # [T, B, D, N]
-    step: int,
     direction: int,
     reverse: bool,
     lengths: Tensor | None,
-) -> Tensor:
-    """The rows [B, N] of one step in the order of computation; arbitrary past a sequence's end."""
-    T, B = tensor.shape[:2]
-    if not reverse:
-        return tensor[step, :, direction]
-    if lengths is None:
-        return tensor[T - 1 - step, :, direction]
-    times = (lengths.long() - 1 - step).clamp(min=0)
-    return tensor[times, torch.arange(B, device=tensor.device), direction]
+) -> Callable[[int], Tensor]:
+    """What gives the rows [B, N] of a step, counted in the order of computation.
+
+    They are arbitrary past a sequence's end.
+    """
+    if reverse and lengths is not None:
+        last, batch = lengths.long() - 1, torch.arange(tensor.shape[1], device=tensor.device)
+        return lambda step: tensor[(last - step).clamp(min=0), batch, direction]
+    rows = tensor[:, :, direction].unbind()
+    return (rows[::-1] if reverse else rows).__getitem__
 
 
-def forward_product(
+def forward_products(
     out: Tensor,  # [D, B, G*H] float32
-    step: int,
     y: Tensor,  # [T, B, D*H]
     h0: Tensor,  # [D, B, H]
     w_hh: Tensor,  # [D, G*H, H]
@@ -63,30 +62,53 @@ def forward_product(
     lengths: Tensor | None,
     resets: Tensor | None,  # [T, B]
     reverse: bool,
-) -> None:
-    """out = h(step - 1) R^T + b for both directions."""
+) -> Callable[[int], None]:
+    """What computes out = h(step - 1) R^T + b of a step, for each direction.
+
+    Everything that steps have in common is made once, for the loop waits for Python at each step.
+    """
     D, _, H = w_hh.shape
+    directions = []
     for d in range(D):
-        backward_in_time = reverse or d == 1
-        h = h0[d]
-        if step > 0:
-            h = at_step(y.unflatten(-1, (D, H)), step - 1, d, backward_in_time, lengths)
-            if resets is not None:
-                back = at_step(resets[:, :, None, None], step, 0, backward_in_time, lengths)
-                h = torch.where(back != 0, h0[d], h)
-        multiply(h, w_hh[d].t(), out[d])
-        if b_hh is not None:
-            out[d] += b_hh[d]
+        mirrored = reverse or d == 1
+        h = in_order(y.unflatten(-1, (D, H)), d, mirrored, lengths)
+        back = None
+        if resets is not None:
+            back = in_order(resets[:, :, None, None], 0, mirrored, lengths)
+        bias = None if b_hh is None else b_hh[d]
+        directions.append((out[d], h0[d], h, back, w_hh[d].t(), bias))
+
+    def compute(step: int) -> None:
+        for product, first, h, back, weights, bias in directions:
+            previous = first
+            if step > 0:
+                previous = h(step - 1)
+                if back is not None:
+                    previous = torch.where(back(step) != 0, first, previous)
+            multiply(previous, weights, product)
+            if bias is not None:
+                product.add_(bias)
+
+    return compute
 
 
-def backward_product(
+def backward_products(
     out: Tensor,  # [1, D, B, H] float32
-    step: int,
     dr: Tensor,  # [T, B, D, G*H]
     w_hh: Tensor,
     lengths: Tensor | None,
     reverse: bool,
-) -> None:
-    """out = dr(step) R for both directions; the kernel ignores sequences that ended before."""
-    for d in range(w_hh.shape[0]):
-        multiply(at_step(dr, step, d, reverse or d == 1, lengths), w_hh[d], out[0, d])
+) -> Callable[[int], None]:
+    """What computes out = dr(step) R of a step, for each direction; of sequences that ended before
+    it, what the kernel ignores.
+    """
+    directions = [
+        (out[0, d], in_order(dr, d, reverse or d == 1, lengths), w_hh[d])
+        for d in range(w_hh.shape[0])
+    ]
+
+    def compute(step: int) -> None:
+        for product, gradients, weights in directions:
+            multiply(gradients(step), weights, product)
+
+    return compute

@@ -4,8 +4,8 @@
 looked). Every mode launches the same two kernels with the same arguments but for the steps.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,24 +40,25 @@ def forward(
         cell, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
     )
     y, state = arguments["y_ptr"], arguments["state_ptr"]
-    launch = partial(forward_kernel[(plan.programs,)], **arguments, **options(plan))
     with _current(gx.device):
         if B == 0:
             pass
         elif plan.mode == "persistent":
             _check_targets(plan, T)
-            launch(begin=0, end=T)
+            _launch(forward_kernel, plan, arguments, begin=0, end=T)
         elif plan.mode == "stepwise":
+            launch_step = _stepwise(forward_kernel, plan, arguments)
             for step in range(T):
-                launch(begin=step, end=step + 1)
+                launch_step(step)
         else:
-            product = arguments["product_ptr"]
+            multiply_step = gemm.forward_products(
+                arguments["product_ptr"], y, initial[0], w_hh, b_hh, lengths, resets, reverse
+            )
+            launch_step = _stepwise(forward_kernel, plan, arguments)
             with gemm.matmul_precision(precision) if gx.dtype == torch.float32 else nullcontext():
                 for step in range(T):
-                    gemm.forward_product(
-                        product, step, y, initial[0], w_hh, b_hh, lengths, resets, reverse
-                    )
-                    launch(begin=step, end=step + 1)
+                    multiply_step(step)
+                    launch_step(step)
     return y, state, arguments["history_ptr"], arguments["saved_ptr"]
 
 
@@ -65,7 +66,7 @@ def backward(
     cell: Cell,
     plan: Plan,
     dy: Tensor,  # [T, B, D*H]
-    dfinal: Tensor,  # [STATES, D, B, H] float32
+    dfinal: Tensor,  # [STATES, D, B, H]
     w_hh: Tensor,
     initial: Tensor,
     lengths: Tensor | None,
@@ -96,27 +97,63 @@ def backward(
         precision,
     )
     dgx, dr = arguments["dgx_ptr"], arguments["dr_ptr"]
-    launch = partial(backward_kernel[(plan.programs,)], **arguments, **options(plan))
     with _current(dy.device):
         if B == 0:
             pass
         elif plan.mode == "persistent":
             _check_targets(plan, T + 1)
-            launch(begin=0, end=T + 1, PHASE=BOTH.value)
+            _launch(backward_kernel, plan, arguments | {"PHASE": BOTH.value}, begin=0, end=T + 1)
         elif plan.mode == "stepwise":
-            phases = (PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,)
+            phases = [
+                _stepwise(backward_kernel, plan, arguments | {"PHASE": phase.value})
+                for phase in ((PRODUCT, POINTWISE) if plan.split > 1 else (BOTH,))
+            ]
             for item in range(T + 1):
-                for phase in phases:
-                    launch(begin=item, end=item + 1, PHASE=phase.value)
+                for launch_item in phases:
+                    launch_item(item)
         else:
-            product = arguments["partial_ptr"]
+            multiply_step = gemm.backward_products(
+                arguments["partial_ptr"], dr, w_hh, lengths, reverse
+            )
+            launch_item = _stepwise(backward_kernel, plan, arguments | {"PHASE": POINTWISE.value})
             with gemm.matmul_precision(precision) if dy.dtype == torch.float32 else nullcontext():
                 for item in range(T + 1):
                     if item > 0:
-                        gemm.backward_product(product, T - item, dr, w_hh, lengths, reverse)
-                    launch(begin=item, end=item + 1, PHASE=POINTWISE.value)
+                        multiply_step(T - item)
+                    launch_item(item)
     dstate, dinitial = arguments["dstate_ptr"], arguments["dinitial_ptr"]
     return dgx, dr, dstate if dinitial is None else dstate + dinitial
+
+
+def _launch(kernel: Any, plan: Plan, arguments: dict[str, Any], begin: int, end: int) -> Any:
+    """Launch for these steps; returns the compiled kernel, or None in the interpreter."""
+    return kernel[(plan.programs, 1, 1)](begin=begin, end=end, **arguments, **options(plan))
+
+
+def _stepwise(kernel: Any, plan: Plan, arguments: dict[str, Any]) -> Callable[[int], None]:
+    """What launches the kernel for one step.
+
+    Triton binds all arguments and looks their kernel up at each launch, which takes most of the
+    launch's time in Python. From step to step no argument changes that a compilation depends on
+    (`RUNTIME`), so all launches but the first are of the kernel that the first one found.
+    """
+    found: Callable[..., None] | None = None
+    values: list[Any] = []
+    place = 0  # of `begin` among the values, `end` behind it
+
+    def launch(step: int) -> None:
+        nonlocal found, values, place
+        if found is not None:
+            values[place : place + 2] = step, step + 1
+            found(*values)
+            return
+        compiled = _launch(kernel, plan, arguments, step, step + 1)
+        if compiled is not None:
+            found = compiled[(plan.programs, 1, 1)]
+            values = [arguments.get(name) for name in kernel.arg_names]
+            place = kernel.arg_names.index("begin")
+
+    return launch
 
 
 def forward_arguments(
@@ -135,7 +172,7 @@ def forward_arguments(
     """All of `forward_kernel`'s arguments but `begin` and `end`, with what it writes."""
     (T, B, D, K), H = gx.shape, w_hh.shape[-1]
     with_gemm = plan.mode == "gemm"
-    state = initial.float().clone()
+    state = initial.to(torch.float32, copy=True)
     saves_history, saves_gates = save and cell.states > 1, save and cell.saved > 0
     groups = plan.batch_groups * plan.tiles * D
     return _common_arguments(cell, plan, gx, w_hh, reverse, precision, groups) | {
@@ -174,7 +211,7 @@ def backward_arguments(
     """All of `backward_kernel`'s arguments but `begin`, `end` and `PHASE`, with what it writes."""
     (T, B, _), (D, K, H) = dy.shape, w_hh.shape
     dgx = dy.new_empty(T, B, D, K)
-    dstate = dfinal.clone()
+    dstate = dfinal.to(torch.float32, copy=True)
     sums = plan.split > 1 or plan.mode == "gemm"
     groups = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
     return _common_arguments(cell, plan, dy, w_hh, reverse, precision, groups) | {
