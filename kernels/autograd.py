@@ -92,16 +92,27 @@ def plans(
     cell: Cell, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"
 ) -> tuple[Plan, Plan]:
     """The forward and the backward plan for these weights [D, G*H, H] and this batch size."""
+    D, _, H = w_hh.shape
+    return _plans(cell.gates, batch, H, D, w_hh.dtype, precision, w_hh.device, mode)
+
+
+# Of plain values, which hash faster than the dataclasses that they become.
+@lru_cache(maxsize=4096)
+def _plans(
+    gates: int,
+    batch: int,
+    H: int,
+    directions: int,
+    dtype: torch.dtype,
+    precision: str,
+    device: torch.device,
+    mode: str,
+) -> tuple[Plan, Plan]:
     problem = Problem(
-        gates=cell.gates,
-        B=max(batch, 1),
-        H=w_hh.shape[-1],
-        directions=w_hh.shape[0],
-        dtype=str(w_hh.dtype).removeprefix("torch."),
-        precision=precision,
+        gates, max(batch, 1), H, directions, str(dtype).removeprefix("torch."), precision
     )
-    limits = device_limits(w_hh.device)
-    if INTERPRETED and w_hh.device.type == "cpu":
+    limits = device_limits(device)
+    if INTERPRETED and device.type == "cpu":
         if mode == "persistent":
             raise ValueError(
                 "mode='persistent' needs programs that run at the same time, and the interpreter "
@@ -135,12 +146,11 @@ def recurrence_op(
     y, final, history, saved = launch.forward(
         chosen, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
     )
-    empty = gx.new_empty(0)
     return (
         y,
         final.to(gx.dtype),
-        empty.float() if history is None else history,
-        empty.clone() if saved is None else saved,
+        gx.new_empty(0, dtype=torch.float32) if history is None else history,
+        gx.new_empty(0) if saved is None else saved,
     )
 
 
@@ -180,20 +190,15 @@ def recurrence_backward_op(
     chosen = CELLS[cell]
     _, plan = plans(chosen, w_hh, dy.shape[1], mode, precision)
     dgx, dr, dinitial = launch.backward(
-        chosen, plan, dy, dfinal.float(), w_hh, initial, lengths, resets, y,
+        chosen, plan, dy, dfinal, w_hh, initial, lengths, resets, y,
         history if history.numel() else None, saved if saved.numel() else None, reverse, precision,
     )  # fmt: skip
     D, H = w_hh.shape[0], w_hh.shape[-1]
-    dw = dy.new_empty(0)
-    if needs_weight:
-        dw = torch.stack(
-            [
-                weight_gradient(
-                    dr[:, :, d], y[:, :, d * H : (d + 1) * H], initial[0, d], lengths, resets,
-                    reverse or d == 1,
-                )
-                for d in range(D)
-            ]
+    dw = torch.empty_like(w_hh) if needs_weight else dy.new_empty(0)
+    for d in range(D if needs_weight else 0):
+        weight_gradient(
+            dw[d], dr[:, :, d], y[:, :, d * H : (d + 1) * H], initial[0, d], lengths, resets,
+            reverse or d == 1,
         )  # fmt: skip
     db = dr.sum((0, 1)) if needs_bias else dy.new_empty(0)
     return dgx, dw, db, dinitial.to(dy.dtype)
@@ -214,14 +219,15 @@ def _(
 
 
 def weight_gradient(
+    out: Tensor,  # [K, H]
     dr: Tensor,  # [T, B, K]
     y: Tensor,  # [T, B, H]
     h0: Tensor,  # [B, H]
     lengths: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
-) -> Tensor:
-    """The sum of dr(t)^T h(t-1) over time and batch: one product, and one for the first step."""
+) -> None:
+    """out = the sum of dr(t)^T h(t-1) over time and batch: a product, and one of the first step."""
     later, earlier, first = dr[1:], y[:-1], dr[0]
     back = None if resets is None else resets[1:] != 0
     if reverse:
@@ -235,8 +241,8 @@ def weight_gradient(
                 back = back & (torch.arange(len(dr) - 1, device=dr.device)[:, None] < last)
     if back is not None:
         earlier = torch.where(back[..., None], h0, earlier)
-    total = later.flatten(0, 1).t() @ earlier.flatten(0, 1)
-    return torch.addmm(total, first.t(), h0)
+    torch.mm(later.flatten(0, 1).t(), earlier.flatten(0, 1), out=out)
+    out.addmm_(first.t(), h0)
 
 
 def _setup_context(ctx, inputs, output) -> None:

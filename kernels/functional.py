@@ -75,9 +75,12 @@ def recurrence(
     checks.check_how(mode, precision, gx.dtype, MODES)
     check_runnable(gx.device)
     T, B, D, _ = gx.shape
-    zero = gx.new_zeros(D, B, w_hh.shape[-1])
-    rest = c0 if isinstance(c0, tuple | list) else (c0,) * (chosen.states - 1)
-    initial = torch.stack([zero if state is None else state for state in (h0, *rest)])
+    states = (h0, *(c0 if isinstance(c0, tuple | list) else (c0,) * (chosen.states - 1)))
+    shape = (D, B, w_hh.shape[-1])
+    if all(state is None for state in states):
+        initial = gx.new_zeros(len(states), *shape)
+    else:
+        initial = torch.stack([gx.new_zeros(shape) if s is None else s for s in states])
     ends = _int32(lengths, T, gx.device)
     y, final = _loop(chosen, gx, w_hh, b_hh, initial, reverse, ends, resets, mode, precision)
     h_n, *c_n = (final[k] for k in range(chosen.states))  # unbind's views refuse changes in place

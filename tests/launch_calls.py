@@ -3,17 +3,24 @@ test_launches.py, because kernels that are imported there are interpreted.
 """
 
 import json
-import os
 import sys
+from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
+from triton.runtime.jit import JITFunction
 
 import kernels
 from kernels.autograd import plans
 from kernels.cells import CELLS
 from tests import launch_recorder
+
+# Methods and functions of torch that allocate.
+MAKES = {"new_empty", "new_zeros", "zeros", "empty", "empty_like", "zeros_like", "stack", "cat"}
+MAKES |= {"clone", "to", "float", "mm", "addmm", "sum", "where"}
 
 
 def arguments(call: dict[str, Any]) -> tuple[list[torch.Tensor], dict[str, Any]]:
@@ -75,6 +82,33 @@ def described(launch: launch_recorder.Launch) -> dict[str, Any]:
     return fields | {"aligned": sorted(launch.aligned)}
 
 
+def work(call: dict[str, Any]) -> dict[str, Any]:
+    """What Python does in a call that compiles nothing, counted, not timed.
+
+    "bound": launches whose arguments Triton bound; "entered": functions of `kernels` that were
+    entered; "tensors": by name, the calls from there that make a tensor with memory of its own.
+    """
+    counts = {"bound": 0, "entered": 0}
+    tensors: Counter[str] = Counter()
+    folder = str(Path(kernels.__file__).parent)
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        ours = frame.f_code.co_filename.startswith(folder)
+        if event == "call":
+            counts["bound"] += frame.f_code is JITFunction.run.__code__
+            # From Python 3.12 on, comprehensions are no functions of their own.
+            counts["entered"] += ours and not frame.f_code.co_name.startswith("<")
+        elif event == "c_call" and ours and argument.__name__ in MAKES:
+            tensors[argument.__name__] += 1
+
+    sys.setprofile(count)
+    try:
+        run(call)
+    finally:
+        sys.setprofile(None)
+    return counts | {"tensors": tensors}
+
+
 def main() -> None:
     recorder = launch_recorder.install()
     found = {}
@@ -85,9 +119,10 @@ def main() -> None:
             "loaded": list(recorder.loaded),
             "plans": planned(call),
         }
+        found[name]["work"] = work(call)
         recorder.launches.clear()
         recorder.loaded.clear()
-    print(json.dumps({"calls": found, "interpreted": os.environ.get("TRITON_INTERPRET")}))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def launched(cache: Path) -> dict[str, Any]:
         cwd=ROOT, env=environ | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)["calls"]
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -256,4 +256,37 @@ def test_another_process_finds_every_kernel_on_the_disk(found, cache):
     }
     assert hashes == {
         name: [launch["hash"] for launch in calls["launches"]] for name, calls in again.items()
+    }
+
+
+# What Python does in a call, counted: how long it takes is a matter of the processor.
+
+
+def test_a_longer_call_is_no_more_work_where_one_launch_does_all_steps(found):
+    for name in ("forward", "training"):
+        assert found[name]["work"] == found[f"{name}, T=2"]["work"]
+        assert found[name]["work"] == found[f"{name}, T=1"]["work"]
+
+
+def test_triton_binds_the_arguments_of_all_steps_once(found):
+    """And a step enters one function for each launch; beside a GEMM two more, for the product."""
+    for name, functions in (("a step a launch", 1 + 2), ("a GEMM a step", 3 + 3)):
+        long, short = found[name]["work"], found[f"{name}, T=1"]["work"]
+        assert long["bound"] == short["bound"] == len(CALLS[name][1])
+        steps = GIVEN[name]["T"] - 1
+        assert long["entered"] - short["entered"] == functions * steps
+
+
+def test_a_call_makes_the_tensors_that_it_needs_and_no_others(found):
+    """Each costs a launch or the allocator's time, also on a GPU that has nothing else to do."""
+    # h0 and c0; their copy that becomes the final state; y, and two outputs that training needs;
+    # counters; the final state in the input's type.
+    forward = {"new_zeros": 1, "to": 2, "new_empty": 3, "zeros": 1}
+    assert found["forward"]["work"]["tensors"] == forward
+    # And dgx, partial sums, no bias's gradient, the final state's gradient and its copy, the
+    # initial state in float32 and its gradient, counters, the weights' gradient and its product.
+    backward = {"new_empty": 3, "new_zeros": 1, "to": 2, "float": 1, "zeros": 1}
+    backward |= {"empty_like": 1, "mm": 1}
+    assert found["training"]["work"]["tensors"] == {
+        name: forward.get(name, 0) + backward[name] for name in backward
     }
