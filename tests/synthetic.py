@@ -21,6 +21,7 @@ SPEED = {
     "torch.nn": (4.0, 0.5),
     "torch.nn-graph": (3.5, 0.5),
     "ours": (2.5, 0.6),
+    "ours-graph": (2.2, 0.6),
     "ours-stepwise": (9.0, 0.55),
     "ours-stepwise-graph": (5.0, 0.55),
     "ours-gemm": (11.0, 0.7),
