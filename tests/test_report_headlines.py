@@ -14,9 +14,7 @@ REPLAYED = {"torch.nn-graph": 2.5, "ours-graph": 1.0}
 
 def records(times: dict[str, float], **axes: object) -> list[store.Record]:
     return [
-        synthetic.timed(
-            case, name, median_ms=ms, ci_low_ms=ms, ci_high_ms=ms, samples_ms=[ms] * 12
-        )
+        synthetic.timed(case, name, median_ms=ms, ci_low_ms=ms, ci_high_ms=ms, samples_ms=[ms] * 12)
         for case in synthetic.cases(**axes)
         for name, ms in times.items()
     ]
