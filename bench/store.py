@@ -4,7 +4,7 @@ A line is written by one ``write`` and forced to the disk before the next case b
 forgives a torn last line (the process died while writing) and nothing else; the next writer of
 the file takes it away and says so. A finished file may be compressed (``.jsonl.gz``): it is read
 like any other and never appended to. ``FIELDS`` is the one place where a record is described;
-``bench/schema.json`` is made from it for other readers.
+``bench/schema.py`` publishes it for other readers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ Record = dict[str, Any]
 KINDS = ("time", "error", "resources")
 STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
 MODES = ("event", "graph", "host")
-SCHEMA = Path(__file__).parent / "schema.json"
 SUFFIXES = (".jsonl", ".jsonl.gz")  # of a file of records: being written, compressed
 
 
@@ -118,36 +117,6 @@ _PYTHON = {
     "object": dict,
     "array": list,
 }
-
-
-def schema() -> dict[str, Any]:
-    """The record as a JSON Schema (draft 2020-12), for readers in other languages."""
-    properties: dict[str, Any] = {}
-    for name, field in FIELDS.items():
-        spec: dict[str, Any] = {"description": field.meaning}
-        spec["type"] = [field.type, "null"] if field.null else field.type
-        if field.choices:
-            spec["enum"] = [*field.choices, None] if field.null else list(field.choices)
-        properties[name] = spec
-    properties["provider"]["pattern"] = "^[^/]+$"
-    properties["median_ms"]["exclusiveMinimum"] = 0
-    properties["versus"]["required"] = list(VERSUS)
-    number = {"type": ["number", "null"]}
-    properties["errors"]["additionalProperties"] = {
-        "type": "object",
-        "required": list(ERROR_FIELDS),
-        "properties": dict.fromkeys(ERROR_FIELDS, number),
-    }
-    for name, item in (("samples_ms", "number"), ("blocks", "integer")):
-        properties[name]["items"] = {"type": item}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A record of rnnbench",
-        "type": "object",
-        "required": list(FIELDS),
-        "additionalProperties": False,
-        "properties": properties,
-    }
 
 
 def blank(**values: Any) -> Record:
@@ -443,8 +412,3 @@ def merge(sources: Sequence[Path], target: Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     put(target, compressed(data) if target.suffix == ".gz" else data)
     return len(records)
-
-
-def write_schema(path: Path = SCHEMA) -> None:
-    """Write the published schema (``python -m bench schema``)."""
-    path.write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench import compare, environment, store, sweep
+from bench import compare, environment, schema, store, sweep
 from bench.cases import DEFAULTS, make_case
 
 
@@ -35,7 +35,7 @@ def record(**values: object) -> store.Record:
 
 
 def test_the_published_schema_is_the_checked_one():
-    assert json.loads(store.SCHEMA.read_text()) == store.schema(), "run python -m bench schema"
+    assert json.loads(schema.SCHEMA.read_text()) == schema.schema(), "run python -m bench schema"
 
 
 GOOD: list[dict[str, Any]] = [
@@ -68,8 +68,8 @@ BAD: list[dict[str, Any]] = [
 
 def test_own_check_agrees_with_jsonschema():
     jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(store.schema())
-    validator.check_schema(store.schema())
+    validator = jsonschema.Draft202012Validator(schema.schema())
+    validator.check_schema(schema.schema())
     for values in GOOD:
         store.check(record(**values))
         validator.validate(record(**values))
