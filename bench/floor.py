@@ -1,8 +1,8 @@
 """``python -m bench.floor FOLDER``: what bounds a recurrent loop on this card.
 
 Each bound by a kernel that does nothing else (``bench.floor_kernels``), timed as
-``bench.floor_measure`` says. Every kernel's answer is checked before it is timed; without a GPU
-(``TRITON_INTERPRET=1``) it is only checked.
+``bench.floor_measure`` says. Every kernel's answer is checked before it is timed; without a GPU it
+is only checked, in Triton's interpreter.
 
 All samples go to ``floor.json`` after each microbenchmark, and the bounds to ``limits.json``, which
 the models read, once the floor of a time can be made of them. They are measured in a process of
@@ -174,6 +174,7 @@ def work(folder: Path, seconds: float, skip: Collection[str]) -> int:
     import torch
 
     if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
         interpreter.check()
         check_all(torch.device("cpu"))
         print("every kernel of the floor computes what it should; without a GPU nothing is timed")

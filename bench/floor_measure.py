@@ -247,7 +247,7 @@ MICROBENCHMARKS = (
     Microbenchmark("launch", 4, unchecked, launches),
     # 23 runs of 4 + 8 thousand loads of some 0.2 us: 0.1 s
     Microbenchmark("latency", 1, runs.check_latency, latencies),
-    # 11 variants x 23 runs of 8 + 24 MiB at some 60 GB/s: 0.2 s, and three compilations
+    # 12 variants x 23 runs of 8 + 24 MiB at some 60 GB/s: 0.2 s, and three compilations
     Microbenchmark("gather", 4, runs.check_gather, gathers),
     # 2 variants x 23 runs of 2 GiB at some 3 TB/s: 0.1 s, and two compilations
     Microbenchmark("copy", 3, runs.check_copy, copies),
