@@ -21,6 +21,8 @@ from kernels.devices import DEVICES
 from kernels.plan import Problem, forward_plan
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+interpreted = pytest.mark.skipif(DEVICE.type == "cuda", reason="kernels are not interpreted here")
 NAMES = [each.name for each in MICROBENCHMARKS]
 
 
@@ -29,9 +31,10 @@ NAMES = [each.name for each in MICROBENCHMARKS]
 
 @pytest.mark.parametrize("each", MICROBENCHMARKS, ids=NAMES)
 def test_the_kernels_compute_what_they_should(each: Microbenchmark):
-    each.check(CPU)
+    each.check(DEVICE)
 
 
+@interpreted
 def test_a_barrier_that_nobody_completes_is_seen(monkeypatch):
     """The interpreter runs programs one after another, so the first of two waits in vain."""
     monkeypatch.setattr(floor_runs, "MAX_POLLS", 3)
@@ -39,6 +42,7 @@ def test_a_barrier_that_nobody_completes_is_seen(monkeypatch):
         floor_runs.Barrier.among(2, 1, CPU).check(2)
 
 
+@interpreted
 def test_a_flag_that_nobody_answers_is_seen(monkeypatch):
     monkeypatch.setattr(floor_runs, "MAX_POLLS", 3)
     with pytest.raises(RuntimeError, match="flags between 1 pairs of programs were not seen"):
@@ -48,11 +52,11 @@ def test_a_flag_that_nobody_answers_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: floor_runs.Barrier.among(1, 2, CPU, (128, 256)), "was not completed"),
-        (lambda: floor_runs.Release.by(2, 128, CPU), "counted otherwise"),
-        (lambda: floor_runs.Flags.between(1, CPU), "were not seen"),
-        (lambda: floor_runs.Latency.over(16, CPU), "ended elsewhere"),
-        (lambda: floor_runs.Chain.by(1, 16, 4, CPU), "sum of 5 products 64 x 16 is wrong"),
+        (lambda: floor_runs.Barrier.among(1, 2, DEVICE, (128, 256)), "was not completed"),
+        (lambda: floor_runs.Release.by(2, 128, DEVICE), "counted otherwise"),
+        (lambda: floor_runs.Flags.between(1, DEVICE), "were not seen"),
+        (lambda: floor_runs.Latency.over(16, DEVICE), "ended elsewhere"),
+        (lambda: floor_runs.Chain.by(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
     ],
 )
 def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypatch):
@@ -227,6 +231,7 @@ def measure(folder: Path, seconds: float = 1e6, skip: tuple[str, ...] = ()) -> d
     return json.loads((folder / floor.FILE).read_text())
 
 
+@interpreted
 def test_every_bound_is_measured_and_written(tmp_path: Path, card):
     found = measure(tmp_path)
     assert found["problems"] == {} and found["running"] is None
@@ -360,7 +365,7 @@ def worker(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure")
+@interpreted
 def test_without_a_gpu_the_command_checks_every_kernel(tmp_path: Path):
     found = worker(str(tmp_path))
     assert found.returncode == 0, found.stderr
@@ -387,6 +392,7 @@ def test_the_floor_of_this_gpu_is_plausible(tmp_path: Path):
 # --- what is made of it
 
 
+@interpreted
 def test_the_card_is_the_one_that_kernels_are_planned_for():
     facts = floor.card_facts(CPU)
     assert facts.pop("name") == environment.machine().name
