@@ -24,6 +24,7 @@ from bench import (
     check_gpu,
     doubts,
     environment,
+    limits,
     store,
     sweep,
     toolchain,
@@ -349,6 +350,34 @@ def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(tmp_path, mo
     assert call(tmp_path, monkeypatch, PASS, PASS, LEFT_OUT)
     assert state(tmp_path)["checked"] == check_gpu.key(True)
     assert call(tmp_path, monkeypatch, PASS) == []  # done
+
+
+@pytest.mark.parametrize(
+    ("found", "again"),
+    [
+        (None, True),
+        ({"code": environment.code_hash(), "problems": {}}, False),
+        ({"code": environment.code_hash(), "problems": {"chain": "left out"}}, True),
+        ({"code": "another", "problems": {}}, True),
+    ],
+)
+def test_the_floor_is_measured_until_nothing_of_it_is_missing(
+    found: dict[str, Any] | None, again: bool, tmp_path: Path, monkeypatch
+):
+    asked: list[Any] = []
+
+    def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
+        asked.append((module, *words, seconds))
+        return "floor.json"
+
+    monkeypatch.setattr(campaign, "run_alone", run_alone)
+    made = campaign.Campaign(tmp_path, time.monotonic() + 3600, {}, lambda: None, reports=False)
+    if found is not None:
+        made.folder.mkdir()
+        (made.folder / limits.FLOOR_FILE).write_text(json.dumps(found))
+    made.floor()
+    # At most a minute, and then time to end.
+    assert asked == ([("bench.floor", "--max-seconds", "60", 80.0)] if again else [])
 
 
 def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
