@@ -50,6 +50,7 @@ STATE = "campaign.json"
 FIRST = "first-contact"
 PRESETS = (FIRST, "campaign", "paper")
 REHEARSAL = ("tiny",)
+STUDIED = ("campaign", "tiny")  # after whose speed the studies below are made
 # The share of the time left that a step gets when it begins, and the most seconds.
 COMPILE = (0.2, 180.0)
 CHECK = (0.25, 300.0)
@@ -138,7 +139,7 @@ class Campaign:
             kinds = {request.kind for request in load_preset(preset).requests}
             self.step(self.measure, preset, "time", SPEED if "error" in kinds else (1.0, SPEED[1]))
             if "error" in kinds:
-                if preset in (*PRESETS[1:2], *REHEARSAL):
+                if preset in STUDIED:
                     self.step(self.studies)
                 self.step(self.measure, preset, "error")
         if self.reports:
@@ -228,7 +229,7 @@ class Campaign:
                 print("bench.floor: measured before")
                 return
         seconds = self.share(FLOOR)
-        if seconds <= 0:
+        if seconds < 1:
             print("bench.floor: left for the next call")
             return
         words = ("--max-seconds", f"{seconds:.0f}")
