@@ -78,12 +78,13 @@ def cell_words(cells: Iterable[str]) -> str:
     return ", ".join([*names, *families])
 
 
-def find_cell(name: Any, cells: Collection[str] = CELLS) -> str:
-    """One of some cells, given by its own or by its family's name.
+def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
+    """One of some cells, of all that are known by default, by its own or by its family's name.
 
     Raises:
         ValueError: for any other name.
     """
+    cells = CELLS if cells is None else cells
     found = by_family(name)
     if not isinstance(found, str) or found not in cells:
         raise ValueError(f"cell is {name!r}; accepted: {cell_words(cells)}")

@@ -175,7 +175,6 @@ def work(folder: Path, seconds: float, skip: Collection[str]) -> int:
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-        interpreter.check()
         check_all(torch.device("cpu"))
         print("every kernel of the floor computes what it should; without a GPU nothing is timed")
         return NO_GPU
@@ -250,6 +249,8 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"max-seconds is {given.max_seconds:g}; accepted: a number above 0")
     if given.worker:
         return work(folder, given.max_seconds, given.skip.split(","))
+    if not environment.probe().is_cuda:
+        interpreter.check()  # which checks what the kernels compute
     problems = run(folder, given.max_seconds)
     if problems is None:
         return 0
