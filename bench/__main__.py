@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "profile": ("bench.commands.profile", "What each part of the time loop costs."),
     "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
-    "campaign": ("bench.campaign", "An hour on a GPU, turned into a complete page; resumes."),
+    "campaign": ("bench.campaign", "Minutes or an hour on a GPU, turned into a page; resumes."),
     "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
     "merge": ("bench.merge", "Join the records of shards or calls into one file."),
     "report": ("bench.commands.report", "Tables, figures and page from stored records."),

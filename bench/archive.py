@@ -7,17 +7,24 @@ one is there whenever the process is killed.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
+import signal
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from bench import store
 
 # Below a device's folder. The bound is far above any run's, and under what a small disk holds.
 MEASURED = ("*.json", "records/*.json", *(f"records/*{suffix}" for suffix in store.SUFFIXES))
 MOST_BYTES = 2 << 30
+SUFFIX = ".tar.gz"
 
 
 def measured(tree: Path) -> Iterator[Path]:
@@ -60,12 +67,12 @@ def restore(file: Path, tree: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
         top = Path(name)
         try:
-            with tarfile.open(file, mode="r:gz") as tar:
-                members = [member for member in tar if member.isfile()]
-                if sum(member.size for member in members) > MOST_BYTES:
-                    raise ValueError(f"it holds more than {MOST_BYTES >> 30} GiB")
-                tar.extractall(top, members, filter="data")
-        except (OSError, EOFError, tarfile.TarError, ValueError) as fault:
+            with tempfile.TemporaryFile() as plain:
+                _decompress(file, plain)
+                with tarfile.open(fileobj=plain, mode="r:") as tar:
+                    members = [member for member in tar if member.isfile()]
+                    tar.extractall(top, members, filter="data")
+        except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as fault:
             raise ValueError(
                 f"archive is {file}, which cannot be unpacked ({fault}); accepted: a file that "
                 "`python -m bench campaign --archive` wrote"
@@ -79,6 +86,16 @@ def restore(file: Path, tree: Path) -> list[Path]:
         for path in paths:
             _add(path, tree / path.relative_to(top))
         return sorted({tree / path.relative_to(top).parts[0] for path in paths})
+
+
+def _decompress(file: Path, plain: IO[bytes]) -> None:
+    """All of a gzip file, whose checksum is at its end and tells of any damage."""
+    with gzip.open(file) as stream:
+        while data := stream.read(1 << 20):
+            if plain.tell() + len(data) > MOST_BYTES:
+                raise ValueError(f"it holds more than {MOST_BYTES >> 30} GiB")
+            plain.write(data)
+    plain.seek(0)
 
 
 def _add(path: Path, target: Path) -> None:
@@ -95,3 +112,47 @@ def _add(path: Path, target: Path) -> None:
 def _lines(path: Path) -> list[bytes]:
     """The whole lines; a killed process may have left half a line at the end."""
     return [line for line in store.lines(path) if line.endswith(b"\n")]
+
+
+@contextlib.contextmanager
+def workspace(
+    out: Path, kept_in: Path | None, resume: Path | None
+) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """Where to measure into, holding what earlier calls left, and how to save it.
+
+    Without an archive to keep it in, all is measured into ``out``. With one, into a folder that is
+    gone afterwards, and the last saving comes however the call ends.
+    """
+    if kept_in is None:
+        if resume is not None:
+            restore(resume, out)
+        yield out, lambda: None
+        return
+    with _only_writer(kept_in), tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
+        inside = Path(name) / "results"
+        inside.mkdir()
+        for source in (resume, kept_in if kept_in.exists() else None):
+            if source is not None:
+                restore(source, inside)
+        save = partial(pack, inside, kept_in)
+        try:
+            yield inside, save
+        finally:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was measured is at stake
+            try:
+                print(save())
+            finally:
+                signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _only_writer(file: Path) -> Iterator[None]:
+    """Refuse to begin while another process writes this archive, whose end would be lost."""
+    lock = file.with_name(f".{file.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = store.open_alone(lock, "give this one another --archive")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(held)

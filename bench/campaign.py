@@ -14,11 +14,9 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,10 +37,11 @@ from bench import (
     sweep,
     toolchain,
 )
+from bench.cases import CELLS
 from bench.commands.sweep import outcome
-from bench.error import run_alone
+from bench.error import TookTooLong, run_alone
 from bench.isolation import Item
-from bench.pool import FAIL, Pool
+from bench.pool import FAIL, PASS, Pool
 from bench.presets import load_preset
 from bench.progress import bar
 
@@ -64,11 +63,12 @@ END_SECONDS = 3.0  # to end the processes that measure and to save
 SAVE_SECONDS = 30.0  # between two savings during a sweep
 # Seconds of silence that mean a hang: a tenth of the call, from 20 s to 3 minutes.
 HANG_SHARE, LEAST_HANG, MOST_HANG = 0.1, 20.0, 180.0
+TRAINING = "bench.training"
 # What error is measured in processes of their own, and what a rehearsal asks of it.
 STUDIES = (
     ("bench.activations", "activations.json", "64"),
     ("bench.repeat", "repeatability.json", "cell=rnn_tanh dtype=fp32"),
-    ("bench.training", "training.json", "rnn_tanh"),
+    (TRAINING, "training.json", "rnn_tanh"),
 )
 
 
@@ -95,15 +95,13 @@ class Campaign:
     reports: bool = True
     reporting: bool = False
     failures: list[str] = field(default_factory=list)
+    doubtful: tuple[doubts.Doubt, ...] = ()
 
     def __post_init__(self) -> None:
         self.machine = environment.probe()
         self.folder = self.results / environment.slug(self.machine.name)
         self.run_id = sweep.default_run("campaign")
-        path = self.folder / STATE
-        self.state: dict[str, Any] = (
-            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        )
+        self.state = store.read_state(self.folder / STATE)
         self._saved = time.monotonic()
 
     def seconds_left(self) -> float:
@@ -122,9 +120,7 @@ class Campaign:
     def remember(self, **facts: Any) -> None:
         self.state |= facts
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".{STATE}"
-        fresh.write_text(json.dumps(self.state, indent=1) + "\n", encoding="utf-8")
-        os.replace(fresh, self.folder / STATE)
+        store.put(self.folder / STATE, (json.dumps(self.state, indent=1) + "\n").encode())
 
     def run(self) -> None:
         """All steps, in order, as far as the time goes. A step that fails stops no other."""
@@ -149,9 +145,15 @@ class Campaign:
         """One step, whose failure is noted; then what there is is saved."""
         try:
             call(*words)
-        except RuntimeError as fault:
+        except (RuntimeError, ValueError, OSError) as fault:
             self.fail(str(fault))
         self.save()
+
+    def save_at_times(self) -> None:
+        """Save, unless that was done a moment ago."""
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
+            self._saved = time.monotonic()
 
     def fail(self, sentence: str) -> None:
         """Note what went wrong; the call goes on and ends with exit code 1."""
@@ -193,41 +195,51 @@ class Campaign:
         self.remember(compiled=compiled)
 
     def check(self, pool: Pool) -> None:
-        """check-gpu, unless all was done before with this code and software on such a device.
+        """check-gpu: what is not settled yet for this code and software on such a device.
 
         It gets a share of the time. What is not done in it is left for the next call and shown on
         the page. What failed costs only what it concerns: those cells, loops and modes are not
-        measured (``bench.doubts``).
+        measured, and what was measured of them before does not count (``bench.doubts``).
         """
-        key = check_gpu.key(self.rehearse)
-        if self.state.get("checked") == key:
-            print("check-gpu: done before, with this code and these versions")
-            return
         every = check_gpu.all_checks(self.rehearse, self.machine.is_cuda)
-        rows = check_gpu.check(every, key, self.folder, self.share(CHECK), pool)
+        key, seconds = check_gpu.key(self.rehearse), self.share(CHECK)
+        rows = check_gpu.check(every, key, self.folder, seconds, pool, self.save_at_times)
         print(f"check-gpu: {check_gpu.summary_line(rows)}")
-        failed = [row for row in rows if row.outcome == FAIL]
-        found = check_gpu.doubts(rows)
-        self.settings["doubts"] = doubts.to_json(found)
-        if failed:
-            not_measured = "; ".join(dict.fromkeys(map(str, found))) or "nothing"
-            names = ", ".join(row.name for row in failed[:3])
-            more = f" and {len(failed) - 3} more" if failed[3:] else ""
-            self.fail(f"check-gpu: {names}{more}; not measured therefore: {not_measured}")
         rest = check_gpu.unfinished(rows)
         if rest:
             print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
-        else:
-            self.remember(checked=key)
+        if not any(row.check == "values" and row.outcome == PASS for row in rows):
+            self.fail("check-gpu: not one value was checked, so nothing vouches for the kernels")
+        failed = [row for row in rows if row.outcome == FAIL]
+        self.doubtful = check_gpu.doubts(rows)
+        self.settings["doubts"] = doubts.to_json(self.doubtful)
+        if failed:
+            not_measured = "; ".join(dict.fromkeys(map(str, self.doubtful))) or "nothing"
+            names = ", ".join(row.name for row in failed[:3])
+            more = f" and {len(failed) - 3} more" if failed[3:] else ""
+            self.fail(f"check-gpu: {names}{more}; not measured therefore: {not_measured}")
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Let what was measured of doubtful kernels in earlier calls no longer count."""
+        path = sweep.record_file(self.folder, self.run_id)
+        files = store.record_files(self.folder / "records", self.run_id)
+        records = [record for file in files for record in store.read(file)]
+        instead = doubts.withdraw(records, self.doubtful, sweep.now())
+        if instead:
+            with store.Writer(path) as writer:
+                for record in instead:
+                    writer.append(record)
+            print(f"check-gpu: {len(instead)} records of earlier calls no longer count")
 
     def floor(self) -> None:
         """The bounds of this device, unless this code has measured all of them."""
-        path = self.folder / limits.FLOOR_FILE
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found.get("code") == environment.code_hash() and not found.get("problems"):
-                print("bench.floor: measured before")
-                return
+        found = store.read_state(self.folder / limits.FLOOR_FILE)
+        # While it measures it names what it is at.
+        whole = found.get("problems") == {} and "running" in found and found["running"] is None
+        if whole and found["code"] == environment.code_hash():
+            print("bench.floor: measured before")
+            return
         seconds = self.share(FLOOR)
         if seconds < 1:
             print("bench.floor: left for the next call")
@@ -238,29 +250,35 @@ class Campaign:
     def studies(self) -> None:
         """Activations, repeatability and a training run, unless this code's are there."""
         for module, name, brief in STUDIES:
-            path = self.folder / "records" / name
-            if (
-                path.exists()
-                and json.loads(path.read_text(encoding="utf-8"))["code"] == environment.code_hash()
-            ):
+            found = store.read_state(self.folder / "records" / name)
+            words = [brief] * self.rehearse
+            if found.get("code") == environment.code_hash():
                 print(f"{module}: measured before")
-                continue
-            if self.seconds_left() < LEAST_STUDY and not self.rehearse:
+            elif self.seconds_left() < LEAST_STUDY and not self.rehearse:
                 print(f"{module}: left for the next call")
-                continue
-            self.step(partial(self.study, module, *[brief] * self.rehearse))
+            elif module == TRAINING and self.doubtful:
+                sound = {cell.name for cell in CELLS.values() if cell.torch_class}
+                sound -= {doubt.cell for doubt in self.doubtful}
+                if sound:
+                    self.step(self.study, module, ",".join(sorted(sound)))
+            else:
+                self.step(self.study, module, *words)
 
     def study(self, module: str, *words: str, seconds: float | None = None) -> None:
         """A process of its own, whose failure costs only what it measures.
 
         Raises:
-            RuntimeError: if it fails or takes too long.
+            RuntimeError: if it fails.
         """
         seconds = self.seconds_left() if seconds is None else seconds
         if seconds <= 0:
             print(f"{module}: left for the next call")
             return
-        written = run_alone(module, self.folder, *words, seconds=seconds)
+        try:
+            written = run_alone(module, self.folder, *words, seconds=seconds)
+        except TookTooLong as fault:
+            print(f"{module}: left for the next call ({fault})")
+            return
         print(f"{module}: {Path(written).name}")
 
     def measure(self, preset: str, kind: str, of: tuple[float, float] = (1.0, SPEED[1])) -> None:
@@ -274,9 +292,8 @@ class Campaign:
 
             def follow(done: int, total: int, item: Item, provider: str, doing: str) -> None:
                 progress(done, total, item, provider, doing)
-                if not provider and time.monotonic() - self._saved > SAVE_SECONDS:
-                    self.save()
-                    self._saved = time.monotonic()
+                if not provider:
+                    self.save_at_times()
 
             _, counts, undone = sweep.sweep(
                 options, self.settings, self.results, seconds / 60, self.timeout, follow
@@ -305,39 +322,20 @@ class Campaign:
                 self.report()
 
 
-@contextlib.contextmanager
-def workspace(
-    out: Path, kept_in: Path | None, resume: Path | None
-) -> Iterator[tuple[Path, Callable[[], object]]]:
-    """Where to measure into, holding what earlier calls left, and how to save it.
-
-    Without an archive to keep it in, all is measured into ``out``. With one, into a folder that is
-    gone afterwards, and the last saving comes however the call ends.
-    """
-    if kept_in is None:
-        if resume is not None:
-            archive.restore(resume, out)
-        yield out, lambda: None
-        return
-    with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
-        inside = Path(name) / "results"
-        inside.mkdir()
-        for source in (resume, kept_in if kept_in.exists() else None):
-            if source is not None:
-                archive.restore(source, inside)
-        save = partial(archive.pack, inside, kept_in)
-        try:
-            yield inside, save
-        finally:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was measured is at stake
-            try:
-                print(save())
-            finally:
-                signal.signal(signal.SIGINT, before)
-
-
 def _terminated(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM, and a lost terminal unless that is ignored, end the call as Ctrl-C does."""
+    signs = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {sign: signal.signal(sign, _terminated) for sign in signs}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def command(
@@ -369,9 +367,10 @@ def command(
     """Turn minutes or an hour on a GPU into a page: values, floor, speed, error, report.
 
     A failed check of check-gpu is printed whole and costs what it concerns; the rest is measured,
-    and the exit code is 1. The same command goes on where the last call ended; each call stops
-    within its minutes, and so does one that is interrupted (Ctrl-C), at once. Needs no network; on
-    a GPU, Triton needs a C compiler (CC, gcc or clang) and Python's headers.
+    and the exit code is 1. The same command goes on where the last call ended. Each call stops
+    within its minutes; one that is interrupted (Ctrl-C) stops measuring at once, and then reports
+    or, with --archive, saves. Needs no network; on a GPU, Triton needs a C compiler (CC, gcc or
+    clang) and Python's headers.
     """
     arguments.minutes(max_minutes)
     machine = environment.probe()
@@ -385,6 +384,8 @@ def command(
             f"out is {out} and archive {archive_}; accepted: one of them, since an archive is all "
             "that is left of its call"
         )
+    if archive_ is not None and not archive_.name.endswith(archive.SUFFIX):
+        raise ValueError(f"archive is {archive_}; accepted: a name that ends in {archive.SUFFIX}")
     if rehearse and out is None and archive_ is None:
         raise ValueError(
             "--rehearse needs --out or --archive, since what it measures is no result to keep"
@@ -409,9 +410,7 @@ def command(
         "--out or --archive takes another place",
     )
     deadline = time.monotonic() + max_minutes * 60
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, _terminated)
-    with workspace(results, kept_in, resume) as (tree, save):
+    with _ending_in_order(), archive.workspace(results, kept_in, resume) as (tree, save):
         campaign = Campaign(
             tree, deadline, settings, save, rehearse, timeout, reports=kept_in is None
         )

@@ -22,7 +22,16 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import arguments, checks, environment, interpreter, repetitions, sanitizer, toolchain
+from bench import (
+    arguments,
+    checks,
+    environment,
+    interpreter,
+    repetitions,
+    sanitizer,
+    store,
+    toolchain,
+)
 from bench.doubts import Doubt, from_json, to_json
 from bench.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
 
@@ -128,11 +137,12 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         compare_in(*number)
     for cell in cells if cuda else cells[:1]:
         compiled: tuple[str, ...] = ()
+        case = checks.sanitizer_case(cell)
         if cuda:
-            compiled = (add("small case", cell, partial(checks.small, cell)),)
+            run_small = partial(checks.small, cell)
+            compiled = (add("small case", cell, run_small, doubts=about(case)),)
         for tool in sanitizer.TOOLS:
             call = partial(sanitizer.run, tool, cell, cuda)
-            case = checks.sanitizer_case(cell)
             add("sanitizer", f"{tool} {cell}", call, *compiled, doubts=about(case))
     for number in (n for n in numbers if n[0] == "fp32"):  # whose products take long to compile
         compare_in(*number)
@@ -158,21 +168,22 @@ def key(rehearse: bool) -> dict[str, Any]:
 
 def stored(folder: Path, wanted: dict[str, Any]) -> list[Row]:
     """The outcomes in a folder, if they are of this device, code and software."""
-    path = folder / FILE
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = store.read_state(folder / FILE)
     return [Row(**row) for row in found["rows"]] if found.get("key") == wanted else []
 
 
 def is_settled(row: Row) -> bool:
-    """Whether a next call need not make this check: it passed, or did not end time and again."""
-    return row.outcome == PASS or (row.outcome == NOT_DONE and row.tries >= TRIES)
+    """Whether a next call need not make this check: all but what did not end for want of time.
+
+    What failed once stays failed as long as code and software are the same: a failure that does
+    not come again is a race, not a mistake of the check. What twice did not end is left.
+    """
+    return row.outcome != NOT_DONE or row.tries >= TRIES
 
 
 def unfinished(rows: Sequence[Row]) -> list[Row]:
-    """What a next call would go on with; machines that cannot make a check are not asked again."""
-    return [row for row in rows if not is_settled(row) and row.outcome != LEFT_OUT]
+    """What a next call would go on with."""
+    return [row for row in rows if not is_settled(row)]
 
 
 def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: Any) -> None:
@@ -217,9 +228,6 @@ def run(
 
     def on_outcome(unit: Unit, outcome: Outcome) -> None:
         old = earlier.get(unit.name)
-        if old is not None and old.outcome == FAIL and outcome.state == NOT_DONE:
-            on_row(old)  # until it passes
-            return
         check = by_name[unit.name]
         tries = (old.tries if old else 0) + outcome.tried
         doubtful = check.doubts if outcome.doubts is None else outcome.doubts
@@ -236,7 +244,6 @@ def run(
             on_row(old)
         else:
             waiting.append(check.unit)
-    waiting.sort(key=lambda unit: unit.name not in earlier or earlier[unit.name].outcome != FAIL)
     pool.run(waiting, deadline, on_outcome)
 
 
@@ -319,9 +326,18 @@ def command(
 
 
 def check(
-    todo: Sequence[Check], wanted: dict[str, Any], out: Path | None, seconds: float, pool: Pool
+    todo: Sequence[Check],
+    wanted: dict[str, Any],
+    out: Path | None,
+    seconds: float,
+    pool: Pool,
+    on_written: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """Make the checks, printing failures whole and at once, and keeping each outcome in ``out``."""
+    """Make the checks, printing failures whole and at once, and keeping each outcome in ``out``.
+
+    Args:
+        on_written: called after each outcome that was kept.
+    """
     from rich.console import Console
 
     order = {check.unit.name: index for index, check in enumerate(todo)}
@@ -346,6 +362,7 @@ def check(
                 if out is not None:
                     rows = sorted(known.values(), key=lambda row: order[row.name])
                     write(out, rows, wanted)
+                    on_written()
 
             run(todo, before, seconds, on_row, pool)
     finally:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench import store
 from bench.cases import Case
 
 
@@ -65,6 +66,33 @@ def why_not_measured(
         if doubt.concerns(case, plan):
             return f"not measured, because a check of these kernels failed: {doubt.check}"
     return None
+
+
+def withdraw(
+    records: Iterable[store.Record], doubts: Sequence[Doubt], time: str
+) -> list[store.Record]:
+    """For each of these records that was measured before a check failed, one that takes its place.
+
+    Args:
+        records: of one run.
+        time: of the new records.
+    """
+    found = []
+    for record in store.latest(records):
+        if record["status"] != "ok" or record["plan"] is None:
+            continue
+        case = Case.from_fields(record)
+        why = why_not_measured(case, record["plan"], doubts)
+        if why is not None:
+            kept = ("run_id", "kind", "provider", "provider_version", "mode", "plan", "device",
+                    "software", "code", "commit", "dirty", "seed", "regime")  # fmt: skip
+            found.append(
+                store.blank(
+                    **case.fields() | {name: record[name] for name in kept},
+                    status="incorrect", reason=why, time=time,
+                )
+            )  # fmt: skip
+    return found
 
 
 def to_json(doubts: Iterable[Doubt]) -> list[dict[str, Any]]:

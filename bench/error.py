@@ -19,13 +19,18 @@ from bench.progress import bar
 ALONE_SECONDS = 600.0
 
 
+class TookTooLong(RuntimeError):
+    """A process that measures did not end within its time."""
+
+
 def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SECONDS) -> str:
     """Run a module that measures in a process of its own; its last words, the file it wrote.
 
     Without a GPU the process interprets the kernels.
 
     Raises:
-        RuntimeError: with the end of what it said, if it fails or takes too long.
+        RuntimeError: with the end of what it said, if it fails.
+        TookTooLong: if it does not end in time; it is ended then.
     """
     interpreted = "0" if environment.probe().is_cuda else "1"
     try:
@@ -38,7 +43,7 @@ def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SEC
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{module} took more than {seconds:.0f} s") from None
+        raise TookTooLong(f"{module} took more than {seconds:.0f} s") from None
     if done.returncode:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise RuntimeError(f"{module} failed: {tail}")

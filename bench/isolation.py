@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.cases import Case
 from bench.environment import ROOT, Machine
+from bench.toolchain import cache_folder
 
 START_SECONDS = 120.0  # importing torch on a cold disk
 CASES_PER_WORKER = 50  # a fresh process now and then keeps leaks and fragmentation bounded
@@ -108,7 +109,7 @@ class Isolated:
         """One partial record for each provider of an item, whatever happens to the worker.
 
         Args:
-            note: told the provider at work and what it does.
+            note: called with the provider at work and what it does.
             deadline: of ``time.monotonic``.
 
         Raises:
@@ -162,13 +163,15 @@ class Isolated:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         # Compilers find empty caches, so that a first call's time includes compiling.
         self._caches = tempfile.TemporaryDirectory(prefix="rnnbench-")
+        # Of kernels that were compiled ahead, Triton's own; named, since Inductor sets another.
+        shared = self.settings.get("compiled_before")
+        triton = cache_folder() if shared else f"{self._caches.name}/triton"
         environment = {
             **os.environ,
             "TRITON_INTERPRET": "1" if self.interpreted else "0",
+            "TRITON_CACHE_DIR": str(triton),
             "TORCHINDUCTOR_CACHE_DIR": f"{self._caches.name}/inductor",
         }
-        if not self.settings.get("compiled_before"):
-            environment["TRITON_CACHE_DIR"] = f"{self._caches.name}/triton"
         command = [sys.executable, "-m", "bench.worker", "--answers", str(write)]
         command += ["--settings", json.dumps(self.settings), "--folder", str(self.folder)]
         for path in self.plugins:

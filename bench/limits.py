@@ -16,6 +16,7 @@ from typing import Any
 
 LIMITS_FILE = "limits.json"
 FLOOR_FILE = "floor.json"
+MOST = 1e9  # above any rate, size and count of a card
 NUMBERS = ("bf16", "fp16", "ieee", "tf32", "tf32x3")  # whose large GEMM is measured
 
 
@@ -131,11 +132,11 @@ def faults(measured: Measured) -> list[str]:
         elif each.name == "architecture":
             good = isinstance(value, str) and bool(re.fullmatch(r"sm_\d{2,3}|gfx\w+", value))
         elif each.name in whole:
-            good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            good = isinstance(value, int) and positive(value)
         elif isinstance(value, dict):
             by_number = each.name != "tflops"
             good = all(map(positive, value.values())) and all(
-                key.isdecimal() and int(key) > 0 if by_number else key in NUMBERS for key in value
+                re.fullmatch(r"[1-9]\d{0,6}", key) if by_number else key in NUMBERS for key in value
             )
         else:
             good = positive(value) or (value is None and each.default is None)
@@ -147,4 +148,4 @@ def faults(measured: Measured) -> list[str]:
 def positive(value: Any) -> bool:
     """Whether a value is a number above 0, and finite."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return number and 0 < value < MOST and math.isfinite(value)

@@ -289,8 +289,8 @@ def interleave(
     ``seconds`` of its own.
 
     Args:
-        note: told whose turn it is.
-        failed: told of a provider that raised, which then leaves the round; without it the
+        note: called with whose turn it is.
+        failed: called with a provider that raised, which then leaves the round; without it the
             exception passes.
     """
     with _no_garbage():

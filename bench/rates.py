@@ -44,7 +44,8 @@ def chosen_device(name: str | None, path: Path | None) -> tuple[Device, frozense
                 f"{card.multiprocessors}, or no --device"
             )
     rates = measured_rates(measured, card)
-    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates)
+    followed = {"split_barrier"}  # from another measured rate, not measured itself
+    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - followed
 
 
 def measured_rates(measured: Measured, card: Device) -> dict[str, Any]:

@@ -33,6 +33,7 @@ Record = dict[str, Any]
 KINDS = ("time", "error", "resources")
 STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
 MODES = ("event", "graph", "host")
+ADVICE = "give this one another --run name or its own --shard"  # to a second writer
 SUFFIXES = (".jsonl", ".jsonl.gz")  # of a file of records: being written, compressed
 
 
@@ -193,6 +194,22 @@ def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
 
 
+def open_alone(path: Path, advice: str) -> int:
+    """A descriptor of a file to append to, which no other process gets until it is closed.
+
+    Raises:
+        RuntimeError: with the advice, if another process has it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise RuntimeError(f"{path} is being written by another process; {advice}") from None
+    return file
+
+
 class Writer:
     """Appends records to one file, which no other process may write meanwhile.
 
@@ -206,24 +223,13 @@ class Writer:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = self._locked()
+        self._file = open_alone(self.path, ADVICE)
         while not self._in_place():  # another took its empty file away before we had the lock
             os.close(self._file)
-            self._file = self._locked()
+            self._file = open_alone(
+                self.path, "give this one another --run name or its own --shard"
+            )
         self._mend()
-
-    def _locked(self) -> int:
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(file)
-                raise RuntimeError(
-                    f"{self.path} is being written by another process; give this one another "
-                    "--run name or its own --shard"
-                ) from None
-        return file
 
     def _in_place(self) -> bool:
         try:
@@ -307,6 +313,23 @@ def lines(path: Path) -> Iterator[bytes]:
 def compressed(data: bytes) -> bytes:
     """The data in gzip's format, with neither name nor time: the same data gives the same bytes."""
     return gzip.compress(data, 9, mtime=0)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A JSON object that a command keeps between calls; empty where there is none.
+
+    One that cannot be read is named on standard error and counts as not there.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as fault:
+        print(f"{path} cannot be read and counts as not there: {fault}", file=sys.stderr)
+        return {}
+    return found
 
 
 def put(path: Path, data: bytes) -> None:

@@ -39,12 +39,18 @@ def check_writable(folder: Path, what: str, instead: str) -> None:
         raise RuntimeError(f"{what} {folder}, which refuses it ({refused}): {instead}") from None
 
 
+def cache_folder() -> Path:
+    """Where Triton keeps what it compiles."""
+    home = os.environ.get("TRITON_HOME") or Path.home()
+    return Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))
+
+
 def check_cache() -> None:
     """Raise RuntimeError unless Triton can keep what it compiles."""
-    home = os.environ.get("TRITON_HOME") or Path.home()
-    folder = os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache")
     check_writable(
-        Path(folder), "Triton writes what it compiles to", "set TRITON_CACHE_DIR to another folder"
+        cache_folder(),
+        "Triton writes what it compiles to",
+        "set TRITON_CACHE_DIR to another folder",
     )
 
 

@@ -144,8 +144,11 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
     """A step of a GEMM by torch's library and a pointwise kernel, launched or replayed."""
     rates = device.rates
     operations = 2 * problem.gates * problem.H**2 * problem.B * problem.directions
-    number = problem.precision if problem.dtype == "float32" else problem.dtype
-    if problem.exact:
+    exact = problem.exact or problem.precision == "tf32x3"  # which torch's GEMMs lack
+    number = problem.dtype
+    if problem.dtype == "float32":
+        number = "ieee" if exact else problem.precision
+    if exact:
         peak = rates.fma * 2 * FMA_SHARE  # a tuned GEMM keeps its operands in registers
     else:
         peak = (rates.tensor if problem.size == 2 else rates.tensor_tf32) * TENSOR_SHARE

@@ -78,6 +78,8 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
     return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 
 
+# Of silence, in seconds: the slowest kernel on record takes 56 s to compile, and a call needs two.
+PATIENCE = 120.0
 # Each provider's mode of the kernels, and whether its calls are replayed from a CUDA graph.
 MODES = {
     "ours": ("auto", False),
@@ -93,4 +95,5 @@ for _name, (_mode, _graph) in MODES.items():
         supports=partial(supports, graph=_graph, mode=_mode),
         package="triton",
         graph=_graph,
+        patience=PATIENCE,
     )(partial(build, mode=_mode))
