@@ -1,7 +1,10 @@
 """What the compiler makes of the planned kernels, and how that is read and recorded."""
 
+import ast
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -135,6 +138,21 @@ def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path
     assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
     resources.run("h100", [job], tmp_path)  # a smaller grid does not narrow what is recorded
     assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
+
+
+def test_the_hash_of_the_code_is_the_same_in_every_python(monkeypatch):
+    tree = ast.parse("def f(x): return [x]")
+    plain = resources.dumped(tree)
+    assert "type_params" not in plain and "decorator_list=[]" in plain
+    asked: list[dict[str, Any]] = []
+
+    def dump(tree: ast.AST, **options: Any) -> str:  # as 3.13 does
+        asked.append(options)
+        return plain.replace("decorator_list=[]", "decorator_list=[], type_params=[]")
+
+    monkeypatch.setattr(resources, "ast", SimpleNamespace(dump=dump, AST=ast.AST))
+    monkeypatch.setattr(resources, "sys", SimpleNamespace(version_info=(3, 13)))
+    assert resources.dumped(tree) == plain and asked == [{"show_empty": True}]
 
 
 def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeypatch):
