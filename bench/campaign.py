@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import signal
 import sys
@@ -119,8 +118,7 @@ class Campaign:
 
     def remember(self, **facts: Any) -> None:
         self.state |= facts
-        self.folder.mkdir(parents=True, exist_ok=True)
-        store.put(self.folder / STATE, (json.dumps(self.state, indent=1) + "\n").encode())
+        store.write_state(self.folder / STATE, self.state)
 
     def run(self) -> None:
         """All steps, in order, as far as the time goes. A step that fails stops no other."""

@@ -8,7 +8,6 @@ first, so compiling uses all cores. ``--rehearse`` runs the code at tiny sizes o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -188,7 +187,6 @@ def unfinished(rows: Sequence[Row]) -> list[Row]:
 
 def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: Any) -> None:
     """Replace the folder's outcomes at once."""
-    folder.mkdir(parents=True, exist_ok=True)
     commit, dirty = environment.git_state()
     found = {
         "key": wanted,
@@ -198,10 +196,7 @@ def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: An
         "software": environment.software_facts(),
         "device": {"name": wanted["device"]},
     }
-    fresh = folder / f".{FILE}"
-    rows_ = [asdict(row) for row in rows]
-    fresh.write_text(json.dumps(found | facts | {"rows": rows_}, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, folder / FILE)
+    store.write_state(folder / FILE, found | facts | {"rows": [asdict(row) for row in rows]})
 
 
 def doubts(rows: Sequence[Row]) -> tuple[Doubt, ...]:

@@ -73,17 +73,9 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, found: dict[str, Any]) -> None:
     """Put all that was measured, and the bounds once they are all there."""
     measured = limits.of_floor(store.clean(found))
-    put(folder / FILE, found)
+    store.write_state(folder / FILE, found)
     if model.limits_of(measured) is not None and not limits.faults(measured):
-        put(folder / limits.LIMITS_FILE, dataclasses.asdict(measured))
-
-
-def put(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON that is whole whenever it is read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(json.dumps(store.clean(value), indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
+        store.write_state(folder / limits.LIMITS_FILE, dataclasses.asdict(measured))
 
 
 def measure(folder: Path, device: torch.device, deadline: float, skip: Collection[str]) -> bool:
@@ -217,7 +209,7 @@ def forget_running(folder: Path) -> None:
     """Blame nothing that an earlier process was at."""
     found = read(folder)
     if found.get("running"):
-        put(folder / FILE, found | {"running": None})
+        store.write_state(folder / FILE, found | {"running": None})
 
 
 def how_it_ended(code: int | None) -> str:

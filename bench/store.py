@@ -332,9 +332,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return found
 
 
+def write_state(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace such an object; whenever it is read, it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    put(path, (json.dumps(clean(dict(value)), indent=1) + "\n").encode())
+
+
 def put(path: Path, data: bytes) -> None:
     """Write a file that has its name only once all of it is on the disk."""
-    fresh = path.with_name(".part")
+    fresh = path.with_name(f".{path.name}.part")
     with fresh.open("wb") as file:
         file.write(data)
         file.flush()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import environment, floor, floor_kernels, floor_measure, floor_runs, limits, model
+from bench import environment, floor, floor_kernels, floor_measure, floor_runs, limits, model, store
 from bench.environment import ROOT
 from bench.floor_measure import MICROBENCHMARKS, Microbenchmark
 from kernels.devices import DEVICES
@@ -269,7 +269,9 @@ def fake(*names: str, seconds: float = 1.0, fault: str = "", spent: float = 0.0)
 @pytest.fixture
 def plain(monkeypatch):
     """Nothing of what ``fake`` measures can be summed up."""
-    monkeypatch.setattr(floor, "write", lambda folder, found: floor.put(folder / floor.FILE, found))
+    monkeypatch.setattr(
+        floor, "write", lambda folder, found: store.write_state(folder / floor.FILE, found)
+    )
 
 
 def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path: Path, monkeypatch, card, plain):
@@ -318,7 +320,7 @@ def test_a_gpu_that_a_failure_left_unusable_ends_the_process(
 def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypatch, plain):
     """Four processes: unusable in a, killed in b, hanging in c, and one for the rest."""
     found: dict[str, Any] = {"problems": {}, "running": "d"}  # of a call that was killed
-    floor.put(tmp_path / floor.FILE, found)
+    store.write_state(tmp_path / floor.FILE, found)
     skipped = []
 
     def ended(words: list[str], seconds: float) -> int | None:
@@ -329,7 +331,7 @@ def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypat
         found["running"] = {1: "a", 2: "b", 3: "c"}.get(turn)
         if turn == 1:
             found["problems"]["a"] = "failed: RuntimeError: illegal"
-        floor.put(tmp_path / floor.FILE, found)
+        store.write_state(tmp_path / floor.FILE, found)
         return {1: floor.UNUSABLE, 2: -11, 3: None}.get(turn, 0)
 
     monkeypatch.setattr(floor, "ended", ended)
