@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import architecture, resources, store
+from bench import resources, store
 from bench.cases import CELLS
 from bench.report import (
     build,
@@ -456,12 +456,3 @@ def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
 def test_tables_need_no_page_wider_than_they_say(run):
     for table in tables.all_tables(run):
         assert len(table.shown) <= 2 * tables.MOST_ROWS
-
-
-def test_the_picture_of_the_rooms_is_drawn_from_the_source(tmp_path):
-    path = architecture.draw(tmp_path / "rooms.svg")
-    assert path.stat().st_size > 10_000
-    assert architecture.imports("bench") == ["reference", "kernels"]
-    assert architecture.imports("reference") == architecture.imports("kernels") == []
-    listed = dict(architecture.files("bench"))
-    assert listed["report/build.py"].startswith("Everything people") and "report/plots.py" in listed
