@@ -11,22 +11,22 @@ from typer.core import TyperCommand, TyperGroup
 
 # name: where its function ``command`` is, and one line of help (so that --help imports nothing)
 COMMANDS = {
-    "quick": ("bench.quick", "Error and speed on this machine in under five minutes."),
-    "sweep": ("bench.commands.sweep", "Measure a preset's cases; resumes, keeps to a budget."),
-    "error": ("bench.error", "Numerical error against float64: growth, regimes, activations."),
-    "plan": ("bench.commands.plan", "How a case would run on a GPU, and its expected time."),
+    "quick": ("bench.cli.quick", "Error and speed on this machine in under five minutes."),
+    "sweep": ("bench.cli.sweep", "Measure a preset's cases; resumes, keeps to a budget."),
+    "error": ("bench.cli.error", "Numerical error against float64: growth, regimes, activations."),
+    "plan": ("bench.cli.plan", "How a case would run on a GPU, and its expected time."),
     "resources": (
-        "bench.commands.resources",
+        "bench.cli.resources",
         "What the compiler makes of planned kernels.",
     ),
-    "profile": ("bench.commands.profile", "What each part of the time loop costs."),
-    "check-gpu": ("bench.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
-    "campaign": ("bench.campaign", "Minutes or an hour on a GPU, turned into a page; resumes."),
-    "compare": ("bench.compare", "Compare two runs; exit code 1 if the second is slower."),
-    "merge": ("bench.merge", "Join the records of shards or calls into one file."),
-    "report": ("bench.commands.report", "Tables, figures and page from stored records."),
-    "cite": ("bench.commands.cite", "How to cite the suite and a run."),
-    "schema": ("bench.schema", "Write the published schema of a record."),
+    "profile": ("bench.cli.profile", "What each part of the time loop costs."),
+    "check-gpu": ("bench.gpu.check_gpu", "Whether the kernels are right on this GPU, in minutes."),
+    "campaign": ("bench.cli.campaign", "Minutes or an hour on a GPU, turned into a page; resumes."),
+    "compare": ("bench.report.compare", "Compare two runs; exit code 1 if the second is slower."),
+    "merge": ("bench.cli.merge", "Join the records of shards or calls into one file."),
+    "report": ("bench.cli.report", "Tables, figures and page from stored records."),
+    "cite": ("bench.cli.cite", "How to cite the suite and a run."),
+    "schema": ("bench.cli.schema", "Write the published schema of a record."),
 }
 
 

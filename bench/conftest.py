@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench import environment, store, sweep
-from bench.isolation import Isolated
-from bench.presets import PRESETS
+from bench.cases.presets import PRESETS
+from bench.records import environment, store
+from bench.sweep import sweep
+from bench.sweep.worker_process import Isolated
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.store import Record
+from bench.records.store import Record
 
 EXTRA = (
     "mode", "converged", "us_per_step", "tokens_per_s", "tflops", "gbps", "floor_share",

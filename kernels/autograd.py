@@ -10,11 +10,11 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from . import failures, launch
-from .cell import Cell
 from .cells import CELLS
-from .devices import DEVICES, Device, describe
+from .cells.cell import Cell
 from .plan import MODES as MODES
 from .plan import Plan, Problem, backward_plan, forward_plan
+from .plan.devices import DEVICES, Device, describe
 from .recurrence import forward_kernel
 
 # Decided when the kernels are decorated: TRITON_INTERPRET=1 before the import.

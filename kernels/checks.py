@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cell import Cell
+from .cells.cell import Cell
 
 # For each name, which of its directions run in reverse.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from . import checks
 from .autograd import MODES, check_runnable, product_precision, recurrence_op
-from .cell import Cell
 from .cells import CELLS
+from .cells.cell import Cell
 
 Weights = Sequence[Tensor]
 States = Tensor | tuple[Tensor, ...]

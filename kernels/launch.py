@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
-from .cell import Cell
+from .cells.cell import Cell
 from .plan import Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 

@@ -11,13 +11,13 @@ from torch.nn.functional import linear
 
 import kernels
 import reference
-from bench import cases
-from bench.environment import Machine, machine
-from bench.measure import Runner, verdict
-from bench.problem import make_problem
+from bench.cases import cases
+from bench.cases.problem import make_problem
+from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, load
+from bench.records.environment import Machine, machine
 from kernels.autograd import INTERPRETED
-from kernels.cell import Cell
+from kernels.cells.cell import Cell
 from kernels.math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
 
 load()

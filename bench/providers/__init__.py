@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cases import Case
-from bench.environment import Machine, version
+from bench.cases.cases import Case
+from bench.records.environment import Machine, version
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 ENTRY_POINTS = "rnnbench.plugins"
 

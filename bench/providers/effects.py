@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.cases import Case
-from bench.environment import Machine
+from bench.cases.cases import Case
 from bench.providers import Call, needs, provider
+from bench.records.environment import Machine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def build(problem: Problem, roundings: Roundings) -> Call:
     from torch.overrides import TorchFunctionMode
 
     import reference
-    from bench.problem import DTYPE, make_problem
-    from bench.regimes import apply_regime
+    from bench.cases.problem import DTYPE, make_problem
+    from bench.cases.regimes import apply_regime
     from reference.unroll import unroll
 
     case = problem.case

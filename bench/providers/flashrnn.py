@@ -11,14 +11,14 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.cases import Case
-from bench.environment import Machine, version
+from bench.cases.cases import Case
 from bench.providers import Call, needs, provider
+from bench.records.environment import Machine, version
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 FUNCTIONS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "elman"}
 NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.cases import Case
-from bench.environment import Machine
+from bench.cases.cases import Case
 from bench.providers import Call, provider
+from bench.records.environment import Machine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 
 def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
@@ -33,7 +33,7 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
 def build(problem: Problem, mode: str = "auto") -> Call:
     """The public functions of ``kernels`` on the problem's tensors."""
     import kernels
-    from bench.problem import initial_state, layer_weights, loop_state, named_outputs
+    from bench.cases.problem import initial_state, layer_weights, loop_state, named_outputs
 
     case = problem.case
     leaves = {name: value.detach() for name, value in problem.inputs.items()}

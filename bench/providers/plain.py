@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from bench.cases import Case
-from bench.environment import Machine
+from bench.cases.cases import Case
 from bench.providers import Call, provider
+from bench.records.environment import Machine
 
 if TYPE_CHECKING:
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 # torch.compile unrolls the loop over time: seconds per case and step, so longer ones are left out.
 COMPILED_STEPS = 64
@@ -42,7 +42,7 @@ def leaves_of(problem: Problem) -> dict:
 
 @provider("reference", supports=supports, package="torch")
 def reference(problem: Problem) -> Call:
-    from bench.problem import run_reference
+    from bench.cases.problem import run_reference
 
     leaves = leaves_of(problem)
     return Call(
@@ -54,7 +54,7 @@ def reference(problem: Problem) -> Call:
 def reference_compiled(problem: Problem) -> Call:
     import torch
 
-    from bench.problem import run_reference
+    from bench.cases.problem import run_reference
 
     # One case's graph is of no use to the next; kept, they would count against the
     # recompilation limit and fall back to eager without a word.

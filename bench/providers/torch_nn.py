@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.cases import Case
-from bench.environment import Machine
+from bench.cases.cases import Case
 from bench.providers import Call, provider
+from bench.records.environment import Machine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 
 def cudnn_algorithm(case: Case, machine: Machine) -> str | None:
@@ -79,7 +79,7 @@ def build(problem: Problem) -> Call:
     """A torch.nn module with the problem's weights, flattened as cuDNN wants them."""
     import torch
 
-    from bench.problem import named_outputs, weight_names
+    from bench.cases.problem import named_outputs, weight_names
 
     case = problem.case
     extra = {"nonlinearity": case.kind.nonlinearity} if case.kind.nonlinearity else {}

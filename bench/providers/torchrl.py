@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.cases import Case
-from bench.environment import Machine, version
+from bench.cases.cases import Case
 from bench.providers import Call, needs, provider
+from bench.records.environment import Machine, version
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.problem import Problem
+    from bench.cases.problem import Problem
 
 # It tunes itself anew for every T and H, which is no hang.
 PATIENCE = 900.0

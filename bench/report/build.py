@@ -15,26 +15,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import environment, store
-from bench.report import (
-    check_table,
-    compiled,
-    device_page,
-    download,
+from bench.records import environment, store
+from bench.report import frames
+from bench.report.device import checks as check_table
+from bench.report.device import compiler as compiled
+from bench.report.device import floor as floor_table
+from bench.report.error import (
     exactness,
-    figures,
-    figures_error,
-    figures_training,
-    floor_table,
-    frames,
-    heatmaps,
-    heatmaps_error,
-    page,
-    plots,
-    tables,
-    tables_error,
-    typeset,
 )
+from bench.report.error import (
+    figures as figures_error,
+)
+from bench.report.error import (
+    maps as heatmaps_error,
+)
+from bench.report.error import (
+    tables as tables_error,
+)
+from bench.report.error import (
+    training as figures_training,
+)
+from bench.report.pages import device_page, download, page
+from bench.report.speed import figures, tables
+from bench.report.speed import maps as heatmaps
+from bench.report.style import plots, typeset
 
 RESULTS = environment.ROOT / "results"
 FEW = 12  # figures that one process draws sooner than others start

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import store
+from bench.records import store
 
 # Who a speed-up is over: the same library timed by the same clock.
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}

@@ -1,0 +1,312 @@
+"""What is measured: cells and cases. Imports no torch, so a dry run is instant."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PASSES = ("fwd", "fwd+bwd")
+TRACKS = ("recurrence", "layer")
+DTYPES = ("fp32", "fp16", "bf16")
+PRECISIONS = ("ieee", "tf32", "tf32x3", "none")
+# What error is measured under; ``bench.cases.regimes`` applies them.
+REGIMES = {
+    "default": "torch's initial weights, normal inputs",
+    "orthogonal-0.9": "recurrent weights of each gate orthogonal times 0.9: contracting",
+    "orthogonal-1.0": "the same times 1.0: marginal",
+    "orthogonal-1.1": "the same times 1.1: near-chaotic",
+    "constant": "one input repeated at every step: gates saturate, c grows",
+    "large": "inputs times 1000: a naive tanh overflows",
+    "tiny": "inputs, states and biases times 1e-4: cancellation near zero",
+    "lengths": "sequences of different lengths",
+}
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell as the suite knows it.
+
+    ``name`` is the cell's in ``reference`` (the float64 truth) and, unless ``kernels`` is False, in
+    ``kernels``; ``torch_class`` its class in ``torch.nn``, or None where there is none. ``states``
+    are the state's tensors, each a letter; the first is the output. One called n, a normaliser that
+    something is divided by, begins at 1 or above in the inputs that are drawn.
+    """
+
+    name: str
+    gates: int
+    states: tuple[str, ...]
+    torch_class: str | None = None
+    nonlinearity: str | None = None
+    kernels: bool = True
+
+
+CELLS: dict[str, Cell] = {}
+
+
+def add_cell(cell: Cell) -> Cell:
+    """Make a cell known to presets, sweeps and tests; a plugin calls this too."""
+    CELLS[cell.name] = cell
+    return cell
+
+
+add_cell(Cell("rnn_tanh", 1, ("h",), "RNN", nonlinearity="tanh"))
+add_cell(Cell("rnn_relu", 1, ("h",), "RNN", nonlinearity="relu"))
+add_cell(Cell("lstm", 4, ("h", "c"), "LSTM"))
+add_cell(Cell("gru", 3, ("h",), "GRU"))
+add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
+
+
+# A family's name stands for its usual member, as in ``kernels.rnn`` and ``torch.nn.RNN``.
+FAMILIES = {"rnn": "rnn_tanh"}
+
+
+def by_family(name: Any) -> Any:
+    """A cell's own name where its family's was given; whatever else as it is."""
+    return FAMILIES.get(name, name) if isinstance(name, str) and name not in CELLS else name
+
+
+def cell_words(cells: Iterable[str]) -> str:
+    """Cells' names as a message lists them: with the families that stand for one of them."""
+    names = list(cells)
+    families = [f"{name} (for {cell})" for name, cell in FAMILIES.items() if cell in names]
+    return ", ".join([*names, *families])
+
+
+def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
+    """One of some cells, of all that are known by default, by its own or by its family's name.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    cells = CELLS if cells is None else cells
+    found = by_family(name)
+    if not isinstance(found, str) or found not in cells:
+        raise ValueError(f"cell is {name!r}; accepted: {cell_words(cells)}")
+    return found
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    ``T, B, I, H`` are time steps, batch, input features and hidden units. In the recurrence
+    track there is no input projection and ``I`` is 0. ``resets`` is the fraction of steps at
+    which a sequence starts anew.
+    """
+
+    cell: str
+    pass_: str
+    track: str
+    directions: int
+    dtype: str
+    precision: str
+    layers: int
+    B: int
+    T: int
+    I: int
+    H: int
+    resets: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, accepted in (
+            ("cell", self.cell, tuple(CELLS)),
+            ("pass", self.pass_, PASSES),
+            ("track", self.track, TRACKS),
+            ("directions", self.directions, (1, 2)),
+            ("dtype", self.dtype, DTYPES),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in accepted or isinstance(value, bool | float):
+                raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
+        for name, size in (("layers", self.layers), ("B", self.B), ("T", self.T), ("H", self.H)):
+            if not _whole(size) or size < 1:
+                raise ValueError(f"{name} is {size!r}; accepted: an integer of at least 1")
+        if (self.precision == "none") != (self.dtype != "fp32"):
+            raise ValueError(
+                f"precision is {self.precision!r} with dtype {self.dtype}; accepted: "
+                "ieee, tf32 or tf32x3 with fp32, none with fp16 and bf16"
+            )
+        if self.track == "recurrence" and (self.I != 0 or self.layers != 1):
+            raise ValueError(
+                f"track recurrence has I={self.I}, layers={self.layers}; accepted: I=0, layers=1, "
+                "because it is the loop alone"
+            )
+        if self.track == "layer" and (not _whole(self.I) or self.I < 1):
+            raise ValueError(f"I is {self.I!r}; accepted: an integer of at least 1, or 'H'")
+        number = isinstance(self.resets, int | float) and not isinstance(self.resets, bool)
+        if not number or not 0.0 <= self.resets <= 1.0:
+            raise ValueError(f"resets is {self.resets!r}; accepted: a fraction from 0 to 1")
+
+    @property
+    def kind(self) -> Cell:
+        return CELLS[self.cell]
+
+    @functools.cached_property
+    def case_id(self) -> str:
+        """The case in words: equal cases, and only those, share it."""
+        number = self.dtype if self.precision == "none" else f"{self.dtype}:{self.precision}"
+        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
+        parts.append(f"L{self.layers}")
+        parts += [f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
+        if self.resets:
+            short = f"{self.resets:g}"  # six digits, unless that would make two fractions one
+            parts.append(f"r{short if float(short) == self.resets else repr(self.resets)}")
+        return "-".join(parts)
+
+    def fields(self) -> dict[str, Any]:
+        """The case as a record's fields."""
+        return self._fields.copy()
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "case_id": self.case_id,
+            "cell": self.cell,
+            "pass": self.pass_,
+            "track": self.track,
+            "directions": self.directions,
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "layers": self.layers,
+            "B": self.B,
+            "T": self.T,
+            "I": self.I or None,
+            "H": self.H,
+            "resets": self.resets,
+        }
+
+    @classmethod
+    def from_fields(cls, record: Mapping[str, Any]) -> Case:
+        names = ("cell", "track", "directions", "dtype", "precision", "layers", "B", "T", "H")
+        return cls(
+            **{name: record[name] for name in names},
+            pass_=record["pass"],
+            I=record["I"] or 0,
+            resets=float(record["resets"]),
+        )
+
+
+AXES = ("cell", "pass", "track", "directions", "dtype", "layers", "B", "T", "I", "H", "resets")
+DEFAULTS: dict[str, Any] = {
+    "cell": "lstm",
+    "pass": "fwd",
+    "track": "layer",
+    "directions": 1,
+    "dtype": "bf16",
+    "layers": 1,
+    "B": 16,
+    "T": 1024,
+    "I": "H",
+    "H": 512,
+    "resets": 0.0,
+}
+
+
+def make_case(**values: Any) -> Case:
+    """A case from axis values as presets write them (see ``bench.cases.presets``)."""
+    values["cell"] = find_cell(values["cell"])
+    dtype, _, precision = str(values.pop("dtype")).partition(":")
+    if not precision:
+        precision = "ieee" if dtype == "fp32" else "none"
+    inputs = values.pop("I")
+    if values["track"] == "recurrence":
+        inputs = 0
+    elif inputs == "H":
+        inputs = values["H"]
+    elif isinstance(inputs, str):
+        raise ValueError(f"I is {inputs!r}; accepted: an integer of at least 1, or 'H'")
+    return Case(pass_=values.pop("pass"), dtype=dtype, precision=precision, I=inputs, **values)
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+def matches(case: Case, text: str) -> bool:
+    """Whether a case passes a filter such as ``"cell=lstm,gru T<=512 dtype=bf16"``.
+
+    All terms must hold; the values after ``=`` are alternatives.
+
+    Raises:
+        ValueError: for a term that is no comparison of a field with what the field can be.
+    """
+    if not text.strip():
+        return True
+    fields = case._fields
+    for name, sign, wanted in _terms(text, tuple(fields), tuple(CELLS)):
+        have = float(fields[name] or 0) if name in NUMBERS else fields[name]
+        if sign == "=":
+            if have not in wanted:
+                return False
+        elif not all(_COMPARE[sign](have, want) for want in wanted):
+            return False
+    return True
+
+
+NUMBERS = ("directions", "layers", "B", "T", "I", "H", "resets")
+
+
+@functools.lru_cache
+def _terms(
+    text: str, fields: tuple[str, ...], cells: tuple[str, ...]
+) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
+    """A filter's terms: field, comparison, values."""
+    choices: dict[str, tuple[str, ...]] = {
+        "cell": cells,
+        "pass": PASSES,
+        "track": TRACKS,
+        "dtype": DTYPES,
+        "precision": PRECISIONS,
+        "directions": ("1", "2"),
+    }
+    terms = []
+    for term in text.split():
+        found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
+        if found is None or found[1] not in fields:
+            raise ValueError(
+                f"filter has {term!r}; accepted: FIELD=VALUE[,VALUE], also with != < <= > >=, "
+                f"of {', '.join(fields)}"
+            )
+        name, sign, value = found.groups()
+        values: tuple[Any, ...] = tuple(value.split(","))
+        if name == "cell" and sign in ("=", "!="):
+            values = tuple(map(by_family, values))
+        if sign in ("=", "!=") and name in choices and not set(values) <= set(choices[name]):
+            accepted = cell_words(cells) if name == "cell" else ", ".join(choices[name])
+            raise ValueError(f"filter has {term!r}; accepted for {name}: {accepted}")
+        if name in NUMBERS:
+            try:
+                values = tuple(float(part) for part in values)
+            except ValueError:
+                values = (math.nan,)
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"filter has {term!r}; accepted: a number for {name}")
+        terms.append((name, sign, values))
+    return tuple(terms)
+
+
+def shard(items: list[Any], which: str) -> list[Any]:
+    """Every n-th item for ``"i/n"`` (1-based), so that each shard sees the coarse picture too.
+
+    Raises:
+        ValueError: unless 1 <= i <= n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", which)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {which!r}; accepted: i/n with 1 <= i <= n, such as 1/4")
+    return items[int(found[1]) - 1 :: int(found[2])]

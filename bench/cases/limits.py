@@ -1,0 +1,151 @@
+"""What the floor's microbenchmarks say of a card, in the few numbers that models take.
+
+Two files of a device's results folder hold it: ``floor.json``, all that was measured, and
+``limits.json``, the numbers made of it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LIMITS_FILE = "limits.json"
+FLOOR_FILE = "floor.json"
+MOST = 1e9  # above any rate, size and count of a card
+NUMBERS = ("bf16", "fp16", "ieee", "tf32", "tf32x3")  # whose large GEMM is measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A card, and what it was measured to do; None or empty where it was not.
+
+    Attributes:
+        name: as its driver has it.
+        architecture: as the compiler names it: "sm_90", "gfx942".
+        multiprocessors: of the card.
+        shared_bytes: of shared memory, for one program.
+        shared_total: of one multiprocessor, for all programs on it.
+        tflops: large GEMM, by one of NUMBERS.
+        hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
+        gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
+        gather_alone_gbps: the same while no other reads.
+        barrier_us: one step of a loop that holds nothing but its barrier, by the number of
+            programs in a group (a string, as JSON has it).
+        loaded_barrier_us: the same with the stores of a real step before each barrier.
+        product_clocks: 64 rows times 16 columns of 16 bits in a chain of sums, by the number of
+            sequences (a string).
+        clock_ghz: the multiprocessors' clock in that chain.
+        latency_us: from a load to its value in L2.
+        launch_us: from one empty kernel to the next in a CUDA graph.
+    """
+
+    name: str
+    architecture: str
+    multiprocessors: int
+    shared_bytes: int
+    shared_total: int
+    tflops: dict[str, float] = field(default_factory=dict)
+    hbm_gbps: float | None = None
+    gather_gbps: float | None = None
+    gather_alone_gbps: float | None = None
+    barrier_us: dict[str, float] = field(default_factory=dict)
+    loaded_barrier_us: dict[str, float] = field(default_factory=dict)
+    product_clocks: dict[str, float] = field(default_factory=dict)
+    clock_ghz: float | None = None
+    latency_us: float | None = None
+    launch_us: float | None = None
+
+
+def of_floor(found: dict[str, Any]) -> Measured:
+    """The numbers of a ``floor.json``: of each rate the best that was measured."""
+
+    def best(kind: str, **wanted: int) -> float | None:
+        entries = found.get(kind, [])
+        rates = [e["gbps"] for e in entries if all(e[name] == n for name, n in wanted.items())]
+        return max(rates, default=None)
+
+    barriers, card = found.get("barrier", []), found["card"]
+    tflops = {each["number"]: each["tflops"] for each in found.get("multiply", [])}
+    if "tf32" in tflops:
+        tflops["tf32x3"] = tflops["tf32"] / 3  # one such product is three in tf32
+    chains = found.get("chain", [])
+    graph = [each for each in found.get("launch", []) if each["how"] == "graph"]
+    return Measured(
+        **card,
+        tflops=tflops,
+        hbm_gbps=best("copy"),
+        gather_gbps=best("gather", readers=card["multiprocessors"]),
+        gather_alone_gbps=best("gather", readers=1),
+        barrier_us={str(e["programs"]): e["ms"] * 1e3 for e in barriers if not e["stored_bytes"]},
+        loaded_barrier_us={
+            str(e["programs"]): e["ms"] * 1e3 for e in barriers if e["stored_bytes"]
+        },
+        product_clocks={str(each["n"]): each["clocks"] for each in chains},
+        clock_ghz=chains[0]["ghz"] if chains else None,
+        latency_us=next((each["ms"] * 1e3 for each in found.get("latency", [])), None),
+        launch_us=graph[0]["ms"] * 1e3 if graph else None,
+    )
+
+
+def read(path: Path) -> Measured:
+    """The numbers of a ``limits.json`` or a ``floor.json``.
+
+    Raises:
+        ValueError: if there is no such file, or ``bench.gpu.floor`` did not write it so.
+    """
+    accepted = f"a {LIMITS_FILE} or {FLOOR_FILE} that `python -m bench.gpu.floor` wrote"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        measured = of_floor(found) if "card" in found else Measured(**found)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as fault:
+        why = fault.strerror if isinstance(fault, OSError) else "it is not such a file"
+        raise ValueError(f"limits is {str(path)!r} ({why}); accepted: {accepted}") from None
+    broken = faults(measured)
+    if broken:
+        raise ValueError(
+            f"limits is {str(path)!r}, whose {broken[0]} cannot be; accepted: {accepted}"
+        )
+    return measured
+
+
+def faults(measured: Measured) -> list[str]:
+    """The fields that no measurement gives: of another type, not finite, or not above 0."""
+    whole = ("multiprocessors", "shared_bytes", "shared_total")
+    broken = []
+    for each in dataclasses.fields(measured):
+        value = getattr(measured, each.name)
+        if each.name == "name":
+            good = isinstance(value, str) and bool(value) and value.isprintable()
+        elif each.name == "architecture":
+            good = isinstance(value, str) and bool(re.fullmatch(r"sm_\d{2,3}|gfx\w+", value))
+        elif each.name in whole:
+            good = isinstance(value, int) and positive(value)
+        elif isinstance(value, dict):
+            by_number = each.name != "tflops"
+            good = all(map(positive, value.values())) and all(
+                re.fullmatch(r"[1-9]\d{0,6}", key) if by_number else key in NUMBERS for key in value
+            )
+        else:
+            good = positive(value) or (value is None and each.default is None)
+        if not good:
+            broken.append(f"{each.name} ({value!r})")
+    return broken
+
+
+def positive(value: Any) -> bool:
+    """Whether a value is a number above 0, and finite."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < MOST and math.isfinite(value)

@@ -1,0 +1,230 @@
+"""Presets: named lists of what to measure, read from a TOML file."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cases.cases import AXES, DEFAULTS, PASSES, REGIMES, Case, make_case
+
+HERE = Path(__file__).parent
+PRESETS = HERE / "presets.toml"
+KINDS = ("time", "error")
+SIZES = ("B", "T", "I", "H")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One case to measure; an error may be asked for under a regime and for several seeds.
+
+    ``providers`` is None where the preset's own are meant.
+    """
+
+    kind: str
+    case: Case
+    regime: str | None = None
+    seed: int | None = None
+    providers: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named list of requests in the order of information."""
+
+    name: str
+    about: str
+    providers: tuple[str, ...]
+    requests: tuple[Request, ...]
+
+    def cases(self, kind: str) -> list[Case]:
+        """The distinct cases of a kind."""
+        return list(dict.fromkeys(r.case for r in self.requests if r.kind == kind))
+
+
+KEYS = ("about", "providers", "grid", "shapes")
+OPTIONS = ("why", "kind", "regimes", "seeds", "providers")
+
+
+def coarse_first(n: int) -> list[int]:
+    """The rank at which each of ``n`` ordered values is visited: ends, middle, quarters, ...
+
+    >>> coarse_first(5)
+    [0, 2, 1, 2, 0]
+    """
+    rank = [0] * n
+    level, spans = 1, [(0, n - 1)]
+    while spans:
+        following = []
+        for low, high in spans:
+            if high - low > 1:
+                middle = (low + high) // 2
+                rank[middle] = level
+                following += [(low, middle), (middle, high)]
+        level, spans = level + 1, following
+    return rank
+
+
+def expand(grid: Mapping[str, Any]) -> list[Case]:
+    """All cases of one grid, the coarse picture first, so that a stopped sweep still spans it.
+
+    Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
+    ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
+
+    Raises:
+        ValueError: for an unknown axis or a value that no case takes.
+    """
+    unknown = set(grid) - {*AXES, *OPTIONS}
+    if unknown:
+        accepted = ", ".join((*AXES, *OPTIONS))
+        raise ValueError(f"grid has {sorted(unknown)}; accepted: {accepted}")
+    axes = {}
+    for axis in AXES:
+        value = grid.get(axis, DEFAULTS[axis])
+        axes[axis] = value if isinstance(value, list) else [value]
+        if not axes[axis]:
+            raise ValueError(f"{axis} is []; accepted: one value, or a list of at least one")
+    # Only sizes have a coarse and a fine picture; names are all equally wanted.
+    ranks = [
+        coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
+    ]
+    at = [AXES.index(axis) for axis in SIZES]
+    found = []
+    for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
+        values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
+        # Of equal rank, one shape is seen in every cell, pass and type before the next shape.
+        shape = tuple(chosen[k] for k in at)
+        order = sum(ranks[k][chosen[k]] for k in at)
+        found.append(((order, shape), make_case(**values)))
+    return [case for _, case in sorted(found, key=lambda pair: pair[0])]
+
+
+def preset_names(path: Path = PRESETS) -> list[str]:
+    """The names of the presets in a file."""
+    return list(_read(path))
+
+
+def load_preset(name: str, path: Path = PRESETS) -> Preset:
+    """One preset of the built-in file, or of a user's own.
+
+    Raises:
+        ValueError: for an unknown preset, or a key or value that describes no case, with the
+            preset's name and the grid's number.
+        FileNotFoundError: if ``path`` is no file.
+    """
+    presets = _read(path)
+    if name not in presets:
+        raise ValueError(f"preset is {name!r}; accepted from {path.name}: {', '.join(presets)}")
+    table, where = presets[name], f"preset {name!r}"
+    requests: list[Request] = []
+    try:
+        _check_preset(table)
+        for number, grid in enumerate(table.get("grid", ()), 1):
+            where = f"preset {name!r}, grid {number}"
+            requests += _requests(grid)
+        where = f"preset {name!r}"
+        if "shapes" in table:
+            if not (path.parent / table["shapes"]).is_file():
+                accepted = "a CSV file beside the presets"
+                raise ValueError(f"shapes is {table['shapes']!r}; accepted: {accepted}")
+            requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
+    except ValueError as fault:
+        raise ValueError(f"{where}: {fault}") from None
+    return Preset(
+        name=name,
+        about=table.get("about", ""),
+        providers=tuple(table.get("providers", ())),
+        requests=tuple(dict.fromkeys(requests)),
+    )
+
+
+def _check_preset(table: Any) -> None:
+    """Raise ValueError unless a preset is a table of grids or shapes."""
+    if not isinstance(table, dict):
+        raise ValueError(f"it is {table!r}; accepted: a table of {', '.join(KEYS)}")
+    unknown = table.keys() - set(KEYS)
+    if unknown:
+        raise ValueError(f"it has {sorted(unknown)}; accepted: {', '.join(KEYS)}")
+    for key in ("about", "shapes"):
+        if not isinstance(table.get(key, ""), str):
+            raise ValueError(f"{key} is {table[key]!r}; accepted: a string")
+    if "providers" in table:
+        _words("providers", table["providers"])
+    grids = table.get("grid", [])
+    if not (isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)):
+        raise ValueError(f"grid is {grids!r}; accepted: tables, each under [[PRESET.grid]]")
+    if not grids and "shapes" not in table:
+        raise ValueError("it has no cases; accepted: a [[PRESET.grid]] at least, or shapes")
+
+
+def _words(key: str, value: Any, accepted: Iterable[str] = ()) -> tuple[str, ...]:
+    """A list of strings, at least one, each of those accepted if any are given."""
+    right = isinstance(value, list) and value and all(isinstance(word, str) for word in value)
+    if not right or (accepted and not set(value) <= set(accepted)):
+        which = f", of {', '.join(accepted)}" if accepted else ""
+        raise ValueError(f"{key} is {value!r}; accepted: a list of at least one string{which}")
+    return tuple(value)
+
+
+def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
+    kind = grid.get("kind", "time")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+    if kind == "time" and ("regimes" in grid or "seeds" in grid):
+        raise ValueError("regimes and seeds belong to grids of kind error")
+    if not isinstance(grid.get("why", ""), str):
+        raise ValueError(f"why is {grid['why']!r}; accepted: a string")
+    providers = _words("providers", grid["providers"]) if "providers" in grid else None
+    regimes = _words("regimes", grid["regimes"], REGIMES) if "regimes" in grid else (None,)
+    seeds: Iterable[int | None] = (None,)
+    if "seeds" in grid:
+        count = grid["seeds"]
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"seeds is {count!r}; accepted: how many, an integer of at least 1")
+        seeds = range(count)
+    for case, regime, seed in itertools.product(expand(grid), regimes, seeds):
+        # The default is no regime, so that a case asked for both ways is one request.
+        yield Request(kind, case, None if regime == "default" else regime, seed, providers)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"preset file is {path}; accepted: a TOML file that exists")
+    with path.open("rb") as file:
+        try:
+            return tomllib.load(file)
+        except ValueError as fault:  # also of bytes that are no UTF-8
+            raise ValueError(f"{path} is no TOML: {fault}") from None
+
+
+def _shapes(path: Path) -> Iterator[Case]:
+    """The published shapes of a CSV file: training sets run both passes, inference sets one.
+
+    Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
+    DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(row for row in file if not row.startswith("#"))
+        rows = list(table)
+    columns = {"cell", "set", "batch", "seq_len", "hidden"}
+    if not columns <= set(table.fieldnames or ()) or not rows:
+        raise ValueError(
+            f"{path} has no rows of {', '.join(sorted(columns))}; accepted: a CSV file"
+        )
+    for track, row in itertools.product(("layer", "recurrence"), rows):
+        for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
+            shape = {
+                # DeepBench's plain RNN is the rectified one.
+                "cell": {"rnn": "rnn_relu"}.get(row["cell"], row["cell"]),
+                "pass": pass_,
+                "track": track,
+                "dtype": "fp16",
+                "B": int(row["batch"]),
+                "T": int(row["seq_len"]),
+                "H": int(row["hidden"]),
+            }
+            yield make_case(**DEFAULTS | shape)

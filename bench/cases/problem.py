@@ -1,0 +1,262 @@
+"""One case's numbers: inputs, upstream gradients, and the float64 truth."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases.cases import Case
+
+DTYPE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Tensors up to this size come from the CPU's generator and are the same on every machine;
+# larger ones come from the device's own, because sending them would take longer than measuring.
+SAME_EVERYWHERE = 1 << 22
+# The float64 truth may keep about this many bytes for its backward pass.
+TRUTH_BYTES = 4 << 30
+INITIAL = re.compile("[a-z]0")  # h0, c0, ...
+
+
+@dataclass
+class Problem:
+    """Inputs of one case, named as torch names them.
+
+    ``inputs`` of the layer track: x [T,B,I], the states h0 [L*D,B,H], c0 and so on, and, per
+    layer and direction, w_ih_l0 [G*H,I], w_hh_l0 [G*H,H], b_ih_l0, b_hh_l0 [G*H] (``_reverse``
+    appended for the reverse direction). Of the recurrence track: gx [T,B,D,G*H], w_hh [D,G*H,H],
+    b_hh [D,G*H], h0 [D,B,H], c0 and so on.
+    """
+
+    case: Case
+    device: torch.device
+    inputs: dict[str, Tensor]
+    upstream: dict[str, Tensor]
+    resets: Tensor | None = None
+    lengths: Tensor | None = None
+    regime: str = "default"
+    seed: int = 0
+    _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    def forget_truth(self) -> None:
+        """Free the truth's memory once nobody is held against it any more."""
+        self._truths.clear()
+
+
+def weight_names(case: Case) -> list[tuple[str, str, str, str]]:
+    """torch's weight names, one tuple per layer and direction, in torch's order."""
+    names = []
+    for layer in range(case.layers):
+        for direction in range(case.directions):
+            tail = f"l{layer}" + ("_reverse" if direction else "")
+            names.append((f"w_ih_{tail}", f"w_hh_{tail}", f"b_ih_{tail}", f"b_hh_{tail}"))
+    return names
+
+
+def layer_weights(case: Case, inputs: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
+    return [tuple(inputs[name] for name in names) for names in weight_names(case)]
+
+
+def initial_state(inputs: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """The initial state as a layer takes it: one tensor, or a tuple of all."""
+    states = tuple(value for name, value in inputs.items() if INITIAL.fullmatch(name))
+    return states if len(states) > 1 else states[0]
+
+
+def loop_state(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | tuple[Tensor, ...] | None]:
+    """The initial state as ``recurrence`` takes it: h0, and c0 or a tuple of all that follow."""
+    states = initial_state(inputs)
+    if isinstance(states, Tensor):
+        return states, None
+    h0, *rest = states
+    return h0, rest[0] if len(rest) == 1 else tuple(rest)
+
+
+def output_names(case: Case) -> tuple[str, ...]:
+    return ("y", *(f"{name}_n" for name in case.kind.states))
+
+
+class Source:
+    """Seeded standard normal or uniform float32 tensors, each its own stream by name."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+
+    def _generator(self, name: str, shape: tuple[int, ...]) -> torch.Generator:
+        local = math.prod(shape) > SAME_EVERYWHERE
+        generator = torch.Generator(self.device if local else "cpu")
+        # Of a seed the CPU's generator keeps 32 bits, so these must hold both seed and name.
+        return generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        return torch.randn(shape, generator=made, device=made.device).to(self.device)
+
+    def uniform(self, name: str, bound: float, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        drawn = torch.rand(shape, generator=made, device=made.device).to(self.device)
+        return drawn.mul_(2 * bound).sub_(bound)
+
+    def mask(self, name: str, share: float, *shape: int) -> Tensor:
+        made = self._generator(name, shape)
+        return (torch.rand(shape, generator=made, device=made.device) < share).to(self.device)
+
+
+def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") -> Problem:
+    """Draw a case's numbers: x, states and gradients normal, weights uniform as torch's default.
+
+    Everything is drawn in fp32 and rounded to the case's type; the truth starts from the rounded
+    numbers, so that input rounding is nobody's error.
+    """
+    device = torch.device(device)
+    source = Source(seed, device)
+    dtype = DTYPE[case.dtype]
+    T, B, H, D = case.T, case.B, case.H, case.directions
+    rows = case.kind.gates * H
+    bound = 1 / math.sqrt(H)
+    drawn: dict[str, Tensor] = {}
+    if case.track == "layer":
+        drawn["x"] = source.normal("x", T, B, case.I)
+        for index, (w_ih, w_hh, b_ih, b_hh) in enumerate(weight_names(case)):
+            features = case.I if index < D else D * H
+            drawn[w_ih] = source.uniform(w_ih, bound, rows, features)
+            drawn[w_hh] = source.uniform(w_hh, bound, rows, H)
+            drawn[b_ih] = source.uniform(b_ih, bound, rows)
+            drawn[b_hh] = source.uniform(b_hh, bound, rows)
+    else:
+        # The spread that a projection of normal inputs with torch's initial weights has.
+        drawn["gx"] = source.normal("gx", T, B, D, rows).mul_(math.sqrt(1 / 3))
+        drawn["w_hh"] = source.uniform("w_hh", bound, D, rows, H)
+        drawn["b_hh"] = source.uniform("b_hh", bound, D, rows)
+    for name in case.kind.states:
+        state = source.normal(f"{name}0", case.layers * D, B, H).mul_(0.5)
+        drawn[f"{name}0"] = 1 + state.abs() if name == "n" else state
+    upstream = {"y": source.normal("dy", T, B, D * H)}
+    for name in output_names(case)[1:]:
+        upstream[name] = source.normal(f"d{name}", case.layers * D, B, H)
+    return Problem(
+        case=case,
+        device=device,
+        inputs={name: value.to(dtype) for name, value in drawn.items()},
+        upstream={name: value.to(dtype) for name, value in upstream.items()},
+        resets=source.mask("resets", case.resets, T, B) if case.resets else None,
+        seed=seed,
+    )
+
+
+def run_reference(
+    case: Case,
+    inputs: dict[str, Tensor],
+    resets: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The plain implementation on given tensors, in whatever type they have."""
+    import reference
+
+    if case.track == "recurrence":
+        y, *last = reference.recurrence(
+            case.cell,
+            inputs["gx"],
+            inputs["w_hh"],
+            inputs["b_hh"],
+            *loop_state(inputs),
+            lengths=lengths,
+            resets=resets,
+        )
+        return named_outputs(case, y, last)
+    y, hx = reference.layers(
+        case.cell,
+        inputs["x"],
+        layer_weights(case, inputs),
+        initial_state(inputs),
+        direction="both" if case.directions == 2 else "forward",
+        lengths=lengths,
+        resets=resets,
+    )
+    return named_outputs(case, y, hx)
+
+
+def named_outputs(case: Case, y: Tensor, last: Any) -> dict[str, Tensor]:
+    """An output and the last state, however nested and with None for none, by ``output_names``."""
+    return dict(zip(output_names(case), (y, *_tensors(last)), strict=True))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [] if value is None else [tensor for one in value for tensor in _tensors(one)]
+
+
+def checked_rows(problem: Problem) -> Tensor:
+    """The batch rows whose truth is computed: all, or as many as memory allows, spread evenly.
+
+    Rows of a batch do not touch each other. Weight gradients sum over them, so a check sends
+    upstream gradients into these rows only.
+    """
+    case = problem.case
+    kept = 8 * (2 * case.kind.gates + 4) * case.H * case.directions * case.T * case.layers
+    rows = max(1, min(case.B, TRUTH_BYTES // kept))
+    picked = torch.linspace(0, case.B - 1, rows, device=problem.device).round().long()
+    return torch.unique(picked)
+
+
+# Every tensor that has a batch has it second; gradients ("d" before the name) likewise.
+BATCHED = re.compile(r"d?(x|gx|y|[a-z]0|[a-z]_n)")
+
+
+def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Those batch rows of every tensor that has a batch; weights as they are."""
+    return {
+        name: value.index_select(1, rows) if BATCHED.fullmatch(name) else value
+        for name, value in tensors.items()
+    }
+
+
+def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
+    """Outputs and, asked for, gradients ("d" + input name) in float64, for the checked rows.
+
+    Kept with the problem, because all providers of a case are held against the same truth.
+    """
+    if backward in problem._truths:
+        return problem._truths[backward]
+    rows = checked_rows(problem)
+    inputs = {name: value.double() for name, value in take_rows(problem.inputs, rows).items()}
+    resets = None if problem.resets is None else problem.resets[:, rows]
+    lengths = None if problem.lengths is None else problem.lengths[rows.to(problem.lengths.device)]
+    with torch.set_grad_enabled(backward):
+        for value in inputs.values():
+            value.requires_grad_(backward)
+        outputs = run_reference(problem.case, inputs, resets, lengths)
+        found = {name: value.detach() for name, value in outputs.items()}
+        if backward:
+            upstream = take_rows(problem.upstream, rows)
+            gradients = torch.autograd.grad(
+                list(outputs.values()),
+                list(inputs.values()),
+                [upstream[name].double() for name in outputs],
+            )
+            found |= {f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}
+    problem._truths[backward] = found
+    return found
+
+
+@contextlib.contextmanager
+def torch_precision(precision: str) -> Iterator[None]:
+    """Set how torch, cuBLAS and cuDNN multiply fp32 numbers, and restore it.
+
+    "tf32x3" exists in our kernels only; torch's own products stay ieee there.
+    """
+    tf32 = precision == "tf32"
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

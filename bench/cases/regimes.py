@@ -1,0 +1,58 @@
+"""Weights and inputs under which error is measured: trained-like networks and odd data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.cases.cases import REGIMES
+from bench.cases.problem import DTYPE, Problem, Source, weight_names
+
+
+def apply_regime(problem: Problem, regime: str | None) -> None:
+    """Change a problem's numbers in place; they stay rounded to the case's type.
+
+    Raises:
+        ValueError: for an unknown regime.
+    """
+    regime = regime or "default"
+    if regime not in REGIMES:
+        raise ValueError(f"regime is {regime!r}; accepted: {', '.join(REGIMES)}")
+    problem.regime = regime
+    case, inputs = problem.case, problem.inputs
+    dtype = DTYPE[case.dtype]
+    driven = "x" if case.track == "layer" else "gx"
+    source = Source(problem.seed, problem.device)
+    if regime.startswith("orthogonal"):
+        scale = float(regime.split("-")[1])
+        if case.track == "layer":
+            names = [w_hh for _, w_hh, _, _ in weight_names(case)]
+            for name in names:
+                drawn = source.normal(f"{name}-orthogonal", *inputs[name].shape)
+                inputs[name] = _orthogonal(drawn, case.H, scale).to(dtype)
+        else:
+            drawn = source.normal("w_hh-orthogonal", *inputs["w_hh"].shape)
+            inputs["w_hh"] = torch.stack([_orthogonal(each, case.H, scale) for each in drawn]).to(
+                dtype
+            )
+    elif regime == "constant":
+        inputs[driven] = inputs[driven][:1].expand_as(inputs[driven]).contiguous()
+    elif regime == "large":
+        inputs[driven] = (inputs[driven].float() * 1000).to(dtype)
+    elif regime == "tiny":
+        for name in inputs:
+            if not name.startswith("w_"):
+                inputs[name] = (inputs[name].float() * 1e-4).to(dtype)
+    elif regime == "lengths":
+        drawn = torch.rand(case.B, generator=torch.Generator().manual_seed(problem.seed))
+        problem.lengths = (drawn * case.T).long() + 1
+
+
+def _orthogonal(drawn: Tensor, H: int, scale: float) -> Tensor:
+    """Each gate's [H,H] block made orthogonal by QR with the signs that make it uniform (Mezzadri,
+    How to generate random matrices from the classical compact groups, 2007), times ``scale``."""
+    blocks = []
+    for block in drawn.double().split(H):
+        q, r = torch.linalg.qr(block)
+        blocks.append(scale * q * torch.sign(torch.diagonal(r)))
+    return torch.cat(blocks)

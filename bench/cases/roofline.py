@@ -1,0 +1,200 @@
+"""What a case needs at least: operations, bytes, and the floor under its time.
+
+Every formula stands in bench/README.md as well. Notation: G gates, D directions, b bytes of a
+number, and per layer I_l input features (I, then D*H).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cases import limits
+from bench.cases.cases import ITEM_BYTES, Case
+from bench.cases.limits import FLOOR_FILE as FLOOR_FILE
+from bench.cases.limits import LIMITS_FILE, NUMBERS, Measured
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the floor of a time is made of, each measured by a microbenchmark on the device.
+
+    Attributes:
+        tflops: large GEMM, by number type: "fp16", "bf16", "ieee", "tf32", "tf32x3".
+        hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
+        gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
+        barrier_us: one step of a persistent loop that holds nothing but its barrier, by the
+            number of programs in a group (a string, as JSON has it).
+        shared_bytes: shared memory of one program.
+        multiprocessors: programs that are resident at once, one each.
+    """
+
+    tflops: dict[str, float]
+    hbm_gbps: float
+    gather_gbps: float
+    barrier_us: dict[str, float]
+    shared_bytes: int
+    multiprocessors: int
+
+    def barrier_ms(self, programs: int) -> float:
+        """A step's barrier among so many: that of the largest measured number not above it."""
+        sizes = sorted(map(int, self.barrier_us))
+        size = max((size for size in sizes if size <= programs), default=sizes[0])
+        return self.barrier_us[str(size)] / 1e3
+
+
+def limits_of(measured: Measured) -> Limits | None:
+    """What the floor is made of; None where a part of it has not been measured."""
+    if measured.hbm_gbps is None or measured.gather_gbps is None or not measured.barrier_us:
+        return None
+    if not measured.tflops.keys() >= set(NUMBERS):
+        return None
+    return Limits(
+        measured.tflops, measured.hbm_gbps, measured.gather_gbps, measured.barrier_us,
+        measured.shared_bytes, measured.multiprocessors,
+    )  # fmt: skip
+
+
+def load_limits(folder: Path) -> Limits | None:
+    """A device's limits from its results folder; None where they have not been measured.
+
+    Raises:
+        ValueError: if the folder's file is not one that ``bench.gpu.floor`` wrote.
+    """
+    path = folder / LIMITS_FILE
+    return limits_of(limits.read(path)) if path.exists() else None
+
+
+def layer_inputs(case: Case) -> Iterator[int]:
+    """Input features of each layer."""
+    for layer in range(case.layers):
+        yield case.I if layer == 0 else case.directions * case.H
+
+
+def loop_operations(case: Case) -> int:
+    """Operations of the loop's products, forward, all layers: 2 G H^2 B T D each.
+
+    A multiplication and an addition count as two. Gate math is left out, as is the custom.
+    """
+    return 2 * case.kind.gates * case.H**2 * case.B * case.T * case.directions * case.layers
+
+
+def projection_operations(case: Case) -> int:
+    """Operations of the input projections, forward: 2 G H I_l B T D per layer."""
+    if case.track == "recurrence":
+        return 0
+    per_feature = 2 * case.kind.gates * case.H * case.B * case.T * case.directions
+    return sum(per_feature * inputs for inputs in layer_inputs(case))
+
+
+def operations(case: Case) -> int:
+    """All operations of a case. Backward costs twice forward: each product W a has the
+    gradients W^T da' and da' a^T. The layer track counts the input projection."""
+    forward = loop_operations(case) + projection_operations(case)
+    return forward if case.pass_ == "fwd" else 3 * forward
+
+
+def loop_bytes(case: Case) -> int:
+    """Device memory that the loops move at least, per layer, with N = T B D.
+
+    Forward: read gx (N G H), write y (N H), read W (D G H^2). With backward also: write and
+    read what is saved (N S H each; S = G, and 1 more for each state beside h), read dy (N H),
+    write dz (N G H), read W again.
+    """
+    b, G, H = ITEM_BYTES[case.dtype], case.kind.gates, case.H
+    N = case.T * case.B * case.directions
+    weights = case.directions * G * H * H
+    total = N * (G + 1) * H + weights
+    if case.pass_ != "fwd":
+        saved = G + len(case.kind.states) - 1
+        total += N * H * (2 * saved + 1 + G) + weights
+    return total * b * case.layers
+
+
+def gemm_bytes(case: Case) -> int:
+    """Device memory that the GEMMs outside the loop move at least.
+
+    Per layer, forward (layer track): read x (T B I_l) and W_ih (D G H I_l), write gx (N G H).
+    With backward: dW_hh reads dz (N G H) and h (N H) and writes D G H^2; on the layer track dW_ih
+    reads dz and x and writes D G H I_l, dx reads dz and W_ih and writes T B I_l.
+    """
+    b, G, H = ITEM_BYTES[case.dtype], case.kind.gates, case.H
+    N = case.T * case.B * case.directions
+    total = 0
+    for inputs in [0] if case.track == "recurrence" else layer_inputs(case):
+        x, w_ih, dz = case.T * case.B * inputs, case.directions * G * H * inputs, N * G * H
+        if inputs:
+            total += x + w_ih + dz
+        if case.pass_ != "fwd":
+            total += dz + N * H + case.directions * G * H * H
+            if inputs:
+                total += 2 * (dz + x + w_ih)
+    return total * b
+
+
+def bytes_moved(case: Case) -> int:
+    """All device memory traffic a case cannot avoid."""
+    return loop_bytes(case) + gemm_bytes(case)
+
+
+def number(case: Case) -> str:
+    """The key of ``Limits.tflops`` for a case's products."""
+    return case.precision if case.dtype == "fp32" else case.dtype
+
+
+def floor_ms(case: Case, limits: Limits) -> float:
+    """The time under which no persistent loop on this device can get, in ms.
+
+    A group of programs shares one batch tile and holds one direction's weights on chip: at least
+    w = ceil(G H^2 b / shared_bytes) programs. With g = max(1, floor(P / (w D))) groups (at most
+    B) for P multiprocessors, each step every program reads its group's hidden state,
+    ceil(B / g) H b bytes, then multiplies. A step is
+
+        barrier(w) + max(gather, multiply),   or multiply alone where w = 1,
+
+    with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / peak. The loop is T
+    steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
+    add max(operations / peak, bytes / hbm_gbps).
+    """
+    b, G, H, D = ITEM_BYTES[case.dtype], case.kind.gates, case.H, case.directions
+    peak = limits.tflops[number(case)] * 1e9  # operations per ms
+    memory = limits.hbm_gbps * 1e6  # bytes per ms
+    programs = math.ceil(G * H * H * b / limits.shared_bytes)
+    groups = min(case.B, max(1, limits.multiprocessors // (programs * D)))
+    multiply = 2 * G * H * H * case.B * D / peak
+    step = multiply
+    if programs > 1:
+        gather = math.ceil(case.B / groups) * H * b / (limits.gather_gbps * 1e6)
+        step = limits.barrier_ms(programs) + max(gather, multiply)
+    loops = 1 if case.pass_ == "fwd" else 2
+    loop = max(loops * case.layers * case.T * step, loop_bytes(case) / memory)
+    outside = operations(case) - loops * loop_operations(case)
+    return loop + max(outside / peak, gemm_bytes(case) / memory)
+
+
+def rates(case: Case, median_ms: float, limits: Limits | None) -> dict[str, Any]:
+    """A record's derived figures of a median."""
+    seconds = median_ms / 1e3
+    return {
+        "us_per_step": median_ms * 1e3 / case.T,
+        "tokens_per_s": case.B * case.T / seconds,
+        "tflops": operations(case) / seconds / 1e12,
+        "gbps": bytes_moved(case) / seconds / 1e9,
+        "floor_share": None if limits is None else floor_ms(case, limits) / median_ms,
+    }
+
+
+def guess_ms(case: Case, provider: str, cuda: bool) -> float:
+    """A guess of one call's time, for a dry run's estimate only; no figure is made of it."""
+    eager = provider.startswith("reference") or "stepwise" in provider or "gemm" in provider
+    if cuda:
+        per_step, peak = (0.1 if provider.startswith("reference") else 0.02, 1e11)
+        latency = per_step if eager else 0.005
+    else:
+        latency, peak = (0.15 if eager else 0.02), 4e7
+    passes = 1 if case.pass_ == "fwd" else 3
+    steps = case.T * case.layers * case.directions
+    return steps * latency * passes + operations(case) / peak

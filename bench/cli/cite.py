@@ -1,0 +1,22 @@
+"""``python -m bench cite``: the command around ``bench.report.pages.cite``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A results folder or record file; without one, only the suite."),
+    ] = None,
+) -> None:
+    """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
+    from bench.report import build  # here, so that --help need not wait for pandas
+    from bench.report.pages import cite  # here, so that --help need not wait for pandas
+
+    for found in [None] if run is None else build.load([run]):
+        print(cite.text(found))

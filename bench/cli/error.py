@@ -1,0 +1,117 @@
+"""``python -m bench error``: numerical error as a result of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cases import arguments
+from bench.cases.presets import PRESETS
+from bench.cli.progress import bar
+from bench.cli.sweep import outcome
+from bench.measure import interpreter
+from bench.records import environment
+from bench.sweep import sweep
+
+ALONE_SECONDS = 600.0
+
+
+class TookTooLong(RuntimeError):
+    """A process that measures did not end within its time."""
+
+
+def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SECONDS) -> str:
+    """Run a module that measures in a process of its own; its last words, the file it wrote.
+
+    Without a GPU the process interprets the kernels.
+
+    Raises:
+        RuntimeError: with the end of what it said, if it fails.
+        TookTooLong: if it does not end in time; it is ended then.
+    """
+    interpreted = "0" if environment.probe().is_cuda else "1"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(folder), *words],
+            cwd=environment.ROOT,
+            env=os.environ | {"TRITON_INTERPRET": interpreted},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise TookTooLong(f"{module} took more than {seconds:.0f} s") from None
+    if done.returncode:
+        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise RuntimeError(f"{module} failed: {tail}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def command(
+    preset: Annotated[
+        str | None, typer.Option(help="Whose error grids to measure; error, or error-cpu on a CPU.")
+    ] = None,
+    preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS,
+    providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None,
+    filter: Annotated[str, typer.Option(help='Only matching cases, such as "cell=lstm".')] = "",
+    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this.")] = None,
+    alone: Annotated[
+        bool, typer.Option(help="Also measure activations, repeatability, a training run.")
+    ] = True,
+    rerun: Annotated[str | None, typer.Option(help="Measure again: failed, all, a status.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A file with providers.")] = None,
+    run: Annotated[str | None, typer.Option(help="The run's name; the same resumes.")] = None,
+    seed: Annotated[int, typer.Option(help="First seed of the inputs.")] = 0,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+) -> None:
+    """Measure how far each implementation is from float64, why, and how it grows with time.
+
+    On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
+    Beside that the activations over the whole float32 range, whether answers repeat bit for bit,
+    and a training run beside torch.nn's; then the report. On two CPU cores `--preset quick` takes
+    under three minutes and the whole under 25.
+    """
+    arguments.minutes(max_minutes)
+    machine = environment.probe()
+    if not machine.is_cuda:
+        interpreter.check()
+    folder = results / environment.slug(machine.name)
+    preset = preset or ("error" if machine.is_cuda else "error-cpu")
+    # Nothing here is timed, so the parts may share the machine.
+    with ThreadPoolExecutor(1) as pool:
+        quick = preset == "quick"
+        asked: dict[str, tuple[str, ...]] = {
+            "bench.error.repeatability": (),
+            "bench.error.training": ("rnn_tanh",) * quick,
+            "bench.error.activations": ("4096",) * quick,
+        }
+        if not alone:
+            asked = {}
+        beside = [pool.submit(run_alone, name, folder, *words) for name, words in asked.items()]
+        options = sweep.Options(
+            preset=preset,
+            preset_file=preset_file,
+            kinds=("error",),
+            providers=providers,
+            filter=filter,
+            rerun=rerun,
+            plugins=tuple(path.resolve() for path in plugin or ()),
+            run=run,
+            seed=seed,
+        )
+        with bar("error", None if max_minutes is None else max_minutes * 60) as progress:
+            folder, counts, undone = sweep.sweep(
+                options, {"seed": seed}, results, max_minutes, progress=progress
+            )
+        print(outcome(counts, undone))
+        for part in beside:
+            print(part.result())
+    from bench.report import build
+
+    build.main(folder)

@@ -1,0 +1,20 @@
+"""``python -m bench merge``: join records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.records import store
+
+
+def command(
+    sources: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
+    out: Annotated[
+        Path, typer.Option(help="The new file; compressed if its name ends in .jsonl.gz.")
+    ],
+) -> None:
+    """Join shards, or several calls of one run, into one file; the later record counts."""
+    print(f"{store.merge(sources, out)} records in {out}")

@@ -1,0 +1,47 @@
+"""``python -m bench profile``: the command around ``bench.compiler.profile``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bench.cases import arguments
+from bench.cases.arguments import accept
+from bench.cases.cases import find_cell
+from bench.sweep import toolchain
+
+
+def command(
+    cell: Annotated[
+        str, typer.Option(help="One of lstm, gru, rnn_tanh, rnn_relu, rnn (for rnn_tanh).")
+    ] = "lstm",
+    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32:tf32 or fp32:ieee.")] = "bf16",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan and compile for a GPU of kernels/plan/devices.py, timing nothing. By "
+            "default the GPU at hand, else h100."
+        ),
+    ] = None,
+) -> None:
+    """Leave out one part of the persistent loop at a time: what remains, how much less it is."""
+    # Here, so that --help need not wait for torch, which the kernels import.
+    from bench.compiler import profile, resources
+    from kernels.plan.devices import DEVICES
+
+    cell = find_cell(cell, resources.CELL_NAMES)
+    accept("dtype", dtype, resources.NUMBERS)
+    arguments.sizes(hidden, batch)
+    if device is not None:
+        accept("device", device, DEVICES)
+    here = profile.present() if device is None else None
+    if here is not None:
+        toolchain.check()
+    target = here or DEVICES[device or "h100"]
+    profile.report(target, cell, hidden, batch, dtype, timed=here is not None)
+    if here is None:
+        why = "no GPU here" if device is None else "asked for a device of the table"
+        print(f"{why}: counts are of machine instructions in the loop over time, times left out")

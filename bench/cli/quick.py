@@ -1,0 +1,69 @@
+"""``python -m bench quick``: the first command of a newcomer."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cases import arguments
+from bench.cli.progress import bar
+from bench.cli.sweep import outcome
+from bench.measure import interpreter
+from bench.records import environment, store
+from bench.sweep import sweep
+
+# Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
+# report.
+PARTS = (("time", "speed", 0.55), ("error", "numerical error", 0.85))
+
+
+def run_name(preset: str, folder: Path) -> str:
+    """The usual name, so that the next call resumes the last; with a number where those records are
+    committed: another machine of the same name may have made them, and this one shall measure.
+    """
+    name = sweep.default_run(preset)
+    taken = environment.committed(folder / "records")
+    names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+    return next(n for n in names if not any(n + suffix in taken for suffix in store.SUFFIXES))
+
+
+def command(
+    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.0,
+    preset: Annotated[
+        str | None, typer.Option(help="Measure another preset as briefly as quick or quick-gpu.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+) -> None:
+    """Measure error and speed of what this machine can honestly run, then make tables and plots.
+
+    On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
+    and its compiled form for speed, and our kernels in Triton's interpreter for error only.
+    """
+    arguments.minutes(max_minutes)
+    cuda = environment.probe().is_cuda
+    if not cuda:
+        interpreter.check()
+    preset = preset or ("quick-gpu" if cuda else "quick")
+    run = run_name(preset, results / environment.slug(environment.probe().name))
+    settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
+    started = time.monotonic()
+    folder = results
+    for kind, title, end in PARTS:
+        left = max_minutes * 60 * end - (time.monotonic() - started)
+        options = sweep.Options(
+            preset=preset, kinds=(kind,), run=run, rerun="all" if fresh else None
+        )
+        with bar(title, left) as progress:
+            folder, counts, undone = sweep.sweep(
+                options, settings, results, left / 60, progress=progress
+            )
+        print(f"{title}: {outcome(counts, undone)}")
+    from bench.compiler import resources
+    from bench.report import build
+
+    build.main(folder, *resources.record(folder))

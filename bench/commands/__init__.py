@@ -1,1 +1,0 @@
-"""Command lines whose work is slow to import, so that a ``--help`` need not wait for it."""

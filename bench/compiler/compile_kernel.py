@@ -1,0 +1,315 @@
+"""Compile one planned kernel for a GPU that need not be there, and read what the compiler made.
+
+The arguments come from the same tables as a launch's (``kernels.launch``), filled with tensors that
+have no memory. Needs ``TRITON_INTERPRET`` unset when ``kernels`` is first imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernels.plan import Plan
+from kernels.plan.devices import Device
+
+TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TRITON_NAMES = {
+    "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "i32", "int64": "i64",
+    "uint8": "u8",
+}  # fmt: skip
+TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "v_mfma")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel to compile: what a call of this cell, pass and plan would launch.
+
+    ``features`` are the options that a call may leave out: "lengths", "resets", "save" (forward:
+    what the backward pass reads), "bias" (a layer's, of which only some cells' loops see a part),
+    "loop bias" (given to the loop itself).
+    """
+
+    cell: str
+    pass_: str  # "fwd" or "bwd"
+    H: int
+    directions: int
+    dtype: str  # "fp32", "fp16", "bf16"
+    precision: str  # "ieee", "tf32"
+    plan: Plan
+    features: tuple[str, ...] = ("bias", "lengths", "resets", "save")
+    without: str = ""  # a part of the loop to leave out (``bench.compiler.ablation``)
+
+
+@dataclass
+class Compiled:
+    """What the compiler made. Counts are of machine instructions in the loop over time."""
+
+    registers: int
+    stack_bytes: int
+    spills: int  # loads and stores of spilled values in the whole kernel
+    shared_bytes: int
+    instructions: int  # of the whole kernel
+    loop_instructions: int
+    tensor_core: int
+    loads: int
+    stores: int
+    barriers: int  # of the program's threads
+    atomics: int
+    occupancy: int = 0  # programs that fit on one multiprocessor
+    opcodes: dict[str, int] = field(default_factory=dict)
+
+
+def arguments(
+    variant: Variant, T: int = 2, B: int | None = None, device: str = "meta"
+) -> tuple[Any, dict[str, Any]]:
+    """The kernel and the arguments of its launch; on the meta device tensors have no memory.
+
+    On another they are zero, but for lengths, which are T.
+    """
+    import torch
+
+    from kernels import launch
+    from kernels.cells import CELLS
+    from kernels.recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
+
+    cell, plan = CELLS[variant.cell], variant.plan
+    B, D, H, G = B or plan.block_b, variant.directions, variant.H, cell.gates
+    dtype = getattr(torch, TORCH_NAMES[variant.dtype])
+
+    def tensor(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    w_hh, initial = tensor(D, G * H, H), tensor(cell.states, D, B, H)
+    lengths = None
+    if "lengths" in variant.features:
+        lengths = torch.full((B,), T, dtype=torch.int32, device=device)
+    resets = tensor(T, B, dtype=torch.uint8) if "resets" in variant.features else None
+    if variant.pass_ == "fwd":
+        biased = "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
+        bias = tensor(D, G * H) if biased else None
+        found = launch.forward_arguments(
+            cell, plan, tensor(T, B, D, G * H), w_hh, bias, initial, lengths, resets, False,
+            "save" in variant.features, variant.precision,
+        )  # fmt: skip
+        found |= {"begin": 0, "end": T}
+        return forward_kernel, _without(variant, found)
+    history = saved = None
+    if cell.states > 1:
+        history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
+    if cell.saved:
+        saved = tensor(T, B, D, H, cell.saved)
+    found = launch.backward_arguments(
+        cell, plan, tensor(T, B, D * H), tensor(cell.states, D, B, H, dtype=torch.float32), w_hh,
+        initial, lengths, resets, tensor(T, B, D * H), history, saved, False, variant.precision,
+    )  # fmt: skip
+    phase = BOTH
+    if plan.mode == "gemm":
+        phase = POINTWISE
+    elif plan.mode == "stepwise" and plan.split > 1:
+        phase = PRODUCT  # of its two phases the one that holds weights
+    found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
+    return backward_kernel, _without(variant, found)
+
+
+def _without(variant: Variant, values: dict[str, Any]) -> dict[str, Any]:
+    if not variant.without:
+        return values
+    from bench.compiler.ablation import leave_out
+
+    return leave_out(variant.without, variant.pass_, values)
+
+
+def signature(values: dict[str, Any]) -> dict[str, str | None]:
+    """Each argument's type as Triton writes it, or None for what is a constant to the compiler."""
+    from kernels.recurrence import RUNTIME
+
+    types: dict[str, str | None] = {}
+    for name, value in values.items():
+        if hasattr(value, "dtype"):
+            types[name] = "*" + TRITON_NAMES[str(value.dtype).removeprefix("torch.")]
+        else:
+            types[name] = "i32" if name in RUNTIME else None
+    return types
+
+
+def identity(variant: Variant, hip: bool) -> dict[str, str]:
+    """Everything but its source that decides how a kernel is compiled, in words."""
+    from kernels import launch
+
+    kernel, values = arguments(variant)
+    types = signature(values)
+    words = {name: types[name] or constant(value) for name, value in values.items()}
+    options = {name: str(value) for name, value in launch.options(variant.plan, hip).items()}
+    return {"kernel": constant(kernel)} | words | options
+
+
+def constant(value: Any) -> str:
+    """A constant in words: device functions by name, whether interpreted or compiled."""
+    function = getattr(value, "fn", value)
+    return str(getattr(function, "__name__", value))
+
+
+def compile_variant(variant: Variant, device: Device) -> Any:
+    """Triton's compiled kernel for ``device``'s architecture."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from kernels import launch
+
+    kernel, values = arguments(variant)
+    types = signature(values)
+    signatures, constants, attributes = {}, {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        signatures[name] = types[name] or "constexpr"
+        if types[name] is None:
+            constants[(index,)] = values[name]
+        elif signatures[name].startswith("*"):
+            attributes[(index,)] = [["tt.divisibility", 16]]  # as torch allocates
+    source = ASTSource(kernel, signatures, constants, attributes)
+    hip = device.architecture.startswith("gfx")
+    if hip:
+        target = GPUTarget("hip", device.architecture, device.warp)
+    else:
+        target = GPUTarget("cuda", int(device.architecture.removeprefix("sm_")), device.warp)
+    return triton.compile(source, target=target, options=launch.options(variant.plan, hip))
+
+
+def inspect(kernel: Any, variant: Variant, device: Device) -> Compiled:
+    """Registers, stack and the loop's instructions of a compiled kernel."""
+    found = _nvidia(kernel) if "cubin" in kernel.asm else _amd(kernel)
+    found.occupancy = device.occupancy(
+        found.shared_bytes, found.registers, variant.plan.num_warps * device.warp
+    )
+    return found
+
+
+def _tool(name: str) -> str:
+    import triton
+
+    return str(Path(triton.__file__).parent / "backends/nvidia/bin" / name)
+
+
+def _nvidia(kernel: Any) -> Compiled:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+
+        def ask(what: str) -> str:
+            return subprocess.run(
+                [_tool("cuobjdump"), what, file.name], capture_output=True, text=True, check=True
+            ).stdout
+
+        usage = re.search(r"REG:(\d+) STACK:(\d+)", ask("-res-usage"))
+        if usage is None:
+            raise RuntimeError("cuobjdump -res-usage names no registers")
+        code = sass(ask("-sass"))
+    span = time_loop(code)
+    loop = [text for address, text in code if address in span]
+    every = Counter(opcode(text) for _, text in code)
+    return _counted(
+        [opcode(text) for text in loop],
+        registers=int(usage[1]),
+        stack_bytes=int(usage[2]),
+        spills=every["LDL"] + every["STL"],
+        shared_bytes=kernel.metadata.shared,
+        instructions=len(code),
+    )
+
+
+def sass(listing: str) -> list[tuple[int, str]]:
+    """Addresses and instructions of a listing by cuobjdump."""
+    lines = re.finditer(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", listing, re.MULTILINE)
+    return [(int(line[1], 16), line[2]) for line in lines]
+
+
+def time_loop(code: list[tuple[int, str]]) -> range:
+    """The addresses of the loop over time: the widest span of a backward branch."""
+    best = range(0)
+    for address, text in code:
+        branch = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
+        if branch and int(branch[1], 16) < address:
+            span = range(int(branch[1], 16), address + 1)
+            best = max(best, span, key=len)
+    return best
+
+
+def opcode(text: str) -> str:
+    """An instruction's name without predicate and modifiers."""
+    return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
+
+
+def _counted(loop: list[str], **facts: Any) -> Compiled:
+    seen = Counter(loop)
+
+    def count(*prefixes: str) -> int:
+        return sum(n for name, n in seen.items() if name.startswith(prefixes))
+
+    return Compiled(
+        **facts,
+        loop_instructions=len(loop),
+        tensor_core=count(*TENSOR_CORE),
+        loads=count("LDG", "global_load", "buffer_load", "flat_load"),
+        stores=count("STG", "global_store", "buffer_store", "flat_store"),
+        barriers=count("BAR", "s_barrier"),
+        atomics=count("ATOM", "RED", "global_atomic", "buffer_atomic", "flat_atomic"),
+        opcodes=dict(seen.most_common()),
+    )
+
+
+def _amd(kernel: Any) -> Compiled:
+    text = kernel.asm["amdgcn"]
+
+    def fact(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", text)
+        return int(found[1]) if found else 0
+
+    code = _amd_code(text)
+    loop = code[_amd_loop(code)]
+    return _counted(
+        [line.split()[0] for line in loop if not line.endswith(":")],
+        # On CDNA 2 and 3 the count of vector registers includes the accumulators.
+        registers=fact("vgpr_count"),
+        stack_bytes=fact("private_segment_fixed_size"),
+        spills=fact("vgpr_spill_count") + fact("sgpr_spill_count"),
+        shared_bytes=kernel.metadata.shared,
+        instructions=sum(not line.endswith(":") for line in code),
+    )
+
+
+def _amd_code(text: str) -> list[str]:
+    """Labels (with their colon) and instructions of AMD's assembly, in order."""
+    lines = []
+    for raw in text.splitlines():
+        line = raw.split(";")[0].strip()
+        if re.fullmatch(r"\.?\w+:", line) or re.match(
+            r"(v|s|ds|global|buffer|flat|scratch)_", line
+        ):
+            lines.append(line)
+    return lines
+
+
+def _amd_loop(code: list[str]) -> slice:
+    """The widest span of a backward branch."""
+    at = {line[:-1]: index for index, line in enumerate(code) if line.endswith(":")}
+    best = slice(0, 0)
+    for index, line in enumerate(code):
+        branch = re.match(r"s_c?branch\S*\s+(\S+)", line)
+        target = at.get(branch[1]) if branch else None
+        if target is not None and target < index and index - target > best.stop - best.start:
+            best = slice(target, index + 1)
+    return best
+
+
+def binary(kernel: Any) -> tuple[str, bytes]:
+    """A compiled kernel's file ending and content, for tools that read it."""
+    for kind in ("cubin", "hsaco"):
+        with contextlib.suppress(KeyError):
+            return kind, kernel.asm[kind]
+    raise RuntimeError(f"the kernel has no binary, only {', '.join(kernel.asm)}")

@@ -1,0 +1,129 @@
+"""A small training run from one seed: the losses of our modules and of torch.nn's, step by step.
+
+A character model learns the project's licence. Both sides get the same initial weights, the same
+pieces of text and the same optimiser, all in float32: what separates their curves is rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kernels
+from bench.cases.cases import find_cell
+from bench.cases.problem import torch_precision
+from bench.measure import interpreter
+from bench.records import environment
+
+FILE = "training.json"
+# Each cell's class in kernels, in torch.nn, and its arguments.
+CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "rnn_tanh": (kernels.RNN, nn.RNN, {}),
+    "rnn_relu": (kernels.RNN, nn.RNN, {"nonlinearity": "relu"}),
+    "lstm": (kernels.LSTM, nn.LSTM, {}),
+    "gru": (kernels.GRU, nn.GRU, {}),
+}
+LICENCE = environment.ROOT / "LICENSE"
+LETTERS = 4000  # of the text
+T, B, I, H, STEPS = 8, 4, 8, 16, 50
+# The gradients of both sides differ by some 1e-6 of their size (float32, sums in another order).
+# RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
+# this adds up, at random, to 1e-8 * sqrt(50 * 2000) = 3e-6 in the loss, and steps that feed the
+# difference back may multiply it; the loss itself falls by 1 in the meantime.
+RATE = 0.01
+BOUND = 1e-4
+
+
+class Model(nn.Module):
+    """Which letter comes next: an embedding, one recurrent layer, and scores [T, B, letters]."""
+
+    def __init__(self, letters: int, recurrent: Callable[[int, int], nn.Module]) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(letters, I)
+        self.recurrent = recurrent(I, H)
+        self.head = nn.Linear(H, letters)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        output, _ = self.recurrent(self.embed(codes))
+        return self.head(output)
+
+
+def text() -> str:
+    """The first terms of the licence."""
+    return LICENCE.read_text(encoding="utf-8").split("TERMS AND CONDITIONS")[1][:LETTERS]
+
+
+def losses(
+    recurrent: Callable[[int, int], nn.Module], seed: int, device: str, steps: int = STEPS
+) -> list[float]:
+    """The cross entropy, in nats a letter, in each training step of B pieces [T] of the text."""
+    words = text()
+    letters = sorted(set(words))
+    torch.manual_seed(seed)  # before the weights, which are drawn on the CPU like the pieces
+    model = Model(len(letters), recurrent).to(device)
+    codes = torch.tensor([letters.index(letter) for letter in words], device="cpu")
+    optimiser = torch.optim.RMSprop(model.parameters(), lr=RATE)
+    curve = []
+    for _ in range(steps):
+        starts = torch.randint(len(words) - T, (B,), device="cpu")
+        pieces = codes[starts + torch.arange(T + 1, device="cpu")[:, None]].to(device)  # [T + 1, B]
+        scores = model(pieces[:-1])
+        loss = nn.functional.cross_entropy(scores.flatten(0, 1), pieces[1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        curve.append(loss.item())
+    return curve
+
+
+def curves(cell: str, seed: int, device: str, steps: int = STEPS) -> dict[str, list[float]]:
+    """The losses of ``torch.nn`` and of ``ours``."""
+    ours, theirs, options = CELLS[cell]
+    with torch_precision("ieee"):
+        return {
+            name: losses(lambda i, h: kind(i, h, **options), seed, device, steps)  # noqa: B023
+            for name, kind in (("torch.nn", theirs), ("ours", ours))
+        }
+
+
+def measure(
+    cells: Sequence[str] = tuple(CELLS), seed: int = 0, steps: int = STEPS
+) -> dict[str, Any]:
+    """Both curves of each cell, the bound on their difference, and provenance."""
+    device = "cuda" if environment.probe().is_cuda else "cpu"
+    found = {cell: curves(cell, seed, device, steps) for cell in cells}
+    commit, dirty = environment.git_state()
+    return {
+        "losses": found,
+        "bound": BOUND,
+        "sizes": {"T": T, "B": B, "I": I, "H": H},
+        "seed": seed,
+        "interpreted": environment.interpreted(),
+        "device": environment.device_facts(),
+        "software": environment.software_facts(),
+        "code": environment.code_hash(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def main() -> None:
+    """The process of ``bench.cli.error``: ``python -m bench.error.training FOLDER [CELL,...]``."""
+    if environment.interpreted():
+        interpreter.check()
+    path = Path(sys.argv[1]) / "records" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = sys.argv[2].split(",") if len(sys.argv) > 2 else CELLS
+    found = measure([find_cell(name, CELLS) for name in names])
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

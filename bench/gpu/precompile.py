@@ -1,0 +1,173 @@
+"""Compile ahead what cases will launch: each kernel once, on all cores, into Triton's own cache.
+
+A kernel is compiled by Triton's ``warmup`` with the very arguments of a launch, so that the launch
+finds it, in whatever process. Imports no torch; the processes that compile do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.cases.cases import Case
+from bench.cases.presets import Request
+from bench.gpu.checks import Value
+from bench.gpu.pool import FAIL, PASS, Outcome, Pool, Unit
+from bench.providers.ours import MODES
+
+COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A way to call the kernels: a case in a mode, with or without lengths and resets.
+
+    ``loop`` is "fwd" or "bwd"; ``save`` whether the forward loop keeps what a backward loop reads.
+    """
+
+    case: Case
+    mode: str
+    loop: str
+    save: bool
+    lengths: bool = False
+    resets: bool = False
+
+    @property
+    def name(self) -> str:
+        case = self.case
+        number = f"{case.dtype} {case.precision}".removesuffix(" none")
+        return f"{case.cell} {self.loop} {number} B={case.B} H={case.H} {self.mode}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel: what needs it first, how compiling it ended, and the seconds that it took."""
+
+    kernel: str
+    outcome: str
+    detail: str
+    seconds: float
+
+
+def of_values(values: Iterable[Value]) -> list[Use]:
+    """What comparisons with float64 launch."""
+    return [
+        Use(value.case, value.mode, loop, True, value.masks, value.masks)
+        for value in values
+        for loop in ("fwd", "bwd")
+    ]
+
+
+def of_requests(requests: Iterable[Request], providers: Sequence[str]) -> list[Use]:
+    """What our providers launch when these cases are measured.
+
+    Args:
+        providers: those of the preset, for requests that name none.
+    """
+    found = []
+    for request in requests:
+        case, backward = request.case, request.case.pass_ == "fwd+bwd"
+        for name in request.providers or providers:
+            if name not in MODES or not case.kind.kernels:
+                continue
+            for loop in ("fwd", "bwd") if backward else ("fwd",):
+                lengths = request.regime == "lengths"
+                found.append(Use(case, MODES[name][0], loop, backward, lengths, case.resets > 0))
+    return list(dict.fromkeys(found))
+
+
+def variant(use: Use) -> Any:
+    """The kernel that this use launches on the GPU at hand, by its plan."""
+    import torch
+
+    from bench.compiler.compile_kernel import TORCH_NAMES, Variant
+    from kernels.autograd import device_limits
+    from kernels.plan import Problem, backward_plan, forward_plan
+
+    case = use.case
+    precision = "ieee" if case.precision == "none" else case.precision
+    gates, D = case.kind.gates, case.directions
+    problem = Problem(gates, case.B, case.H, D, TORCH_NAMES[case.dtype], precision)
+    limits = device_limits(torch.device("cuda", 0))
+    plan = (forward_plan if use.loop == "fwd" else backward_plan)(problem, limits, use.mode)
+    wanted = {
+        "bias": case.track == "layer", "loop bias": case.track == "recurrence",
+        "lengths": use.lengths, "resets": use.resets, "save": use.save,
+    }  # fmt: skip
+    features = tuple(name for name, given in wanted.items() if given)
+    return Variant(case.cell, use.loop, case.H, D, case.dtype, precision, plan, features)
+
+
+def compile_use(use: Use, claims: Path) -> str:
+    """Compile what this use launches, unless it is in the cache or another process has begun it.
+
+    Args:
+        claims: a folder that gets a file for each kernel that a process takes on.
+
+    Returns:
+        ``COMPILED`` or ``CLAIMED``.
+    """
+    from bench.compiler.compile_kernel import arguments, identity
+    from kernels import launch
+
+    needed = variant(use)
+    words = json.dumps(identity(needed, hip=False), sort_keys=True)
+    try:
+        (claims / hashlib.sha256(words.encode()).hexdigest()).touch(exist_ok=False)
+    except FileExistsError:
+        return CLAIMED
+    kernel, values = arguments(needed)
+    plan = needed.plan
+    phases: tuple[dict[str, int], ...] = ({},)
+    if use.loop == "bwd" and plan.mode == "stepwise" and plan.split > 1:
+        phases = ({"PHASE": launch.PRODUCT.value}, {"PHASE": launch.POINTWISE.value})
+    for phase in phases:
+        kernel.warmup(**values | phase, **launch.options(plan), grid=(plan.programs,))
+    return COMPILED
+
+
+def run(uses: Sequence[Use], seconds: float, pool: Pool) -> list[Row]:
+    """Compile the kernels of these uses, each once, the first ones first.
+
+    What is not compiled when the time is up is compiled where it is first launched.
+
+    Returns:
+        A row for each kernel, and for each use that was not looked at in time.
+    """
+    rows: list[Row] = []
+
+    def on_outcome(unit: Unit, outcome: Outcome) -> None:
+        if outcome.detail != CLAIMED:
+            name = unit.name.partition(" ")[2]
+            rows.append(Row(name, outcome.state, outcome.detail, round(outcome.seconds, 2)))
+
+    with tempfile.TemporaryDirectory(prefix="rnnbench-") as claims:
+        units = [
+            Unit(f"{index} {use.name}", partial(compile_use, use, Path(claims)))
+            for index, use in enumerate(dict.fromkeys(uses))
+        ]
+        pool.run(units, time.monotonic() + seconds, on_outcome)
+    return rows
+
+
+def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def summary_line(rows: Sequence[Row]) -> str:
+    """How many kernels were compiled, and the first that could not be."""
+    done = [row for row in rows if row.outcome == PASS]
+    failed = [row for row in rows if row.outcome == FAIL]
+    spent = sum(row.seconds for row in done)
+    line = f"{len(done)} kernels compiled, {spent:.0f} s of compiling in all"
+    if failed:
+        line += f"; {len(failed)} failed, first {failed[0].kernel}: {failed[0].detail}"
+    rest = len(rows) - len(done) - len(failed)
+    return line + (f"; {rest} uses left to be compiled when launched" if rest else "")

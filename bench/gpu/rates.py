@@ -1,0 +1,75 @@
+"""A device of the plan whose rates are what a card was measured to do, where it was measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from bench.cases import limits
+from bench.cases.limits import Measured
+from kernels.plan.devices import DEVICES, Device, Rates, describe
+
+DEFAULT = "h100"
+# A large GEMM's number types as `Rates.gemm_tflops` has them.
+GEMMS = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def chosen_device(name: str | None, path: Path | None) -> tuple[Device, frozenset[str]]:
+    """The device to plan for, and which of its rates were measured.
+
+    Args:
+        name: of ``kernels.plan.devices.DEVICES``; None is the card of ``path``, or DEFAULT.
+        path: a file of ``bench.gpu.floor``, or None.
+
+    Raises:
+        ValueError: if the file is none of ``bench.gpu.floor``, or of another GPU than ``name``.
+    """
+    if path is None:
+        return DEVICES[name or DEFAULT], frozenset()
+    measured = limits.read(path)
+    if name is None:
+        card = describe(
+            measured.name, measured.architecture, measured.multiprocessors,
+            measured.shared_bytes, measured.shared_total,
+        )  # fmt: skip
+    else:
+        card = DEVICES[name]
+        words = re.sub(r"\W", "", measured.name.lower())
+        if name not in words or measured.multiprocessors != card.multiprocessors:
+            raise ValueError(
+                f"limits is {str(path)!r}, measured on {measured.name!r} with "
+                f"{measured.multiprocessors} multiprocessors; accepted: a file of {name} with "
+                f"{card.multiprocessors}, or no --device"
+            )
+    rates = measured_rates(measured, card)
+    followed = {"split_barrier"}  # from another measured rate, not measured itself
+    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - followed
+
+
+def measured_rates(measured: Measured, card: Device) -> dict[str, Any]:
+    """The fields of ``Rates`` that a card's numbers give."""
+    rates: dict[str, Any] = {
+        "clock_ghz": measured.clock_ghz,
+        "hbm_gbps": measured.hbm_gbps,
+        "latency_us": measured.latency_us,
+        "launch_us": measured.launch_us,
+        "barriers_us": by_number(measured.loaded_barrier_us),
+        "product_clocks": by_number(measured.product_clocks),
+        "gemm_tflops": tuple((GEMMS.get(n, n), rate) for n, rate in measured.tflops.items()),
+    }
+    if measured.loaded_barrier_us:
+        rates["split_barrier"] = 1.0  # the barrier of so few was measured itself
+    if measured.gather_gbps:
+        rates["l2_gbps"] = measured.gather_gbps * measured.multiprocessors
+    if measured.gather_alone_gbps:
+        clock = measured.clock_ghz or card.rates.clock_ghz
+        rates["l2_bytes_per_clock"] = measured.gather_alone_gbps / clock
+    assert rates.keys() <= {each.name for each in fields(Rates)}
+    return {name: value for name, value in rates.items() if value}
+
+
+def by_number(values: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """A table of JSON as ``Rates`` has it, ascending."""
+    return tuple(sorted((int(key), value) for key, value in values.items()))

@@ -1,0 +1,245 @@
+"""What ``bench check-gpu`` asks of calls in company: repeated, beside others, in graphs, failing.
+
+As in ``bench.gpu.checks``, each question is a function that runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.gpu.checks import Value, make_inputs, run_kernels, tolerance
+from bench.gpu.pool import Failed, NotDone, Skipped
+from bench.records.doubts import Doubt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FEW_POLLS = 1000  # of a barrier that nobody will complete: about a millisecond
+# What torch's GEMMs and sums make of our kernels' gradients, outside the loop.
+BY_TORCH = ("dw_hh", "db_hh")
+
+
+def exact_cases(rehearse: bool) -> list[Value]:
+    """One comparison each for cells with and without gates that share an input."""
+    T, B, H = (2, 2, 5) if rehearse else (50, 32, 512)
+    number = ("fp32", "ieee") if rehearse else ("bf16", "none")
+    mode = "auto" if rehearse else "persistent"
+    return [Value(cell, *number, "both", T, B, H, mode, masks=True) for cell in ("lstm", "gru")]
+
+
+class Repetitions:
+    """Compares calls with the first one, on the device and without waiting for it.
+
+    What our kernels wrote must be the same bit for bit. What torch's GEMMs and sums make of it
+    may be summed in another order (cuBLAS may take another algorithm beside other work or in a
+    graph), so that is held to the error that is accepted of it; in mode "gemm" everything is.
+
+    Args:
+        value: the comparison.
+        first: the first call's tensors.
+    """
+
+    def __init__(self, value: Value, first: dict[str, Tensor]) -> None:
+        import torch
+
+        self.value, self.first, self.calls = value, first, 0
+        self.by_torch = [n for n in first if n in BY_TORCH or value.mode == "gemm"]
+        self.found = {name: x.new_zeros(1, dtype=torch.float64) for name, x in first.items()}
+
+    def add(self, call: dict[str, Tensor]) -> None:
+        """Compare one more call."""
+        import torch
+
+        self.calls += 1
+        for name, first in self.first.items():
+            if name in self.by_torch:
+                norm = torch.linalg.vector_norm(first.double())
+                off = torch.linalg.vector_norm(call[name].double() - first.double()) / norm
+                self.found[name] = torch.maximum(self.found[name], off)  # NaN stays
+            else:
+                bits, again = (x.contiguous().view(torch.uint8) for x in (first, call[name]))
+                self.found[name] += (bits != again).any()
+
+    def check(self, circumstances: str) -> str:
+        """A line on what held.
+
+        Raises:
+            Failed: naming each tensor that differed.
+        """
+        found = {name: value.item() for name, value in self.found.items()}
+        lines = []
+        for name, value in found.items():
+            bound = tolerance(self.value, name)
+            if name not in self.by_torch and value:
+                lines.append(f"{name} differed in {value:.0f} of {self.calls} calls")
+            elif name in self.by_torch and not value <= bound:
+                lines.append(f"{name} was off by up to {value:.2g}; accepted: {bound:.2g}")
+        name = f"{circumstances}: {self.value.name}"
+        if lines:
+            outputs = any(not line.startswith("d") for line in lines)
+            mode = None if self.value.mode == "auto" else self.value.mode
+            doubt = Doubt(name, self.value.cell, "forward" if outputs else "backward", mode)
+            raise Failed("; ".join(lines), "\n".join([name, *lines]), (doubt,))
+        largest = max((found[name] for name in self.by_torch), default=0.0)
+        ours = "" if self.value.mode == "gemm" else "our kernels' tensors bit for bit, "
+        return f"{self.calls} times {ours}torch's within {largest:.2g}"
+
+
+def repeat(value: Value, device: str, times: int) -> str:
+    """The same call again and again gives the same bits."""
+    import kernels
+
+    problem, lengths = make_inputs(value, device)
+    repetitions = Repetitions(value, run_kernels(value, problem, lengths))
+    for _ in range(times):
+        repetitions.add(run_kernels(value, problem, lengths))
+    kernels.check()
+    return repetitions.check("repetitions")
+
+
+def streams(value: Value, device: str, times: int) -> str:
+    """The barrier while another stream keeps the GPU busy, and with a second loop beside it."""
+    import torch
+
+    import kernels
+
+    problem, lengths = make_inputs(value, device)
+    repetitions = Repetitions(value, run_kernels(value, problem, lengths))
+    if device == "cpu":  # no streams: the same code without them
+        repetitions.add(run_kernels(value, problem, lengths))
+        repetitions.check("streams")
+        raise Skipped("a CPU has no streams")
+    a = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+    other, second = torch.cuda.Stream(), torch.cuda.Stream()
+    other.wait_stream(torch.cuda.current_stream())
+    second.wait_stream(torch.cuda.current_stream())
+    beside = []
+    for _ in range(times):
+        with torch.cuda.stream(other):
+            for _ in range(4):
+                torch.mm(a, a)
+        with torch.cuda.stream(second):
+            beside.append(run_kernels(value, problem, lengths))
+        repetitions.add(run_kernels(value, problem, lengths))
+        if len(beside) == 8:
+            torch.cuda.synchronize()
+            for found in beside:
+                repetitions.add(found)
+            beside.clear()
+    torch.cuda.synchronize()
+    for found in beside:
+        repetitions.add(found)
+    kernels.check()
+    return repetitions.check("streams")
+
+
+def graph(value: Value, device: str, times: int) -> str:
+    """Captured once and replayed with new inputs, forward and backward."""
+    import torch
+
+    import kernels
+
+    problem, lengths = make_inputs(value, device)
+    if device == "cpu":
+        run_kernels(value, problem, lengths)
+        raise Skipped("a CPU has no CUDA graphs")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            run_kernels(value, problem, lengths)
+    torch.cuda.current_stream().wait_stream(side)
+    kernels.check()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        static = run_kernels(value, problem, lengths)
+    line = ""
+    for turn in range(times):
+        problem.inputs["gx"].normal_(generator=torch.Generator(device).manual_seed(turn))
+        captured.replay()
+        replayed = {name: tensor.clone() for name, tensor in static.items()}
+        against_eager = Repetitions(value, run_kernels(value, problem, lengths))
+        against_eager.add(replayed)
+        line = against_eager.check("graph")
+    kernels.check()
+    return f"{times} replays with new inputs as the eager call, {line.removeprefix('1 times ')}"
+
+
+def missing_program(backward: bool, device: str, in_graph: bool) -> str:
+    """A launch without its last program ends by itself, is reported, and the next call works.
+
+    Needs no second program to run at the same time, so the interpreter can do it too.
+    """
+    import torch
+
+    import kernels
+    from kernels import failures, launch
+    from kernels.autograd import device_limits
+    from kernels.cells import CELLS as KERNEL_CELLS
+    from kernels.plan import Problem, backward_plan, forward_plan
+
+    if in_graph and device == "cpu":
+        raise Skipped("a CPU has no CUDA graphs")
+    cell, T, B, io = KERNEL_CELLS["lstm"], 3, 4, torch.bfloat16
+    H = 512 if device == "cuda" else 20
+    limits = device_limits(torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
+    problem = Problem(gates=4, B=B, H=H, directions=1, dtype="bfloat16", precision="ieee")
+    plan = (backward_plan if backward else forward_plan)(problem, limits, "persistent")
+    if device == "cpu":  # the least that has a barrier: interpreting a program takes long
+        plan = replace(
+            plan, units=16, split=1, group=2, batch_groups=1, tiles=1, block_k=32, resident=1,
+            ahead=1,
+        )  # fmt: skip
+    if plan.group == 1:
+        raise NotDone("the plan has no barrier: a group is one program")
+
+    def zeros(*shape: int, dtype: torch.dtype = io) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    w, initial = zeros(1, 4 * H, H), zeros(2, 1, B, H)
+    if backward:
+        arguments = launch.backward_arguments(
+            cell, plan, zeros(T, B, H), zeros(2, 1, B, H, dtype=torch.float32), w, initial, None,
+            None, zeros(T, B, H), zeros(1, T, B, 1, H, dtype=torch.float32),
+            zeros(T, B, 1, H, 4), False, "ieee",
+        )  # fmt: skip
+        kernel, result = launch.backward_kernel, arguments["dstate_ptr"]
+        arguments |= {"begin": 0, "end": T + 1, "PHASE": launch.BOTH.value}
+    else:
+        arguments = launch.forward_arguments(
+            cell, plan, zeros(T, B, 1, 4 * H), w, None, initial, None, None, False, True, "ieee"
+        )
+        kernel, result = launch.forward_kernel, arguments["state_ptr"]
+        arguments |= {"begin": 0, "end": T}
+
+    def run(programs: int) -> None:
+        kernel[(programs,)](**arguments, **launch.options(plan))
+
+    if in_graph:
+        run(plan.programs)  # compiled and loaded before the capture, which allows neither
+        failures.check()
+        arguments["max_polls"] = FEW_POLLS
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            arguments["counters_ptr"].zero_()
+            run(plan.programs - 1)
+        kernels.check()  # nothing has run yet
+        captured.replay()
+    else:
+        arguments["max_polls"] = FEW_POLLS
+        run(plan.programs - 1)
+    try:
+        failures.check()
+    except kernels.BarrierError as error:
+        reported = str(error)
+    else:
+        raise Failed("a launch without its last program ended, and no BarrierError was raised")
+    name = "backward" if backward else "forward"
+    if f"the {name} kernel" not in reported:
+        raise Failed(f"the BarrierError does not name the {name} kernel: {reported}")
+    if not bool(result.isnan().any()):
+        raise Failed("the outputs of a launch without its last program hold no NaN")
+    kernels.recurrence("lstm", zeros(T, B, 1, 4 * H), w)
+    kernels.check()
+    return reported.split(": ")[0]

@@ -1,0 +1,115 @@
+"""How far a tensor is from the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bench.cases.cases import Case
+
+# Significand bits (with the hidden one) and the exponent of the smallest normal number.
+FORMATS = {
+    torch.float64: (53, -1022),
+    torch.float32: (24, -126),
+    torch.float16: (11, -14),
+    torch.bfloat16: (8, -126),
+}
+ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-11}
+QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
+
+
+class WrongShape(ValueError):
+    """A tensor that is not of the shape it should have, or is not there at all."""
+
+
+def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Hold tensors to the names and shapes of others.
+
+    Args:
+        what: "outputs" or "gradients", for the sentence.
+
+    Raises:
+        WrongShape: naming the first that is missing, too many, not a tensor or of another shape.
+    """
+    if got.keys() != wanted.keys():
+        raise WrongShape(f"{what} are {', '.join(got)}; accepted: {', '.join(wanted)}")
+    for name, value in got.items():
+        shape = tuple(wanted[name].shape)
+        if not isinstance(value, Tensor):
+            raise WrongShape(f"{name} is a {type(value).__name__}; accepted: a tensor {shape}")
+        if value.shape != shape:
+            raise WrongShape(f"{name} has shape {tuple(value.shape)}; accepted: {shape}")
+
+
+def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
+    """The spacing of ``dtype``'s numbers at each float64 value of ``truth``.
+
+    Below the smallest normal number the spacing is that of the subnormal numbers.
+    """
+    bits, lowest = FORMATS[dtype]
+    _, exponent = torch.frexp(truth)
+    # frexp's fraction is in [1/2, 1), so its exponent is one above the number's own.
+    exponent = torch.where(truth == 0, lowest, exponent - 1).clamp_min(lowest)
+    return torch.ldexp(torch.ones_like(truth), exponent - (bits - 1))
+
+
+def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """max and mean absolute error, relative L2, and the maximum and 99th percentile in ULP.
+
+    Args:
+        got: what was computed, any floating type.
+        truth: float64, the same shape.
+        dtype: whose units in the last place; ``got``'s own unless given.
+
+    Returns:
+        The five metrics; NaN or infinite where ``got`` is.
+
+    Raises:
+        WrongShape: if the shapes differ.
+    """
+    if got.shape != truth.shape:
+        raise WrongShape(f"got has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
+    difference = (got.double() - truth).abs()
+    units = (difference / ulp(truth, dtype or got.dtype)).flatten()
+    norm = torch.linalg.vector_norm(truth)
+    off = torch.linalg.vector_norm(difference)
+    if units.numel() > QUANTILE_LIMIT:
+        step = -(-units.numel() // QUANTILE_LIMIT)
+        p99 = torch.quantile(units[::step], 0.99)
+    else:
+        p99 = torch.quantile(units, 0.99)
+    return {
+        "max_abs": difference.max().item(),
+        "mean_abs": difference.mean().item(),
+        "rel_l2": (off / norm).item() if norm > 0 else off.item(),
+        "max_ulp": units.max().item(),
+        "p99_ulp": p99.item(),
+    }
+
+
+def tolerance(case: Case, name: str) -> float:
+    """The relative L2 error up to which a provider counts as correct at any benchmarked shape.
+
+    A correct implementation in the type itself rounds the state once a step. Under torch's
+    default weights the loop contracts, so these roundings do not pile up: torch.nn and the
+    reference stay below 2 unit roundoffs u for outputs and 3 u for gradients in 16-bit types. 8 u
+    and 16 u leave room for gates saved in the I/O type and for another order of summation. fp32
+    products sum up to some thousand terms in an order of their own (seen: 10 u at H=512), hence
+    256 u and 512 u. A swapped gate is off by some 0.1 or more, a wrong direction or state by 1.
+
+    The slope of a rectifier is a step: of N pre-activations some N u lie so near zero that rounding
+    puts them on the other side, each with its whole gradient wrong, which makes about sqrt(u) of
+    the norm whoever computes, more where few elements carry it (seen: 4.4 for dh0 of 128 elements).
+    Gradients of rnn_relu get 8 sqrt(u), which still catches a wrong sign or a missing term in any
+    type; its outputs have the bound of all.
+    """
+    if case.dtype == "fp32" and case.precision != "tf32":
+        u, factor = ROUNDOFF["fp32"], 256.0
+    else:
+        u, factor = ROUNDOFF["tf32" if case.precision == "tf32" else case.dtype], 8.0
+    if not name.startswith("d"):
+        return factor * u
+    return max(2 * factor * u, 8 * math.sqrt(u) if case.kind.nonlinearity == "relu" else 0.0)

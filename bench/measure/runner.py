@@ -1,0 +1,314 @@
+"""One provider on one case: checked against the truth, then timed, never the other way round."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases.cases import Case
+from bench.cases.problem import DTYPE, Problem, checked_rows, take_rows, torch_precision, truth
+from bench.measure import metrics
+from bench.measure.statistics import half_width
+from bench.providers import Call, Provider
+from bench.records.environment import Machine
+
+VISIT_MS = 30.0  # a provider's turn lasts about this long
+MOST_PER_VISIT = 20
+
+
+class Runner:
+    """A provider built for a case: ``run`` computes once; ``prepare``, then ``sample`` time it.
+
+    The call is the same for the check and for the clock: forward under ``no_grad``, or forward
+    and ``torch.autograd.grad`` of all outputs with respect to all inputs and weights (so nothing
+    accumulates from call to call). A graph provider's call is captured once and replayed.
+
+    Raises:
+        Whatever the provider raises while it is built.
+    """
+
+    def __init__(self, provider: Provider, problem: Problem, machine: Machine) -> None:
+        self.provider, self.problem, self.machine = provider, problem, machine
+        self.case = problem.case
+        self.mode = provider.mode(machine)
+        self.samples: list[float] = []
+        self.blocks: list[int] = []
+        self.spent = 0.0
+        self._upstream: dict[str, Tensor] = {}
+        self._graph: Any = None
+        self._static: dict[str, Tensor] = {}
+        self.compile_s = self.call_ms = 0.0
+        with torch_precision(self.case.precision):
+            self.call: Call = provider.build(problem)
+        for leaf in self.call.leaves.values():
+            leaf.requires_grad_(self.backward)
+
+    def prepare(self) -> None:
+        """What comes before the first sample: compiling, a guess of a call's time, capturing."""
+        with torch_precision(self.case.precision):
+            first = self._seconds(self._step)
+            later = self._seconds(self._step)
+            self.compile_s = max(0.0, first - later)
+            self.call_ms = later * 1e3
+            if self.provider.graph:
+                self._capture()
+
+    @property
+    def backward(self) -> bool:
+        return self.case.pass_ != "fwd"
+
+    def run(self) -> dict[str, Tensor]:
+        """Compute once: outputs and, in a backward case, gradients in the provider's layout."""
+        with torch_precision(self.case.precision):
+            if self._graph is None:
+                return self._step()
+            self._graph.replay()
+            return self._static
+
+    def _step(self) -> dict[str, Tensor]:
+        if not self.backward:
+            with torch.no_grad():
+                return self.call.forward()
+        outputs = self.call.forward()
+        if not self._upstream:
+            metrics.same_shapes(outputs, self.problem.upstream, "outputs")
+            # Laid out as the provider lays out its outputs, so that no copy is timed.
+            self._upstream = {
+                name: torch.empty_like(value).copy_(self.problem.upstream[name])
+                for name, value in outputs.items()
+            }
+        gradients = torch.autograd.grad(
+            list(outputs.values()),
+            list(self.call.leaves.values()),
+            list(self._upstream.values()),
+        )
+        found = {name: value.detach() for name, value in outputs.items()}
+        return found | {
+            f"d{name}": gradient for name, gradient in zip(self.call.leaves, gradients, strict=True)
+        }
+
+    def _capture(self) -> None:
+        """Record the call into a CUDA graph, after a warm-up on a stream of its own."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.call.after()  # nothing may be left to be asked of the device while it captures
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._static = self._step()
+        self._graph = graph
+
+    def _synchronize(self) -> None:
+        if self.machine.is_cuda:
+            torch.cuda.synchronize()
+
+    def _seconds(self, function: Callable[[], Any]) -> float:
+        self._synchronize()
+        start = time.perf_counter()
+        function()
+        self._synchronize()
+        self.call.after()
+        return time.perf_counter() - start
+
+    def values(self) -> dict[str, Tensor]:
+        """Outputs and gradients of the checked rows in torch's layout, computed as timed.
+
+        Upstream gradients enter through the checked rows only, so that weight gradients, which
+        sum over the batch, belong to those rows.
+        """
+        rows = checked_rows(self.problem)
+        partial = len(rows) < self.case.B
+        if partial:
+            if self.backward and not self._upstream:
+                self.run()  # lays out the upstream gradients
+            for name, buffer in self._upstream.items():
+                some = self.problem.upstream[name].index_select(1, rows)
+                buffer.zero_().index_copy_(1, rows, some)
+        found = self.run()
+        self._synchronize()
+        self.call.after()
+        gradients = {}
+        if self.backward:
+            gradients = {name: found[f"d{name}"] for name in self.call.leaves}
+        leaves = {f"d{name}" for name in gradients}
+        outputs = {name: value for name, value in found.items() if name not in leaves}
+        # Before rows are picked, which would pick right ones out of too many.
+        metrics.same_shapes(outputs, self.problem.upstream, "outputs")
+        standard = self.call.standard(gradients) if gradients else {}
+        if self.backward:
+            wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
+            named = {f"d{name}": value for name, value in standard.items()}
+            metrics.same_shapes(named, wanted, "gradients")
+        kept = outputs | {f"d{name}": value for name, value in standard.items()}
+        kept = take_rows(kept, rows)
+        kept = {name: value.detach().clone() for name, value in kept.items()}
+        if partial:
+            for name, buffer in self._upstream.items():
+                buffer.copy_(self.problem.upstream[name])
+        return kept
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Every output's and gradient's distance from the float64 truth."""
+        exact = truth(self.problem, self.backward)
+        dtype = DTYPE[self.case.dtype]
+        return {
+            name: metrics.errors(value, exact[name], dtype) for name, value in self.values().items()
+        }
+
+    def sample(self, count: int) -> None:
+        """Take samples in this provider's mode; other modes are never mixed in.
+
+        Raises:
+            RuntimeError: in Triton's interpreter, whose time means nothing, and whatever a
+                provider raises when asked after a sample whether it failed.
+        """
+        if self.machine.interpreted:
+            raise RuntimeError("time in Triton's interpreter says nothing and is not measured")
+        started = time.perf_counter()
+        with torch_precision(self.case.precision):
+            clock = self._device_ms if self.machine.is_cuda else self._host_ms
+            for _ in range(count):
+                self.samples.append(clock())
+                self.call.after()
+        if self._graph is not None and not self._static["y"].isfinite().all():
+            # NaN tells of a barrier that gave up, and of anything else that went wrong.
+            raise RuntimeError("the replayed graph gave values that are not finite")
+        self.blocks.append(count)
+        self.spent += time.perf_counter() - started
+
+    def _once(self) -> None:
+        if self._graph is None:
+            self._step()
+        else:
+            self._graph.replay()
+
+    def _host_ms(self) -> float:
+        start = time.perf_counter_ns()
+        self._once()
+        return (time.perf_counter_ns() - start) / 1e6
+
+    def _device_ms(self) -> float:
+        """Device time between two events, with the L2 cache emptied before the first."""
+        from triton.runtime import driver
+
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        driver.active.clear_cache(_cache())
+        start.record()
+        self._once()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def peak_bytes(self) -> int | None:
+        """Device memory one call takes at its peak beyond what existed before it.
+
+        None on a CPU, where nobody counts, and for a graph, whose memory is set aside beforehand.
+        """
+        if not self.machine.is_cuda or self._graph is not None:
+            return None
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self.run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    @property
+    def visit(self) -> int:
+        """Samples per visit: as many as fit its length, from 1 to ``MOST_PER_VISIT``."""
+        return max(1, min(MOST_PER_VISIT, round(VISIT_MS / max(self.call_ms, 1e-3))))
+
+
+_CACHE: list[Any] = []
+
+
+def _cache() -> Any:
+    if not _CACHE:
+        from triton.runtime import driver
+
+        _CACHE.append(driver.active.get_empty_cache_for_benchmark())
+    return _CACHE[0]
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Keep Python's collector out of the samples."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
+    """Why these errors are too large for the provider's time to count, or None.
+
+    A value that is not finite where the truth is counts as wrong, whatever the norm.
+    """
+    for name, found in errors.items():
+        allowed = metrics.tolerance(case, name)
+        off = found["rel_l2"]
+        if not off <= allowed:  # also when it is NaN
+            return f"{name} is off by {off:.3g} (relative L2) from float64; accepted: {allowed:.3g}"
+    return None
+
+
+def interleave(
+    runners: Sequence[Runner],
+    target: float,
+    seconds: float,
+    seed: int = 0,
+    note: Callable[[Runner], None] = lambda runner: None,
+    failed: Callable[[Runner, Exception], None] | None = None,
+) -> None:
+    """Let providers take turns in a seeded random order until all medians are known well enough.
+
+    Every round visits each provider that has time left, so drift of the machine meets all alike
+    and samples with the same block number are neighbours in time. A round is the last when every
+    provider's median has a relative 95 % half-width of at most ``target`` or has used up
+    ``seconds`` of its own.
+
+    Args:
+        note: called with whose turn it is.
+        failed: called with a provider that raised, which then leaves the round; without it the
+            exception passes.
+    """
+    with _no_garbage():
+        _take_turns(list(runners), target, seconds, random.Random(seed), note, failed)
+
+
+def _take_turns(
+    active: list[Runner],
+    target: float,
+    seconds: float,
+    order: random.Random,
+    note: Callable[[Runner], None],
+    failed: Callable[[Runner, Exception], None] | None,
+) -> None:
+    while active:
+        turn = [runner for runner in active if runner.spent < seconds]
+        if not turn or all(half_width(runner.samples) <= target for runner in turn):
+            return
+        order.shuffle(turn)
+        for runner in turn:
+            note(runner)
+            try:
+                runner.sample(runner.visit)
+            except Exception as problem:
+                if failed is None:
+                    raise
+                failed(runner, problem)
+                active.remove(runner)

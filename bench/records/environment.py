@@ -1,0 +1,319 @@
+"""Where it was measured: device, versions, code. Imports torch only for a device's own facts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+# Whose change makes an earlier measurement stale; what only tells about records is not here.
+MEASURED = (
+    "kernels/**/*.py",
+    "reference/**/*.py",
+    "bench/providers/*.py",
+    "bench/cases/problem.py",
+    "bench/cases/regimes.py",
+    "bench/measure/runner.py",
+    "bench/measure/metrics.py",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a provider may ask of the machine before it says whether it can run there.
+
+    ``kind`` is "cuda" (also AMD under torch's HIP) or "cpu"; ``capability`` is (0, 0) on a CPU.
+    """
+
+    kind: str
+    name: str
+    capability: tuple[int, int] = (0, 0)
+    multiprocessors: int = 0
+    memory_bytes: int = 0
+    interpreted: bool = False
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.kind == "cuda"
+
+
+def slug(name: str) -> str:
+    """A device's folder under results/: "NVIDIA H100 80GB HBM3" is nvidia-h100-80gb-hbm3.
+
+    >>> slug("Intel(R) Xeon(R) Processor")
+    'intel-xeon-processor'
+    """
+    plain = re.sub(r"\((?:R|TM|C)\)", "", name, flags=re.IGNORECASE).lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
+
+
+@functools.cache
+def version(package: str) -> str | None:
+    """An installed package's version, found without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def interpreted() -> bool:
+    """Whether kernels in this process run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def hidden() -> bool:
+    """Whether all GPUs are hidden from torch, which NVML and nvidia-smi do not ask."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1")
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[tuple[Any, Any] | None]:
+    """NVML and a handle of torch's first device, or None where either is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield _first(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _first(nvml: Any) -> tuple[Any, Any] | None:
+    # NVML counts all devices, torch only the visible ones.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    try:
+        if first.isdigit():
+            return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))
+        return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
+    except nvml.NVMLError:
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def probe() -> Machine:
+    """The machine as far as can be known without torch, for a dry run."""
+    if hidden():
+        return Machine("cpu", cpu_name())
+    with _nvml() as found:
+        if found is not None:
+            nvml, handle = found
+            # A part of a card, or a container, may be refused single facts.
+            with contextlib.suppress(nvml.NVMLError):
+                return Machine(
+                    "cuda",
+                    _text(nvml.nvmlDeviceGetName(handle)),
+                    tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                    memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+                )
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+        query = "--query-gpu=name,compute_cap,memory.total"
+        answer = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.splitlines()[0]  # fmt: skip
+        name, capability, memory = (part.strip() for part in answer.split(","))
+        major, minor = map(int, capability.split("."))
+        return Machine("cuda", name, (major, minor), memory_bytes=int(memory) << 20)
+    return Machine("cpu", cpu_name())
+
+
+def machine() -> Machine:
+    """The machine as torch sees it; kernels in the interpreter run on the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Machine("cpu", cpu_name(), interpreted=interpreted())
+    facts = torch.cuda.get_device_properties(0)
+    return Machine(
+        "cuda",
+        facts.name,
+        (facts.major, facts.minor),
+        facts.multi_processor_count,
+        facts.total_memory,
+        interpreted(),
+    )
+
+
+def device_facts() -> dict[str, Any]:
+    """A record's ``device``, without the changing facts of :func:`sensors`."""
+    import torch
+
+    here = machine()
+    facts: dict[str, Any] = {
+        "name": here.name,
+        "kind": here.kind,
+        "capability": None,
+        "driver": None,
+        "cuda": None,
+        "cudnn": None,
+        "clocks": None,
+        "temperature_c": None,
+        "power_w": None,
+        "throttle": None,
+    }
+    if here.is_cuda:
+        facts |= {
+            "capability": f"{here.capability[0]}.{here.capability[1]}",
+            "driver": _driver(),
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": torch.backends.cudnn.version(),
+            "multiprocessors": here.multiprocessors,
+            "memory_bytes": here.memory_bytes,
+        }
+    else:
+        facts |= {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
+    return facts
+
+
+@functools.cache
+def _driver() -> str | None:
+    with _nvml() as found:
+        if found is not None:
+            with contextlib.suppress(found[0].NVMLError):
+                return _text(found[0].nvmlSystemGetDriverVersion())
+    return None
+
+
+def sensors() -> dict[str, Any]:
+    """The host's load average now and, with NVML, clocks (MHz), temperature (C), power (W) and
+    throttle reasons. Reads only: the card's settings are never changed.
+    """
+    facts: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
+    with _nvml() as found:
+        if found is None:
+            return facts
+        nvml, handle = found
+        for name, query in (
+            ("sm_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            ("memory_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            (
+                "temperature_c",
+                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            ),
+            ("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            ("throttle", lambda: _throttle(nvml, handle)),
+        ):
+            try:
+                facts[name] = query()
+            except (nvml.NVMLError, AttributeError):  # some boards and versions do not tell some
+                facts[name] = None
+        return facts
+
+
+def _throttle(nvml: Any, handle: Any) -> list[str]:
+    """The names of the reasons that hold the clocks down at this moment."""
+    active = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    prefix = "nvmlClocksThrottleReason"
+    return [
+        name.removeprefix(prefix)
+        for name, bit in vars(nvml).items()
+        if name.startswith(prefix) and isinstance(bit, int) and bit and active & bit == bit
+        and not name.endswith(("None", "All"))
+    ]  # fmt: skip
+
+
+def with_sensors(
+    facts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    """``device`` with what was sensed before and after the samples."""
+    clocks = {
+        when: {name: seen[name] for name in ("sm_mhz", "memory_mhz")}
+        for when, seen in (("before", before), ("after", after))
+        if "sm_mhz" in seen
+    }
+    pairs = {
+        name: [before.get(name), after.get(name)]
+        for name in ("load", "temperature_c", "power_w")
+        if name in after
+    }
+    reasons = [*(before.get("throttle") or []), *(after.get("throttle") or [])]
+    throttle = sorted(set(reasons)) if "throttle" in after else None
+    return facts | {"clocks": clocks or None, "throttle": throttle} | pairs
+
+
+def software_facts() -> dict[str, Any]:
+    """A record's ``software``."""
+    names = ("torch", "triton", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "platform": platform.platform(),
+    }
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of what is measured; equal hashes mean comparable records of one run."""
+    digest = hashlib.sha256()
+    for pattern in MEASURED:
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(str(path.relative_to(ROOT)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def git_state() -> tuple[str | None, bool | None]:
+    """The checkout's commit and whether it has uncommitted changes; (None, None) without git.
+
+    A copy without its history can carry a file ``COMMIT`` that names it.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *_SOURCES))
+    except (OSError, subprocess.CalledProcessError):
+        stated = ROOT / "COMMIT"
+        return (
+            (stated.read_text(encoding="utf-8").strip() or None, None)
+            if stated.exists()
+            else (None, None)
+        )
+
+
+def committed(folder: Path) -> list[str]:
+    """The names of the files in a folder that git tracks; none without git."""
+    if not folder.is_dir():
+        return []
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), "ls-files"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+_SOURCES = ("kernels", "reference", "bench", "pyproject.toml")

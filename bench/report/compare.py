@@ -1,0 +1,214 @@
+"""``python -m bench compare``: is the second run slower than the first, and how sure is that?"""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.records import store
+from bench.sweep.sweep import RESULTS
+
+REGRESSION, IMPROVEMENT, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One question that both runs answered; ``ratio`` is second over first, above 1 is slower."""
+
+    case_id: str
+    provider: str
+    mode: str
+    before_ms: float | None
+    after_ms: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    reason: str = ""
+
+
+def find(run: str, results: Path = RESULTS) -> list[Path]:
+    """A run by its file, its folder, or its name under results/: its files, compressed or not.
+
+    Raises:
+        FileNotFoundError: if none is there.
+        ValueError: if several devices have a run of that name.
+    """
+    if Path(run).exists():
+        return [Path(run)]
+    found = store.record_files(results, glob.escape(run))
+    if not found:
+        raise FileNotFoundError(
+            f"run is {run!r}; accepted: a file, a folder, or a name under {results}"
+        )
+    if len({path.parent for path in found}) > 1:
+        raise ValueError(f"run {run!r} is on several devices: {', '.join(map(str, found))}")
+    return found
+
+
+def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Record]:
+    """The newest timing of every case, provider and mode.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    def question(record: store.Record) -> tuple[str, str, str | None]:
+        return record["case_id"], record["provider"], record["mode"]
+
+    everything = (record for path in paths for record in store.read(path))
+    timed = (record for record in everything if record["kind"] == "time")
+    found = {question(record): record for record in store.newest(timed, question)}
+    if not found:
+        raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
+    return found
+
+
+def pair(before: store.Record, after: store.Record, threshold: float, seed: int = 0) -> Pair:
+    """Compare two records of one question.
+
+    The verdict is "slower" only if the whole 95 % interval of the ratio lies above
+    1 + threshold, "faster" if it lies below 1 / (1 + threshold), "same" if it lies between, and
+    else "unsure". A provider that worked and no longer does is "broken".
+    """
+    from bench.measure.statistics import ratio_interval
+
+    names: dict[str, Any] = {name: after[name] for name in ("case_id", "provider")}
+    names["mode"] = after["mode"] or before["mode"] or ""
+    if before["status"] != "ok" or after["status"] != "ok":
+        worked = before["status"] == "ok"
+        return Pair(
+            **names,
+            before_ms=before["median_ms"],
+            after_ms=after["median_ms"],
+            ratio=None,
+            low=None,
+            high=None,
+            verdict=BROKEN if worked else UNSURE,
+            reason=f"{after['status']}: {after['reason']}" if worked else before["status"],
+        )
+    ratio = after["median_ms"] / before["median_ms"]
+    interval = ratio_interval(after["samples_ms"], before["samples_ms"], seed)
+    low, high = interval or (None, None)
+    limit = 1 + threshold
+    if low is None or high is None:
+        verdict = UNSURE
+    elif low > limit:
+        verdict = REGRESSION
+    elif high < 1 / limit:
+        verdict = IMPROVEMENT
+    else:
+        verdict = SAME if 1 / limit <= low and high <= limit else UNSURE
+    return Pair(
+        **names,
+        before_ms=before["median_ms"],
+        after_ms=after["median_ms"],
+        ratio=ratio,
+        low=low,
+        high=high,
+        verdict=verdict,
+    )
+
+
+def compare(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    threshold: float = 0.05,
+    any_device: bool = False,
+) -> list[Pair]:
+    """All questions that both runs answered, the largest ratio first.
+
+    Raises:
+        ValueError: if the devices differ and ``any_device`` is not set, or nothing is common.
+    """
+    before, after = times(first), times(second)
+    devices = [
+        sorted({record["device"]["name"] for record in run.values()}) for run in (before, after)
+    ]
+    if devices[0] != devices[1] and not any_device:
+        raise ValueError(
+            f"the runs are of different devices ({', '.join(devices[0])} and "
+            f"{', '.join(devices[1])}); accepted: the same device, or --any-device"
+        )
+    # A failure may come before its mode is known, so modes are matched where both have one.
+    bad = store.newest(
+        (record for record in after.values() if record["status"] != "ok"),
+        lambda record: (record["case_id"], record["provider"]),
+    )
+    failed = {(record["case_id"], record["provider"]): record for record in bad}
+    pairs = []
+    for question, record in before.items():
+        other = after.get(question) or failed.get(question[:2])
+        if other is not None and "unsupported" not in (record["status"], other["status"]):
+            pairs.append(pair(record, other, threshold))
+    if not pairs:
+        raise ValueError("the runs have no timed case, provider and mode in common")
+    return sorted(pairs, key=lambda p: -(p.ratio if p.ratio is not None else math.inf))
+
+
+def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every: bool) -> str:
+    """The comparison as Markdown: a line per provider, then the cases that differ (or all)."""
+    lines = [
+        f"# {second} against {first}",
+        "",
+        f"Ratios are time of the second over the first; above 1 is slower. Intervals are 95 %; "
+        f"a difference counts when its whole interval lies beyond {threshold:.0%}.",
+        "",
+        "| provider | mode | cases | geometric mean | slower | faster | broken |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for provider, mode in sorted({(p.provider, p.mode) for p in pairs}):
+        mine = [p for p in pairs if (p.provider, p.mode) == (provider, mode)]
+        logs = [math.log(p.ratio) for p in mine if p.ratio is not None]
+        mean = f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "-"
+        counts = [
+            sum(p.verdict == verdict for p in mine) for verdict in (REGRESSION, IMPROVEMENT, BROKEN)
+        ]
+        lines.append(
+            f"| {provider} | {mode} | {len(mine)} | {mean} | " + " | ".join(map(str, counts)) + " |"
+        )
+    shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNSURE)]
+    if shown:
+        lines += [
+            "",
+            "| case | provider | mode | before, ms | after, ms | ratio | interval | verdict |",
+            "|---|---|---|--:|--:|--:|---|---|",
+        ]
+    for p in shown:
+        ms = [f"{value:.4g}" if value is not None else "-" for value in (p.before_ms, p.after_ms)]
+        ratio = "-" if p.ratio is None else f"{p.ratio:.3f}"
+        interval = "-" if p.low is None else f"{p.low:.3f} to {p.high:.3f}"
+        verdict = f"{p.verdict} ({p.reason})" if p.reason else p.verdict
+        lines.append(
+            f"| {p.case_id} | {p.provider} | {p.mode} | {ms[0]} | {ms[1]} | {ratio} | "
+            f"{interval} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def command(
+    first: Annotated[str, typer.Argument(help="The earlier run: a file, a folder, or its name.")],
+    second: Annotated[str, typer.Argument(help="The later run, likewise.")],
+    threshold: Annotated[float, typer.Option(help="Percent from which a change counts.")] = 5.0,
+    any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
+    results: Annotated[Path, typer.Option(help="Where runs are looked up by name.")] = RESULTS,
+) -> None:
+    """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold is {threshold}; accepted: a percentage of at least 0")
+    share = threshold / 100
+    pairs = compare(find(first, results), find(second, results), share, any_device)
+    text = markdown(pairs, first, second, share, every)
+    print(text)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if any(p.verdict in (REGRESSION, BROKEN) for p in pairs):
+        raise typer.Exit(1)

@@ -1,0 +1,83 @@
+"""What ``bench check-gpu`` found on this device: a table, and what it could not do. No torch.
+
+Reads the device folder's ``check_gpu.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.gpu.check_gpu import FILE
+from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.doubts import from_json
+from bench.report import frames
+from bench.report.error import exactness
+from bench.report.style.typeset import Table
+
+STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left out"}
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The outcomes in a device's folder, None if check-gpu was not run there."""
+    path = folder / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def table(found: dict[str, Any]) -> Table:
+    """How many checks of each kind ended how; each reason why one did not pass."""
+    full = pd.DataFrame(found["rows"]).drop(columns=["report", "doubts"], errors="ignore")
+    full = full.assign(**exactness.origin(found))
+    rows = []
+    for check, group in full.groupby("check", sort=False):
+        counts = group["outcome"].value_counts()
+        reasons = [
+            f"{row['what']}: {row['detail']} ({STATES[row['outcome']]})"
+            for _, row in group[group["outcome"] != PASS].iterrows()
+        ]
+        more = f"; and {len(reasons) - 3} more in the CSV" if reasons[3:] else ""
+        row = {"check": check, **{word: counts.get(state, 0) for state, word in STATES.items()}}
+        rows.append(row | {"why not": "; ".join(reasons[:3]) + more})
+    shown = pd.DataFrame(rows)
+    return Table(
+        "checks",
+        "What `python -m bench check-gpu` found before anything was measured: values against "
+        "float64, bits, streams, graphs, failures and memory. Not done: for want of time, or by "
+        "the fault of what is around it. Left out: this machine cannot make the check.",
+        shown,
+        full,
+        dict.fromkeys(STATES.values(), 0),
+        frames.provenance(full),
+        shown.drop(columns="why not"),
+    )
+
+
+def tables(folder: Path) -> list[Table]:
+    """The table of a device's checks, if they were made."""
+    found = read(folder)
+    return [] if found is None or not found["rows"] else [table(found)]
+
+
+def caveats(folder: Path) -> list[str]:
+    """What a reader must know: checks that failed or were not done, and checks of other code."""
+    found = read(folder)
+    if found is None:
+        return []
+    said = []
+    rows = found["rows"]
+    for state in (FAIL, NOT_DONE):
+        names = [f"{row['check']} ({row['what']})" for row in rows if row["outcome"] == state]
+        if names:
+            more = f" and {len(names) - 3} more" if names[3:] else ""
+            said.append(
+                f"{len(names)} of {len(rows)} checks of the kernels on this device "
+                f"{'failed' if state == FAIL else 'were not done'}: {', '.join(names[:3])}{more}."
+            )
+        if state == FAIL and names:
+            doubtful = [doubt for row in rows for doubt in from_json(row.get("doubts", ()))]
+            words = "; ".join(dict.fromkeys(map(str, doubtful))) or "nothing"
+            said[-1] += f" Not measured therefore: {words}."
+    return said

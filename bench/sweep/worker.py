@@ -1,0 +1,288 @@
+"""The process that measures: takes one case a line on stdin, answers in lines on a pipe.
+
+It is a process of its own because an illegal access poisons a CUDA context and a hang cannot be
+interrupted from within. It ends with its parent: stdin closes then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from bench import providers
+from bench.cases import roofline
+from bench.cases.cases import Case
+from bench.cases.problem import Problem, make_problem
+from bench.cases.regimes import apply_regime
+from bench.measure import metrics
+from bench.measure import runner as measure
+from bench.measure.statistics import paired_ratio, summary
+from bench.records import environment, store
+from bench.records.doubts import from_json, why_not_measured
+
+BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
+POISONED = 3  # exit code after an error that leaves the device unusable
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long and how well to measure.
+
+    Attributes:
+        target: relative half-width wanted of a median's 95 % interval.
+        seconds: time each provider may spend on samples of one case.
+        seed: of inputs, of the order of providers, and of the bootstrap.
+        compiled_before: whether our kernels were compiled ahead, so that a first call tells nothing
+            of compiling.
+        doubts: what checks found wrong, as ``bench.records.doubts`` writes it; it is not measured.
+    """
+
+    target: float = 0.01
+    seconds: float = 1.0
+    seed: int = 0
+    compiled_before: bool = False
+    doubts: tuple[dict[str, Any], ...] = ()
+
+
+class Worker:
+    """Measures cases for a parent, telling it before each step who is at work."""
+
+    def __init__(self, answers: TextIO, settings: Settings, folder: Path) -> None:
+        self.answers, self.settings = answers, settings
+        self.machine = environment.machine()
+        self.device = torch.device("cuda" if self.machine.is_cuda else "cpu")
+        self.limits = roofline.load_limits(folder)
+        self.facts = environment.device_facts()
+        self.doubts = from_json(settings.doubts)
+
+    def say(self, **message: Any) -> None:
+        self.answers.write(json.dumps(store.clean(message)) + "\n")
+        self.answers.flush()
+
+    def hello(self) -> None:
+        machine = dataclasses.asdict(self.machine)
+        self.say(hello=machine, device=self.facts, software=environment.software_facts())
+
+    def serve(self, item: dict[str, Any]) -> None:
+        case = Case.from_fields(item["case"])
+        names = item["providers"]
+        problem = make_problem(case, item["seed"], self.device)
+        apply_regime(problem, item["regime"])
+        if item["kind"] == "error":
+            for name in names:
+                self._error(problem, name)
+        else:
+            late = self._time(problem, names)
+            for name in late:  # did not fit beside the others: alone, and then it must
+                _free()
+                self._time(problem, [name], alone=True)
+        del problem
+        _free()
+        self.say(done=case.case_id)
+
+    def _record(self, name: str, **values: Any) -> None:
+        self.say(record={"provider": name, "status": "ok", "device": self.facts} | values)
+
+    def _fault(self, name: str, fault: BaseException) -> None:
+        status = "oom" if _is_oom(fault) else "error"
+        text = " ".join(str(fault).split())[:500]
+        if isinstance(fault, metrics.WrongShape):
+            self._record(name, status="incorrect", reason=text)
+            return
+        self._record(name, status=status, reason=f"{type(fault).__name__}: {text}")
+        if self.machine.is_cuda and status == "error":
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError:
+                self.say(poisoned=name)
+                os._exit(POISONED)
+
+    def _excluded(self, runner: measure.Runner) -> bool:
+        """Whether a check found these kernels wrong; if so, the record says which."""
+        why = why_not_measured(runner.case, runner.call.plan, self.doubts)
+        if why is not None:
+            self._record(
+                runner.provider.name,
+                status="incorrect",
+                reason=why,
+                provider_version=runner.provider.version(),
+                plan=runner.call.plan,
+            )
+        return why is not None
+
+    def _error(self, problem: Problem, name: str) -> None:
+        provider = providers.PROVIDERS[name]
+        self.say(turn=name, doing="error", patience=provider.patience)
+        try:
+            runner = measure.Runner(provider, problem, self.machine)
+            if self._excluded(runner):
+                return
+            errors = runner.errors()
+        except Exception as fault:
+            self._fault(name, fault)
+            return
+        bad = [tensor for tensor, found in errors.items() if not found["max_abs"] < float("inf")]
+        self._record(
+            name,
+            status="incorrect" if bad else "ok",
+            reason=f"not finite where float64 is: {', '.join(bad)}" if bad else None,
+            provider_version=provider.version(),
+            errors=errors,
+            plan=runner.call.plan,
+            algorithm=provider.algorithm(problem.case, self.machine),
+            interpreted=self.machine.interpreted and name.startswith("ours"),
+        )
+
+    def _time(self, problem: Problem, names: list[str], alone: bool = False) -> list[str]:
+        """Check, then time providers together; those that did not fit beside the others."""
+        case = problem.case
+        ready: list[measure.Runner] = []
+        errors: dict[str, Any] = {}
+        late: list[str] = []
+        for name in names:
+            self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
+            try:
+                runner = measure.Runner(providers.PROVIDERS[name], problem, self.machine)
+                if self._excluded(runner):
+                    continue
+                runner.prepare()
+                found = runner.errors()
+            except Exception as fault:
+                if _is_oom(fault) and not alone and len(names) > 1:
+                    late.append(name)
+                    _free()
+                else:
+                    self._fault(name, fault)
+                continue
+            wrong = measure.verdict(found, case)
+            if wrong:
+                self._record(
+                    name,
+                    status="incorrect",
+                    reason=wrong,
+                    mode=runner.mode,
+                    errors=found,
+                    provider_version=runner.provider.version(),
+                )
+                continue
+            errors[name] = found
+            ready.append(runner)
+        problem.forget_truth()
+        failed: set[str] = set()
+
+        def fail(runner: measure.Runner, fault: Exception) -> None:
+            failed.add(runner.provider.name)
+            self._fault(runner.provider.name, fault)
+
+        before = environment.sensors()
+        measure.interleave(
+            ready,
+            self.settings.target,
+            self.settings.seconds,
+            self.settings.seed,
+            note=lambda runner: self.say(turn=runner.provider.name, doing="time"),
+            failed=fail,
+        )
+        after = environment.sensors()
+        device = environment.with_sensors(self.facts, before, after)
+        done = {runner.provider.name: runner for runner in ready}
+        for name in failed:
+            del done[name]
+        for name, runner in done.items():
+            self.say(turn=name, doing="memory")
+            figures = summary(runner.samples, self.settings.target, self.settings.seed)
+            self._record(
+                name,
+                provider_version=runner.provider.version(),
+                mode=runner.mode,
+                device=device,
+                errors=errors[name],
+                peak_bytes=runner.peak_bytes(),
+                compile_s=None if self._compiled_before(runner) else runner.compile_s,
+                plan=runner.call.plan,
+                algorithm=runner.provider.algorithm(case, self.machine),
+                samples_ms=runner.samples,
+                blocks=runner.blocks,
+                versus=self._versus(runner, done),
+                **figures,
+                **roofline.rates(case, figures["median_ms"], self.limits),
+            )
+        return late
+
+    def _compiled_before(self, runner: measure.Runner) -> bool:
+        return self.settings.compiled_before and runner.call.plan is not None
+
+    def _versus(
+        self, runner: measure.Runner, done: dict[str, measure.Runner]
+    ) -> dict[str, Any] | None:
+        """The provider against torch.nn under the same clock, where that was timed beside it."""
+        name = BASELINES[runner.mode]
+        if name not in done or done[name] is runner:
+            return None
+        found = paired_ratio(
+            (runner.samples, runner.blocks),
+            (done[name].samples, done[name].blocks),
+            self.settings.seed,
+        )
+        return {"provider": name} | found
+
+
+def _is_oom(fault: BaseException) -> bool:
+    return isinstance(fault, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
+    )
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, required=True, help="file descriptor to answer on")
+    parser.add_argument("--settings", required=True, help="Settings as JSON")
+    parser.add_argument("--folder", type=Path, required=True, help="the device's results folder")
+    parser.add_argument("--plugin", type=Path, action="append", default=[])
+    options = parser.parse_args()
+    if environment.interpreted():
+        from bench.measure.interpreter import round_to_nearest
+
+        round_to_nearest()
+    providers.load(tuple(options.plugin))
+    answers = os.fdopen(options.answers, "w")
+    worker = Worker(answers, Settings(**json.loads(options.settings)), options.folder)
+    gc.collect()
+    gc.freeze()  # what importing left is no garbage, and looking through it takes time per case
+    worker.hello()
+    items: list[dict[str, Any]] = []
+    arrived = threading.Condition()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            with arrived:
+                items.append(json.loads(line))
+                arrived.notify()
+        os._exit(0)  # the parent is gone, or has no more
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        with arrived:
+            while not items:
+                arrived.wait()
+            item = items.pop(0)
+        worker.serve(item)
+
+
+if __name__ == "__main__":
+    main()

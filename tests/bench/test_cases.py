@@ -1,0 +1,303 @@
+"""What is measured: presets, filters, shards, and the order of information."""
+
+import csv
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.__main__ import app
+from bench.cases import presets
+from bench.cases.cases import CELLS, DEFAULTS, Case, Cell, find_cell, make_case, matches, shard
+from bench.cases.presets import Request, coarse_first, expand, load_preset
+
+OWN_PRESETS = """
+[mine]
+about = "of a user"
+providers = ["torch.nn"]
+[[mine.grid]]
+cell = ["lstm", "gru"]
+B = [1, 2, 3]
+T = 4
+H = 5
+I = 6
+dtype = "fp32:tf32"
+"""
+
+
+def case(**values: object) -> Case:
+    return make_case(**DEFAULTS | values)
+
+
+def test_every_preset_expands_to_distinct_cases():
+    for name in presets.preset_names():
+        preset = load_preset(name)
+        assert preset.about and preset.providers and preset.requests
+        assert len(preset.requests) == len(set(preset.requests))
+        ids = [each.case_id for each in preset.cases("time")]
+        assert len(ids) == len(set(ids))
+
+
+def test_a_case_survives_its_record():
+    for each in (case for name in ("paper", "rl") for case in load_preset(name).cases("time")):
+        assert Case.from_fields(each.fields()) == each
+
+
+def test_paper_spans_the_published_ranges():
+    time = load_preset("paper").cases("time")
+    assert {1, 256} <= {each.B for each in time}
+    assert {64, 2048} <= {each.T for each in time}
+    assert {64, 1000, 2048} <= {each.H for each in time}
+    assert {each.directions for each in time} == {1, 2}
+    assert {each.track for each in time} == {"layer", "recurrence"}
+
+
+def test_deepbench_is_all_its_shapes_and_names_its_source():
+    path = presets.HERE / "data" / "deepbench_rnn.csv"
+    text = path.read_text()
+    assert "Apache License 2.0" in text and "DeepBench" in text
+    rows = list(csv.DictReader(row for row in text.splitlines() if not row.startswith("#")))
+    assert len(rows) == 125
+    found = {(c.cell, c.B, c.T, c.H) for c in load_preset("deepbench").cases("time")}
+    names = {"rnn": "rnn_relu"}
+    assert found == {
+        (names.get(r["cell"], r["cell"]), int(r["batch"]), int(r["seq_len"]), int(r["hidden"]))
+        for r in rows
+    }
+
+
+def test_ends_and_middle_come_first():
+    assert coarse_first(1) == [0]
+    assert coarse_first(2) == [0, 0]
+    assert coarse_first(5) == [0, 2, 1, 2, 0]
+    sizes = [each.H for each in expand({"H": [1, 2, 3, 4, 5]})]
+    assert sizes == [1, 5, 3, 2, 4]
+    mixed = [(each.H, each.cell) for each in expand({"cell": ["lstm", "gru"], "H": [1, 2]})]
+    assert mixed == [(1, "lstm"), (1, "gru"), (2, "lstm"), (2, "gru")]
+
+
+def test_a_users_own_file(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN_PRESETS)
+    preset = load_preset("mine", path)
+    assert len(preset.requests) == 6
+    assert {(c.precision, c.I) for c in preset.cases("time")} == {("tf32", 6)}
+
+
+def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    grid = '[[mine.grid]]\nkind = "error"\nregimes = ["default", "tiny"]\nseeds = 2\n'
+    path.write_text('[mine]\nabout = "x"\n' + grid + 'providers = ["reference"]\n')
+    found = load_preset("mine", path).requests
+    assert found == tuple(
+        Request("error", case(), regime, seed, ("reference",))
+        for regime in (None, "tiny")
+        for seed in (0, 1)
+    )
+    path.write_text("[mine]\n[[mine.grid]]\nseeds = 2\n")
+    with pytest.raises(ValueError, match="kind error"):
+        load_preset("mine", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[[p.grid]]\nI = 3.5", "'p', grid 1: I is 3.5; accepted"),
+        ("[[p.grid]]\n[[p.grid]]\nB = true", "'p', grid 2: B is True; accepted"),
+        ("[[p.grid]]\nI = true", "I is True; accepted"),
+        ("[[p.grid]]\nH = [4, 5.0]", "H is 5.0; accepted"),
+        ("[[p.grid]]\nH = []", r"H is \[\]; accepted"),
+        ("[[p.grid]]\ndirections = 1.0", "directions is 1.0; accepted"),
+        ("[[p.grid]]\nlayers = 'x'", "layers is 'x'; accepted"),
+        ("[[p.grid]]\ncell = 3", "cell is 3; accepted"),
+        ("[[p.grid]]\nresets = 'x'", "resets is 'x'; accepted"),
+        ("[[p.grid]]\nresets = nan", "resets is nan; accepted"),
+        ("[[p.grid]]\nproviders = 3", "providers is 3; accepted"),
+        ("[[p.grid]]\nproviders = 'ours'", "providers is 'ours'; accepted"),
+        ("[[p.grid]]\nkind = 3", "kind is 3; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nseeds = 'x'", "seeds is 'x'; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nseeds = 0", "seeds is 0; accepted"),
+        ("[[p.grid]]\nkind = 'error'\nregimes = ['bogus']", "regimes is .'bogus'.; accepted.*tiny"),
+        ("[[p.grid]]\nkind = 'error'\nregimes = []", r"regimes is \[\]; accepted"),
+        ("[[p.grid]]\nsize = 3", r"grid 1: grid has \['size'\]; accepted"),
+        ("[p.grid]\nB = 3", "preset 'p': grid is .*; accepted: tables"),
+        ("[p]\nproviders = 'torch.nn'", "preset 'p': providers is 'torch.nn'; accepted"),
+        ("[p]\nabout = 'x'", "preset 'p': it has no cases; accepted"),
+        ("[p]\ngrids = 3", r"preset 'p': it has \['grids'\]; accepted"),
+        ("[p]\nshapes = 'no.csv'", "preset 'p': shapes is 'no.csv'; accepted"),
+        ("[p]\nshapes = 'own.toml'", "preset 'p': .*own.toml has no rows of batch"),
+        ("p = 3", "preset 'p': it is 3; accepted"),
+        ("p = = 3", "own.toml is no TOML"),
+    ],
+)
+def test_a_wrong_preset_gets_one_sentence(tmp_path: Path, text: str, complaint: str):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint):
+        load_preset("p", path)
+
+
+def test_fractions_that_differ_make_names_that_differ():
+    ids = [case(resets=r).case_id for r in (0.01, 0.1234561, 0.1234562, 1.0)]
+    assert [each.rsplit("-", 1)[1] for each in ids] == ["r0.01", "r0.1234561", "r0.1234562", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", True),
+        ("cell=lstm,gru", True),
+        ("cell=gru", False),
+        ("T<=512", False),
+        ("T<=1024 H>=512 dtype=bf16", True),
+        ("dtype!=bf16", False),
+        ("pass=fwd B>8 B<17", True),
+    ],
+)
+def test_filter(text: str, expected: bool):
+    assert matches(case(), text) is expected
+
+
+@pytest.mark.parametrize("text", [
+    "T", "colour=red", "T<=long", "=5", "T=nan", "H=inf", "cell=LSTM", "cell=lstm,lstmm",
+    "cell!=lstmm", "dtype=fp64", "directions=3",
+])  # fmt: skip
+def test_a_wrong_filter_says_what_is_accepted(text: str):
+    with pytest.raises(ValueError, match="accepted"):
+        matches(case(), text)
+
+
+# A family's name, wherever a cell is named; what is measured bears the cell's own.
+NAMES = "rnn_tanh, rnn_relu, lstm, gru, slstm, rnn (for rnn_tanh)"
+
+
+def test_a_familys_name_stands_for_its_usual_member(monkeypatch):
+    assert find_cell("rnn") == "rnn_tanh" and find_cell("lstm") == "lstm"
+    assert find_cell("rnn", ("rnn_tanh",)) == "rnn_tanh"
+    with pytest.raises(ValueError, match=r"cell is 'rnn'; accepted: lstm, gru$"):
+        find_cell("rnn", ("lstm", "gru"))
+    for wrong in ("RNN", "rnn ", 3, ["rnn"], None):
+        with pytest.raises(ValueError, match=re.escape(f"cell is {wrong!r}; accepted: {NAMES}")):
+            find_cell(wrong)
+    monkeypatch.setitem(CELLS, "rnn", Cell("rnn", 1, ("h",)))  # a plugin's
+    assert find_cell("rnn") == "rnn"
+
+
+def test_presets_and_filters_take_a_familys_name(tmp_path: Path):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN_PRESETS.replace('"lstm", "gru"', '"rnn", "gru"'))
+    found = load_preset("mine", path).cases("time")
+    assert {each.cell for each in found} == {"rnn_tanh", "gru"}
+    assert all(each.case_id.startswith(("rnn_tanh-", "gru-")) for each in found)
+    plain, rectified = case(cell="rnn"), case(cell="rnn_relu")
+    assert plain == case(cell="rnn_tanh")
+    for text, expected in (
+        ("cell=rnn", (True, False)),
+        ("cell=gru,rnn", (True, False)),
+        ("cell!=rnn", (False, True)),
+        ("cell=rnn_relu", (False, True)),
+    ):
+        assert (matches(plain, text), matches(rectified, text)) == expected
+    with pytest.raises(ValueError, match=re.escape(f"accepted for cell: {NAMES}")):
+        matches(plain, "cell=rnns")
+    with pytest.raises(ValueError, match=re.escape(f"cell is 'rnns'; accepted: {NAMES}")):
+        case(cell="rnns")
+
+
+def test_commands_take_a_familys_name(monkeypatch, tmp_path: Path):
+    from bench.compiler import profile, resources
+    from bench.error import training
+
+    def called(*words: str) -> str:
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    assert called("plan", "--cell", "rnn", "--hidden", "64").startswith("rnn_tanh, H=64")
+    assert called("plan", "--cell", "rnn") == called("plan", "--cell", "rnn_tanh")
+    assert NAMES in " ".join(called("plan", "--help").split())  # however wide the terminal is
+
+    planned: list[str] = []
+    monkeypatch.setattr(profile, "report", lambda device, cell, *_, **__: planned.append(cell))
+    called("profile", "--cell", "rnn", "--device", "h100")
+    assert planned == ["rnn_tanh"]
+
+    compiled: list[str] = []
+
+    def compile_nothing(device: str, todo: list, *_: object) -> tuple[Path, list, int]:
+        compiled.extend(job.variant.cell for job in todo)
+        return tmp_path, [], 0
+
+    monkeypatch.setattr(resources, "run", compile_nothing)
+    called("resources", "--quick", "--cells", "rnn,rnn_tanh")
+    assert set(compiled) == {"rnn_tanh"}
+
+    text = called("sweep", "--preset", "tiny", "--filter", "cell=rnn", "--dry-run",
+                  "--results", str(tmp_path))  # fmt: skip
+    assert "rnn_tanh-fwd" in text and "lstm" not in text
+
+    trained: list[str] = []
+
+    def train_nothing(names: list[str]) -> dict:
+        trained.extend(names)
+        return {}
+
+    monkeypatch.setattr(training, "measure", train_nothing)
+    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "rnn,gru"])
+    training.main()
+    assert trained == ["rnn_tanh", "gru"]
+    for name in ("plan", "profile"):
+        fault = CliRunner().invoke(app, [name, "--cell", "elman"]).exception
+        assert isinstance(fault, ValueError) and "rnn (for rnn_tanh)" in str(fault)
+    for words in (("resources", "--cells", "elman"), ("sweep", "--filter", "cell=elman")):
+        fault = CliRunner().invoke(app, [*words]).exception
+        assert isinstance(fault, ValueError) and NAMES in str(fault)
+    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "slstm"])
+    with pytest.raises(ValueError, match="cell is 'slstm'; accepted: rnn_tanh, rnn_relu, lstm, gr"):
+        training.main()
+
+
+def test_shards_partition():
+    items = list(range(10))
+    parts = [shard(items, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(parts[0] + parts[1] + parts[2]) == items
+    for wrong in ("0/3", "4/3", "x", "1/0"):
+        with pytest.raises(ValueError, match="shard"):
+            shard(items, wrong)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"cell": "elman"}, "cell"),
+        ({"pass": "bwd"}, "pass"),
+        ({"dtype": "fp64"}, "dtype"),
+        ({"dtype": "bf16:tf32"}, "precision"),
+        ({"B": 0}, "B"),
+        ({"T": 1.5}, "T"),
+        ({"I": 0}, "I"),
+        ({"resets": 2.0}, "resets"),
+        ({"track": "recurrence", "layers": 2}, "recurrence"),
+        ({"directions": 3}, "directions"),
+    ],
+)
+def test_a_wrong_case_is_refused_by_name(values: dict, names: str):
+    with pytest.raises(ValueError, match=rf"{names}.*accepted"):
+        case(**values)
+
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "bench").rglob("*.py"))
+    if "\n    >>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_are_true(name: str):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted and not found.failed

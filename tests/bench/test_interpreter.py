@@ -1,0 +1,138 @@
+"""Triton's interpreter with a NumPy that it cannot run with: one sentence, before anything else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+from bench.measure import interpreter
+from kernels import autograd
+
+ROOT = Path(__file__).parents[2]
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs no interpreter")
+SENTENCE = (
+    "Triton 3.6.0's interpreter cannot run with NumPy 2.5.2 (2.4 and later): install Triton 3.7 or "
+    "later, or numpy<2.4; compiled kernels, on a GPU, need no interpreter"
+)
+# A process that takes what is installed for that pair.
+PAIR = "import sys, numpy, triton; numpy.__version__, triton.__version__ = '2.5.2', '3.6.0'\n"
+BENCH = PAIR + "import runpy; runpy.run_module('bench', run_name='__main__')\n"
+TESTS = PAIR + "import pytest; sys.exit(pytest.main(sys.argv[1:]))\n"
+KERNELS = PAIR + "import torch, kernels; kernels.GRU(2, 3)(torch.zeros(1, 1, 2))\n"
+
+
+def run(code: str, *words: object, interpreted: bool = False) -> subprocess.CompletedProcess[str]:
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    if interpreted:
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+# Tried with every one of these pairs installed.
+@pytest.mark.parametrize(
+    ("triton", "numpy", "works"),
+    [
+        ("3.6.0", "2.3.5", True),
+        ("3.6.0", "2.4.0", False),
+        ("3.6.0", "2.5.0", False),
+        ("3.7.0", "2.3.5", True),
+        ("3.7.0", "2.4.0", True),
+        ("3.7.0", "2.5.0", True),
+        ("3.7.1", "2.5.0", True),
+        # and how else their versions are spelt
+        ("3.6.0+git9844da95", "2.10.1", False),
+        ("3.10.0", "2.4.0rc1", True),
+        ("3.5.1", "2.4.0.dev0", False),
+        ("3.6.0", "1.26.4", True),
+    ],
+)
+def test_the_pairs_that_cannot_run(monkeypatch, triton: str, numpy: str, works: bool):
+    monkeypatch.setattr("triton.__version__", triton)
+    monkeypatch.setattr("numpy.__version__", numpy)
+    fault = autograd.interpreter_fault()
+    if works:
+        assert fault is None
+        interpreter.check()
+        return
+    assert fault is not None and f"Triton {triton}" in fault and f"NumPy {numpy}" in fault
+    with pytest.raises(RuntimeError) as refusal:
+        interpreter.check()
+    assert str(refusal.value) == fault
+
+
+@NO_GPU
+def test_the_kernels_refuse_to_be_interpreted(monkeypatch):
+    monkeypatch.setattr(autograd, "INTERPRETER_FAULT", SENTENCE)
+    with pytest.raises(RuntimeError) as refusal:
+        kernels.GRU(2, 3)(torch.zeros(1, 1, 2))
+    assert str(refusal.value) == SENTENCE
+    # What nobody interprets goes on.
+    y, _ = kernels.GRU(2, 3, device="meta")(torch.zeros(1, 1, 2, device="meta"))
+    assert y.shape == (1, 1, 3)
+
+
+@NO_GPU
+def test_a_process_that_interprets_says_it_at_the_first_call():
+    done = run(KERNELS, interpreted=True)
+    assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
+
+
+@NO_GPU
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quick"],
+        ["error"],
+        ["sweep", "--kind", "error"],
+        ["sweep", "--kind", "time,error"],
+        ["campaign", "--rehearse"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_has_kernels_interpreted_says_it_and_measures_nothing(words, tmp_path: Path):
+    folder = "--out" if words[0] == "campaign" else "--results"
+    done = run(BENCH, *words, folder, tmp_path / "results")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {SENTENCE}"
+    assert not (tmp_path / "results").exists()
+
+
+@NO_GPU
+@pytest.mark.slow
+def test_a_rehearsal_of_the_gpus_check_says_it():
+    done = run(BENCH, "check-gpu", "--rehearse")
+    assert (done.returncode, done.stderr) == (2, f"error: {SENTENCE}\n")
+
+
+@NO_GPU
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module", ["error.repeatability", "error.activations", "error.training", "gpu.floor"]
+)
+def test_a_measuring_process_says_it_and_writes_nothing(module: str, tmp_path: Path):
+    code = PAIR + f"import runpy; runpy.run_module('bench.{module}', run_name='__main__')\n"
+    done = run(code, tmp_path / "results", interpreted=True)
+    assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
+    assert not (tmp_path / "results").exists()
+
+
+@NO_GPU
+def test_what_nobody_interprets_is_not_refused(tmp_path: Path):
+    done = run(BENCH, "sweep", "--kind", "error", "--dry-run", "--results", tmp_path)
+    assert done.returncode == 0 and "cases to measure" in done.stdout, done.stderr
+    done = run(BENCH, "plan", "--hidden", 64)
+    assert done.returncode == 0, done.stderr
+
+
+@NO_GPU
+def test_the_tests_say_it_once():
+    done = run(TESTS, "-q", "tests/kernels/test_slstm.py", "tests/kernels/test_plan.py")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stderr.strip() == f"ERROR: {SENTENCE}"
+    assert "passed" not in done.stdout and "failed" not in done.stdout

@@ -1,0 +1,117 @@
+"""The outside peers' weight and gate mapping, on the CPU, through what of them runs there.
+
+They are extras: each test is skipped where its package is missing.
+"""
+
+import contextlib
+import importlib
+import os
+
+import pytest
+import torch
+
+from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.problem import make_problem
+from bench.measure import metrics
+from bench.measure.runner import Runner
+from bench.providers import PROVIDERS, Provider, load
+from bench.records.environment import Machine
+
+CPU = Machine("cpu", "test")
+H100 = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132)
+load()
+
+
+def need(module: str) -> None:
+    """Skip with the reason if a peer cannot be imported here."""
+    try:
+        importlib.import_module(module)
+    except ImportError as missing:
+        pytest.skip(f"{module.split('.')[0]} cannot be imported here: {missing}")
+
+
+def check(build, case, dtype_tolerance: float) -> None:
+    problem = make_problem(case)
+    runner = Runner(Provider("peer", build, lambda case, machine: None, lambda: None), problem, CPU)
+    for name, found in runner.errors().items():
+        assert found["rel_l2"] <= dtype_tolerance, (case.case_id, name, found)
+
+
+@pytest.mark.parametrize("pass_", ["fwd", "fwd+bwd"])
+@pytest.mark.parametrize("track", ["layer", "recurrence"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_flashrnn_mapping_through_its_vanilla_backend(cell: str, track: str, pass_: str):
+    need("flashrnn")
+    from bench.providers.flashrnn import build
+
+    shape = {"B": 3, "T": 5, "I": 6, "H": 8, "dtype": "fp32"}
+    case = make_case(**DEFAULTS | shape | {"cell": cell, "track": track, "pass": pass_})
+    # The plain backend in fp32: only a wrong mapping is off by more than some roundings.
+    check(lambda problem: build(problem, "vanilla"), case, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resets", [0.0, 0.3])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_torchrl_mapping_in_the_interpreter(cell: str, resets: float, monkeypatch):
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported")
+    need("torchrl.modules.tensordict_module._rnn_triton")
+    from torchrl.modules.tensordict_module import _rnn_triton
+    from triton import language as tl
+    from triton.runtime.autotuner import Autotuner
+
+    from bench.providers.torchrl import build
+
+    # Its launchers name a CUDA device, its tuner asks a GPU which of many tiles is best, and its
+    # tanh is a function of CUDA's library. None of them bears on the mapping.
+    monkeypatch.setattr(tl.extra.cuda.libdevice, "tanh", lambda x: 1 - 2 / (tl.exp(2 * x) + 1))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    for kernel in vars(_rnn_triton).values():
+        if isinstance(kernel, Autotuner):
+            monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
+    shape = {"B": 3, "T": 4, "I": 6, "H": 8, "dtype": "fp32", "resets": resets}
+    case = make_case(**DEFAULTS | shape | {"cell": cell, "pass": "fwd+bwd"})
+    check(build, case, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("flashrnn-fused", {"cell": "gru"}, "cell gru"),
+        ("flashrnn-fused", {"directions": 2}, "directions 2"),
+        ("flashrnn-fused", {"dtype": "fp32"}, "fp32 ieee"),
+        ("flashrnn-fused", {"resets": 0.1}, "resets"),
+        ("flashrnn-alternating", {"layers": 2}, "layers 2"),
+        ("flashrnn-triton", {"cell": "rnn_tanh"}, "cell rnn_tanh"),
+        ("torchrl-triton", {"dtype": "fp16"}, "dtype fp16"),
+        ("torchrl-triton", {"cell": "rnn_relu"}, "cell rnn_relu"),
+        ("torchrl-triton", {"track": "recurrence"}, "track recurrence"),
+    ],
+)
+def test_peers_say_what_they_do_not_support(name: str, values: dict, reason: str):
+    assert reason in (PROVIDERS[name].supports(make_case(**DEFAULTS | values), H100) or "")
+
+
+def test_peers_say_that_they_are_missing_or_need_a_gpu():
+    case = make_case(**DEFAULTS)
+    for name in ("flashrnn-fused", "flashrnn-alternating", "flashrnn-triton", "torchrl-triton"):
+        assert PROVIDERS[name].supports(case, CPU)
+
+
+def test_a_tolerance_would_catch_swapped_gates():
+    """The bounds that let a provider be timed are far below what a wrong mapping causes."""
+    from bench.providers.plain import reference
+
+    case = make_case(**DEFAULTS | {"B": 3, "T": 5, "H": 8, "dtype": "bf16", "pass": "fwd+bwd"})
+    problem = make_problem(case)
+
+    def swapped(problem):
+        call = reference(problem)
+        w = call.leaves["w_hh_l0"]
+        call.leaves["w_hh_l0"] = torch.cat([w[8:16], w[:8], w[16:]])
+        return call
+
+    runner = Runner(Provider("p", swapped, lambda c, m: None, lambda: None), problem, CPU)
+    off = runner.errors()["y"]["rel_l2"]
+    assert off > 2 * metrics.tolerance(case, "y")

@@ -1,0 +1,104 @@
+"""The profile: planned for the GPU at hand, timed for no other, nor over a failed barrier."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kernels
+from bench.__main__ import app
+from bench.compiler import compile_kernel, profile
+from bench.compiler.ablation import available
+from kernels.plan.devices import DEVICES
+
+HERE = replace(DEVICES["h100"], name="half a card", multiprocessors=20)
+SEEN = compile_kernel.Compiled(90, 0, 0, 1000, 500, 400, 16, 10, 5, 4, 3)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, here: Any, *words: str) -> tuple[str, list[Any]]:
+    timed: list[Any] = []
+
+    def microseconds(variant: Any, B: int) -> float:
+        timed.append(variant)
+        return 3.0 - len(timed) / 4
+
+    monkeypatch.setattr(profile, "present", lambda: here)
+    monkeypatch.setattr(profile, "compiled", lambda found, device: [SEEN] * len(found))
+    monkeypatch.setattr(profile, "microseconds", microseconds)
+    found = CliRunner().invoke(app, ["profile", "--hidden", "512", *words])
+    assert found.exit_code == 0, found.output
+    return found.output, timed
+
+
+def test_times_are_of_what_is_planned_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, timed = run(monkeypatch, HERE)
+    assert "forward on half a card" in said and "µs a step" in said
+    assert len(timed) == len(available("fwd")) + len(available("bwd"))
+    for loop, seen in (("fwd", timed[: len(available("fwd"))]), ("bwd", timed[-1:])):
+        (plan,) = {variant.plan for variant in seen}
+        case = ("lstm", 512, 16, "bf16", loop)
+        assert plan == profile.variants(HERE, *case)[0].plan
+        assert plan != profile.variants(DEVICES["h100"], *case)[0].plan
+
+
+def test_another_gpus_plan_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, timed = run(monkeypatch, HERE, "--device", "b200")
+    assert not timed and "forward on b200" in said and "times left out" in said
+    said, timed = run(monkeypatch, None)
+    assert not timed and "forward on h100" in said and "no GPU here" in said
+
+
+def test_what_cannot_be_left_out_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, _ = run(monkeypatch, None)
+    forward, backward = said.split("backward on")
+    assert "saving" in forward and "cannot be left out" not in forward
+    assert "saving    cannot be left out: the backward loop stores" in backward
+
+
+def test_a_time_over_an_aborted_barrier_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The barrier gives up while the clock runs; nobody would see it but for the check after."""
+    variant = profile.variants(DEVICES["h100"], "lstm", 512, 16, "bf16", "fwd")[0]
+    launched: list[dict[str, Any]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda **arguments: launched.append(arguments)
+
+    failures: list[str] = []
+
+    def do_bench(once: Any, return_mode: str) -> float:
+        once()
+        failures.append("a program never arrived")
+        return 1.024
+
+    def check() -> None:
+        if failures:
+            raise kernels.BarrierError(failures.pop())
+
+    values = {"counters_ptr": None}
+    monkeypatch.setattr(compile_kernel, "arguments", lambda *a, **k: (Kernel(), values))
+    monkeypatch.setattr("torch.cuda.synchronize", lambda *_: None)
+    monkeypatch.setattr("triton.testing", SimpleNamespace(do_bench=do_bench))
+    monkeypatch.setattr(kernels, "check", check)
+    with pytest.raises(kernels.BarrierError, match="never arrived"):
+        profile.microseconds(variant, 16)
+    assert len(launched) == 2
+    monkeypatch.setattr(kernels, "check", lambda: None)
+    assert profile.microseconds(variant, 16) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--hidden", "0"), "hidden is 0; accepted: an integer from 1 to 65536"),
+        (("--hidden", "65537"), "hidden is 65537; accepted"),
+        (("--batch", "0"), "batch is 0; accepted: an integer from 1 to 4194304"),
+        (("--batch", "-3"), "batch is -3; accepted"),
+    ],
+)
+@pytest.mark.parametrize("command", ["profile", "plan"])
+def test_sizes_that_no_loop_has_are_refused(command: str, words: Any, told: str) -> None:
+    found = CliRunner().invoke(app, [command, *words])
+    assert isinstance(found.exception, ValueError) and told in str(found.exception)

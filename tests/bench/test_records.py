@@ -1,0 +1,264 @@
+"""Records: the schema, torn lines, two writers, and death at any moment."""
+
+import gzip
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cases.cases import DEFAULTS, make_case
+from bench.cli import schema
+from bench.records import environment, store
+from bench.report import compare
+from bench.sweep import sweep
+
+
+def record(**values: object) -> store.Record:
+    base = {
+        **make_case(**DEFAULTS).fields(),
+        "run_id": "r",
+        "kind": "time",
+        "status": "ok",
+        "provider": "torch.nn",
+        "device": {"name": "d", "kind": "cpu"},
+        "software": {},
+        "code": "c",
+        "seed": 0,
+        "time": "2026-01-01T00:00:00+00:00",
+    }
+    return store.blank(**base | values)
+
+
+def test_the_published_schema_is_the_checked_one():
+    assert json.loads(schema.SCHEMA.read_text()) == schema.schema(), "run python -m bench schema"
+
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
+    {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS, 0.5)}},
+    {"errors": {"y": dict.fromkeys(store.ERROR_FIELDS)}},
+    {"status": "oom", "reason": "too large", "I": None},
+]
+BAD: list[dict[str, Any]] = [
+    {"status": "fine"},
+    {"B": "16"},
+    {"B": 1.5},
+    {"B": True},
+    {"B": None},
+    {"median_ms": "fast"},
+    {"mode": "wall"},
+    {"directions": 3},
+    {"converged": 1},
+    {"errors": {"y": {"max_abs": 1.0}}},
+    {"samples_ms": ["1"]},
+    {"samples_ms": 1.0},
+    {"device": None},
+    {"median_ms": 0.0},
+    {"provider": "mine/fast"},
+    {"provider": ""},
+    {"versus": {"provider": "torch.nn", "ratio": 0.5}},
+]
+
+
+def test_own_check_agrees_with_jsonschema():
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(schema.schema())
+    validator.check_schema(schema.schema())
+    for values in GOOD:
+        store.check(record(**values))
+        validator.validate(record(**values))
+    for values in BAD:
+        with pytest.raises(store.BadRecord):
+            store.check(record(**values))
+        assert not validator.is_valid(record(**values)), values
+    for broken in (
+        {k: v for k, v in record().items() if k != "seed"},
+        record() | {"colour": "red"},
+    ):
+        with pytest.raises(store.BadRecord):
+            store.check(broken)
+        assert not validator.is_valid(broken)
+
+
+def test_missing_values_are_null_never_nan(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(median_ms=math.nan, gbps=math.inf))
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    (back,) = store.read(path)
+    assert back["median_ms"] is None and back["gbps"] is None
+
+
+def test_a_torn_line_is_passed_over_and_the_next_run_goes_on(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(seed=1))
+        writer.append(record(seed=2))
+    whole = path.read_bytes()
+    for cut in range(len(whole) // 2 + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        with store.Writer(path) as writer:
+            writer.append(record(seed=3))
+        seeds = [r["seed"] for r in store.read(path)]
+        assert seeds == ([1, 2, 3] if cut == len(whole) - 1 else [1, 3])
+
+
+def test_a_torn_last_line_is_taken_away_and_told(tmp_path: Path, capsys):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(record(seed=1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:40])
+    assert [r["seed"] for r in store.read(path)] == [1]
+    with store.Writer(path) as writer:
+        writer.append(record(seed=2))
+    assert "a.jsonl: took away a torn last line" in capsys.readouterr().err
+    assert [r["seed"] for r in store.read(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"[]\n", b"[]", b"\x00\xff\n", b"\xff", b'{"run_id": "r\n', b"\n", b'{"gbps": NaN}\n']
+)
+def test_any_other_line_is_refused_with_its_place(tmp_path: Path, bad: bytes):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(record()).encode() + b"\n" + bad)
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl:2: the line is .*accepted"):
+        list(store.read(path))
+
+
+def test_no_empty_file_is_left_and_one_holds_no_records(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path):
+        pass
+    assert not path.exists()
+    path.touch()
+    assert list(store.read(path)) == []
+    with pytest.raises(ValueError, match="no records in"):
+        store.merge([path], tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_whole_but_wrong_record_is_refused_with_its_place(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record() | {"status": "fine"}) + "\n")
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl:1: status"):
+        list(store.read(path))
+
+
+def test_two_processes_never_write_one_file(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    with store.Writer(path), pytest.raises(RuntimeError, match="another process"):
+        store.Writer(path)
+    store.Writer(path).close()
+
+
+WRITE_FOREVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from bench.records import store
+import json
+record = json.loads(sys.argv[3])
+with store.Writer(Path(sys.argv[1])) as writer:
+    for seed in range(10**9):
+        writer.append(record | {"seed": seed, "samples_ms": [0.1] * 2000})
+        print(seed, flush=True)
+"""
+
+
+def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
+    draw = random.Random(0)
+    for attempt in range(6):
+        path = tmp_path / f"{attempt}.jsonl"
+        command = [sys.executable, "-c", WRITE_FOREVER, str(path), str(environment.ROOT)]
+        child = subprocess.Popen(
+            [*command, json.dumps(record())], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        child.stdout.readline()  # it writes
+        time.sleep(draw.uniform(0.0, 0.05))
+        os.kill(child.pid, signal.SIGKILL)
+        told = child.stdout.read().split()
+        child.wait()
+        child.stdout.close()
+        finished = int(told[-1]) + 1 if told else 1
+        seeds = [r["seed"] for r in store.read(path)]
+        assert seeds == list(range(len(seeds)))
+        assert len(seeds) >= finished
+
+
+def test_the_last_record_of_a_question_counts(tmp_path: Path):
+    records = [record(status="error", reason="x"), record(seed=1), record()]
+    assert [r["status"] for r in store.latest(records)] == ["ok", "ok"]
+
+
+def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
+    late = record(time="2026-01-02T00:00:00+00:00")
+    for name, each in (("run.1of2", late), ("run", record(status="error", reason="x"))):
+        with store.Writer(tmp_path / "records" / f"{name}.jsonl") as writer:
+            writer.append(each | {"run_id": "run"})
+    assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
+    assert list(sweep.finished(tmp_path, "run").values()) == ["ok"]
+    assert [r["status"] for r in compare.times([tmp_path]).values()] == ["ok"]
+    store.merge([tmp_path], tmp_path / "merged.jsonl")
+    assert [r["status"] for r in store.read(tmp_path / "merged.jsonl")] == ["ok"]
+
+
+def test_merge_refuses_to_mix(tmp_path: Path):
+    for name, values in (("a", {}), ("b", {"device": {"name": "other"}}), ("c", {"run_id": "s"})):
+        with store.Writer(tmp_path / f"{name}.jsonl") as writer:
+            writer.append(record(**values))
+    with pytest.raises(ValueError, match="several devices"):
+        store.merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match="several runs"):
+        store.merge([tmp_path / "a.jsonl", tmp_path / "c.jsonl"], tmp_path / "m.jsonl")
+    assert store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl") == 1
+    with pytest.raises(FileExistsError):
+        store.merge([tmp_path / "a.jsonl"], tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match=r"out is .*m\.json; accepted: .*\.jsonl or \.jsonl\.gz"):
+        store.merge([tmp_path / "a.jsonl"], tmp_path / "m.json")
+
+
+def test_compressed_records_are_read_as_plain_ones(tmp_path: Path):
+    """Also a run that goes on in a plain file beside its compressed one."""
+    path = tmp_path / "records" / "run.jsonl"
+    with store.Writer(path) as writer:
+        for seed in (1, 2):
+            writer.append(record(seed=seed, run_id="run"))
+    packed = path.with_name("run.jsonl.gz")
+    assert store.merge([path], packed) == 2
+    lines = path.read_bytes()
+    assert gzip.decompress(packed.read_bytes()) == lines
+    assert packed.read_bytes()[3:8] == bytes(5)  # neither a name nor a time
+    path.unlink()
+    assert [r["seed"] for r in store.read(packed)] == [1, 2]
+    with store.Writer(path) as writer:
+        for seed in (2, 3):
+            writer.append(record(seed=seed, run_id="run", time="2026-01-02T00:00:00+00:00"))
+    assert store.record_files(tmp_path) == [path, packed]
+    assert {store.stem(file) for file in store.record_files(tmp_path, "run")} == {"run"}
+    assert len(sweep.finished(tmp_path, "run")) == 3
+    both = tmp_path / "both.jsonl.gz"
+    assert store.merge([tmp_path / "records"], both) == 3
+    assert [(r["seed"], r["time"][9]) for r in store.read(both)] == [(1, "1"), (2, "2"), (3, "2")]
+
+
+@pytest.mark.parametrize("broken", ["empty", "cut", "flipped", "plain"])
+def test_a_broken_compressed_file_is_refused_by_its_name(tmp_path: Path, broken: str):
+    whole = store.compressed(json.dumps(record()).encode() + b"\n")
+    flipped = bytes(byte ^ 255 * (place == len(whole) // 2) for place, byte in enumerate(whole))
+    data = {"empty": b"", "cut": whole[:-9], "flipped": flipped, "plain": b'{"run_id": "r"}\n'}
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(data[broken])
+    with pytest.raises(store.BadRecord, match=r"a\.jsonl\.gz: no whole gzip file \(.+\); accepted"):
+        list(store.read(tmp_path))

@@ -1,0 +1,264 @@
+"""What the compiler makes of the planned kernels, and how that is read and recorded."""
+
+import ast
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.cli import resources as resources_command
+from bench.compiler import compile_kernel, resources
+from bench.records import store
+from kernels.plan.devices import DEVICES
+
+H100 = DEVICES["h100"]
+USUAL = ("bias", "lengths", "save")  # what a training call of torch.nn's arguments uses
+# In the loop over time at H=1024, B=16, bf16: instructions, forward and backward.
+MOST_INSTRUCTIONS = {"fwd": 900, "bwd": 1050}
+
+LISTING = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;              /* 0x00 */
+        /*0010*/                   LDG.E R2, [R4.64] ;                 /* 0x01 */
+        /*0020*/              @!P0 LDG.E.STRONG.GPU R3, [R4.64] ;      /* 0x02 */
+        /*0030*/                   HGMMA.64x16x16.F32.BF16 R8, gdesc[UR4], R8 ;
+        /*0040*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0050*/               @P1 BRA 0x40 ;
+        /*0060*/                   STG.E [R4.64], R2 ;
+        /*0070*/               @P2 BRA `(.L_x_1) 0x10 ;
+        /*0080*/                   EXIT ;
+"""
+
+
+def test_a_listing_is_read_and_its_widest_loop_found():
+    code = compile_kernel.sass(LISTING)
+    assert [address for address, _ in code] == list(range(0, 0x90, 0x10))
+    span = compile_kernel.time_loop(code)
+    loop = [compile_kernel.opcode(text) for address, text in code if address in span]
+    assert loop == ["LDG", "LDG", "HGMMA", "BAR", "BRA", "STG", "BRA"]
+
+
+def test_a_kernel_without_a_loop_has_no_instructions_in_it():
+    assert len(compile_kernel.time_loop([(0, "MOV R1, R2"), (16, "EXIT")])) == 0
+
+
+def test_the_full_grid_holds_every_case_once():
+    found = resources.jobs("h100", (64, 1024), (1, 16, 64), ("lstm", "gru"), ("bf16", "fp32:ieee"))
+    cases = [
+        (job.variant.cell, job.variant.pass_, job.variant.H, job.variant.dtype, B)
+        for job in found
+        for B in job.batches
+    ]
+    assert len(cases) == len(set(cases)) == 2 * 2 * 2 * 3 * 2
+    keys = {resources.key_of(job, "code", "3.7.1") for job in found}
+    assert len(keys) == len(found)
+
+
+def test_a_key_changes_with_whatever_changes_the_kernel():
+    job = resources.Job(resources.planned("h100", "lstm", "fwd", 1024, 16, "bf16"), (16,), "h100")
+    key = resources.key_of(job, "code", "3.7.1")
+    assert resources.key_of(replace(job, batches=(1, 16)), "code", "3.7.1") == key
+    plan = job.variant.plan
+    changed = [
+        resources.key_of(job, "other", "3.7.1"),
+        resources.key_of(job, "code", "3.6.0"),
+        resources.key_of(replace(job, device="a100"), "code", "3.7.1"),
+    ]
+    for variant in (
+        replace(job.variant, cell="gru"),
+        replace(job.variant, features=USUAL),
+        replace(job.variant, plan=replace(plan, ahead=1)),
+        replace(job.variant, plan=replace(plan, tiles=2)),
+    ):
+        changed.append(resources.key_of(replace(job, variant=variant), "code", "3.7.1"))
+    assert len({key, *changed}) == len(changed) + 1
+
+
+FOUND = {
+    "registers": 96, "stack_bytes": 0, "spills": 0, "shared_bytes": 1024, "instructions": 1200,
+    "loop_instructions": 850, "tensor_core": 64, "loads": 20, "stores": 5, "barriers": 10,
+    "atomics": 2, "occupancy": 1, "opcodes": {},
+}  # fmt: skip
+
+
+def test_faults_are_stack_and_shared_memory_beyond_limit_or_plan():
+    job = resources.Job(resources.planned("h100", "lstm", "fwd", 1024, 16, "bf16"), (16,), "h100")
+    planned = job.variant.plan.shared_bytes
+    assert resources.faults(job, FOUND) == []
+    assert resources.faults(job, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
+    assert "are planned" in resources.faults(job, FOUND | {"shared_bytes": planned + 1})[0]
+    assert "of 232448 bytes" in resources.faults(job, FOUND | {"shared_bytes": 300000})[0]
+
+
+def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_all(todo, dump, deadline):
+        for job in todo:
+            compiled.append(job)
+            yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
+
+    monkeypatch.setattr(resources, "compile_all", compile_all)
+    todo = resources.jobs("h100", (1024,), (16, 64), ("lstm",), ("bf16",))
+    folder, first, left = resources.run("h100", todo[:1], tmp_path)
+    assert (len(first), left, len(compiled)) == (1, 0, 1)
+    _, everything, left = resources.run("h100", todo, tmp_path)
+    assert (len(everything), left, len(compiled)) == (len(todo), 0, len(todo))
+    _, again, _ = resources.run("h100", todo, tmp_path)
+    assert len(compiled) == len(todo)
+    assert {r["case_id"] for r in again} == {r["case_id"] for r in everything}
+    plain, packed = folder / "records", tmp_path / "packed.jsonl.gz"
+    store.merge([plain], packed)
+    (file,) = store.record_files(plain)
+    packed.rename(file.with_name(file.name + ".gz"))
+    file.unlink()
+    resources.run("h100", todo, tmp_path)  # nor is what is recorded in a compressed file
+    assert len(compiled) == len(todo) and not file.exists()
+    records = list(store.read(folder))
+    assert len(records) == len(todo)
+    assert {r["kind"] for r in records} == {"resources"}
+    monkeypatch.setattr(resources, "code_hash", lambda names=(): "changed")
+    resources.run("h100", todo, tmp_path)
+    assert len(compiled) == 2 * len(todo)
+
+
+def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_all(todo, dump, deadline):
+        for job in todo:
+            compiled.append(job)
+            yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
+
+    monkeypatch.setattr(resources, "compile_all", compile_all)
+    (job,) = resources.jobs("h100", (1024,), (16,), ("lstm",), ("bf16",))[:1]
+    resources.run("h100", [job], tmp_path)
+    _, (record,), _ = resources.run("h100", [replace(job, batches=(8, 16))], tmp_path)
+    assert len(compiled) == 1
+    assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
+    resources.run("h100", [job], tmp_path)  # a smaller grid does not narrow what is recorded
+    assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
+
+
+def test_the_hash_of_the_code_is_the_same_in_every_python(monkeypatch):
+    tree = ast.parse("def f(x): return [x]")
+    plain = resources.dumped(tree)
+    assert "type_params" not in plain and "decorator_list=[]" in plain
+    asked: list[dict[str, Any]] = []
+
+    def dump(tree: ast.AST, **options: Any) -> str:  # as 3.13 does
+        asked.append(options)
+        return plain.replace("decorator_list=[]", "decorator_list=[], type_params=[]")
+
+    monkeypatch.setattr(resources, "ast", SimpleNamespace(dump=dump, AST=ast.AST))
+    monkeypatch.setattr(resources, "sys", SimpleNamespace(version_info=(3, 13)))
+    assert resources.dumped(tree) == plain and asked == [{"show_empty": True}]
+
+
+def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeypatch):
+    failed = {"status": "error", "reason": "the compiler's process died", "compile_s": None}
+    monkeypatch.setattr(
+        resources, "compile_all", lambda todo, dump, deadline: ((job, failed) for job in todo)
+    )
+    todo = resources.jobs("h100", (1024,), (16,), ("lstm",), ("bf16",))
+    _, records, _ = resources.run("h100", todo, tmp_path)
+    assert {(r["status"], r["resources"]) for r in records} == {("error", None)}
+    assert any("process died" in line for line in resources.summary(records))
+
+
+def test_a_record_survives_json():
+    job = resources.Job(
+        resources.planned("h100", "gru", "bwd", 512, 64, "fp32:tf32"), (64,), "h100"
+    )
+    result = {"status": "ok", "reason": None, "compile_s": 1.5, "resources": FOUND}
+    record = resources.record_of(job, result, "run", "code", "key")
+    store.check(json.loads(json.dumps(store.clean(record))))
+    assert (record["pass"], record["precision"]) == ("fwd+bwd", "tf32")
+    assert record["plan"]["mode"] == "persistent"
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(ValueError, match="device is 'h99'; accepted: h100, a100"):
+        resources_command.command(device="h99")
+
+
+# The compiler itself
+
+
+def tiled(pass_, block_b, features=("bias", "lengths", "resets", "save")):
+    """LSTM, H=1024, bf16, with a batch tile of this size whatever the plan prefers."""
+    from kernels.plan import Problem, persistent_plans
+
+    asked = Problem(4, 4096, 1024, 1, "bfloat16")
+    plans = persistent_plans(asked, H100, pass_ == "bwd")
+    plan = next(p for p in plans if p.block_b == block_b and p.resident == p.chunks)
+    one_tile = replace(plan, tiles=1)
+    return compile_kernel.Variant("lstm", pass_, 1024, 1, "bf16", "ieee", one_tile, features)
+
+
+def planned(cell, pass_, H, number="bf16"):
+    return resources.planned("h100", cell, pass_, H, 16, number)
+
+
+def stepwise(cell, pass_, H, B):
+    """The same loop launched for each step, whose compiler sees no barrier in the loop."""
+    from kernels.plan import Problem, backward_plan, forward_plan
+
+    asked = Problem(resources.CELLS[cell].gates, B, H, 1, "bfloat16")
+    plan = (backward_plan if pass_ == "bwd" else forward_plan)(asked, H100, "stepwise")
+    return compile_kernel.Variant(cell, pass_, H, 1, "bf16", "ieee", plan)
+
+
+REGRESSION = {
+    "forward": planned("lstm", "fwd", 1024),
+    "backward": planned("lstm", "bwd", 1024),
+    **{f"forward, tile {b}": tiled("fwd", b) for b in (32, 64)},
+    **{f"backward, tile {b}": tiled("bwd", b) for b in (16, 32, 64)},
+    "GRU backward": planned("gru", "bwd", 1024),
+    "lone": planned("lstm", "bwd", 128),
+    "tf32": planned("lstm", "fwd", 512, "fp32:tf32"),
+    "stepwise forward": stepwise("lstm", "fwd", 1536, 16),
+    "stepwise backward": stepwise("lstm", "bwd", 1024, 64),
+}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The regression subset, compiled for an H100."""
+    todo = [resources.Job(variant, (16,), "h100") for variant in REGRESSION.values()]
+    names = dict(zip((id(job) for job in todo), REGRESSION, strict=True))
+    found = {}
+    for job, result in resources.compile_all(todo):
+        assert result["status"] == "ok", f"{names[id(job)]}: {result['reason']}"
+        found[names[id(job)]] = (job, result["resources"])
+    assert set(found) == set(REGRESSION)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REGRESSION)
+def test_no_stack_and_no_more_shared_memory_than_planned(compiled, name):
+    job, found = compiled[name]
+    assert resources.faults(job, found) == []
+    assert found["spills"] == 0
+    assert found["occupancy"] >= 1
+    assert found["tensor_core"] > 0, "products run on tensor cores"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_the_loop_over_time_is_short(compiled, name):
+    _, found = compiled[name]
+    limit = MOST_INSTRUCTIONS["fwd" if name == "forward" else "bwd"]
+    assert 300 < found["loop_instructions"] <= limit
+    assert found["tensor_core"] == 64, "4 chunks of 256 columns, 16 at a time"
+
+
+@pytest.mark.slow
+def test_a_dump_keeps_the_binaries(tmp_path):
+    job = resources.Job(resources.planned("h100", "rnn_tanh", "fwd", 16, 16, "bf16"), (16,), "h100")
+    ((_, result),) = resources.compile_all([job], dump=tmp_path)
+    assert result["status"] == "ok"
+    (binary,) = tmp_path.glob("rnn_tanh-fwd-H16-*.cubin")
+    assert binary.read_bytes()[:4] == b"\x7fELF"

@@ -1,0 +1,422 @@
+"""The sweep: isolation, resuming, shards, budgets, and what it may import."""
+
+import cProfile
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reference
+from bench import providers
+from bench.__main__ import COMMANDS
+from bench.cases import cases
+from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.problem import Problem
+from bench.cli import quick
+from bench.records import environment, store
+from bench.records.environment import ROOT
+from bench.sweep import sweep
+from bench.sweep.worker_process import Isolated, Item, Stopped
+
+SILENCE_S = 30.0  # that means a hang: only the provider that sleeps for an hour is so long silent
+MOST_CALLS = 300  # of functions, for each case that a dry run plans; some 200 today
+PLUGIN = Path(__file__).parents[1] / "helpers" / "bench_plugin.py"
+PRESET = """
+[little]
+about = "for tests"
+providers = ["good", "good-too"]
+[[little.grid]]
+cell = ["lstm", "gru"]
+dtype = "fp32"
+B = 2
+T = 3
+H = [4, 6]
+[[little.grid]]
+kind = "error"
+cell = "rnn_tanh"
+pass = "fwd+bwd"
+dtype = ["fp32", "bf16"]
+B = 2
+T = 3
+H = 4
+"""
+QUICK = {"seconds": 0.02, "target": 0.5, "seed": 0}
+FACTS = ("case_id", "provider", "status", "kind", "mode", "run_id", "seed")
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "presets.toml"
+    path.write_text(PRESET)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugin() -> Iterator[None]:
+    """Leave the registry as it was."""
+    tables: tuple[dict, ...] = (providers.PROVIDERS, cases.CELLS, reference.CELLS)
+    providers.load()
+    before = [dict(table) for table in tables]
+    yield
+    sys.modules.pop("bench_plugin_bench_plugin", None)
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
+def options(path: Path, **values: object) -> sweep.Options:
+    base: dict = {"preset": "little", "preset_file": path, "plugins": (PLUGIN,), "run": "run"}
+    return sweep.Options(**base | values)
+
+
+def records(results: Path) -> list[store.Record]:
+    return list(store.read(results))
+
+
+def facts(found: list[store.Record]) -> set[tuple]:
+    return {tuple(record[name] for name in FACTS) for record in found}
+
+
+@pytest.mark.slow
+def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Path):
+    bad = "raises,no-memory,aborts,killed,hangs,wrong,refuses"
+    every = f"good,needs-room,{bad}"
+    chosen = options(preset, providers=every, filter="cell=lstm H=4")
+    _, counts, left = sweep.sweep(chosen, QUICK, tmp_path / "results", timeout=SILENCE_S)
+    assert left == 0
+    found = {record["provider"]: record for record in records(tmp_path / "results")}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "good": "ok",
+        "needs-room": "ok",
+        "raises": "error",
+        "no-memory": "oom",
+        "aborts": "error",
+        "killed": "oom",
+        "hangs": "timeout",
+        "wrong": "incorrect",
+        "refuses": "unsupported",
+    }
+    for name in bad.split(","):
+        assert found[name]["reason"] and found[name]["median_ms"] is None, name
+    assert "broke while timed" in found["raises"]["reason"]
+    assert "SIGABRT" in found["aborts"]["reason"]
+    assert "y is off by" in found["wrong"]["reason"] and found["wrong"]["errors"]
+    assert sum(counts.values()) == 9
+
+    # Nothing is left to do; failures are measured again only when asked.
+    plan = sweep.make_plan(chosen, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert plan.items == [] and plan.done == 9
+    again = options(preset, providers=every, filter="cell=lstm H=4", rerun="failed")
+    plan = sweep.make_plan(again, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
+
+
+def test_supports_that_raises_costs_its_own_cases(preset: Path, tmp_path: Path):
+    chosen = options(preset, providers="good,unsure,odd", filter="cell=lstm H=4")
+    plan = sweep.make_plan(chosen, environment.probe(), tmp_path)
+    told = "\n".join(sweep.describe(plan, environment.probe(), 1.0))
+    assert "error unsure in 1 cases: its supports raised KeyError: 'mood'" in told
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"ok": 1, "error": 2}
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons["odd"] == "its supports gave True; accepted: None, or why not"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x = 1\ndef f(:\n", "line 2: SyntaxError: "),
+        ("x = 1\n\nimport no_such_thing\n", "line 3: ModuleNotFoundError: No module named"),
+        (
+            "from bench.providers import provider\nprovider('a/b')\n",
+            "line 2: ValueError: provider is 'a/b'; accepted: a name without a slash",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_one_sentence(tmp_path: Path, text: str, complaint: str):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    for more in ([], ["--dry-run"]):
+        words = ["sweep", "--plugin", str(path), "--results", str(tmp_path / "results"), *more]
+        found = run_cli(*words)
+        assert found.returncode == 2 and "Traceback" not in found.stderr
+        assert f"error: plugin {path}, {complaint}" in found.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["time", "error"])
+def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
+    grid = '[own]\nabout = "x"\n[[own.grid]]\npass = ["fwd", "fwd+bwd"]\ndtype = "fp32"\n'
+    preset.write_text(grid + f'kind = "{kind}"\nB = 2\nT = 3\nH = 4\n')
+    names = "more-rows,one-number,no-state,part-gradient"
+    chosen = options(preset, preset="own", kinds=(kind,), providers=names)
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"incorrect": 7, "ok": 1}  # part-gradient is right without gradients
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons == {
+        "more-rows": "y has shape (3, 5, 4); accepted: (3, 2, 4)",
+        "one-number": "y has shape (1, 1, 1); accepted: (3, 2, 4)",
+        "no-state": "outputs are y; accepted: y, h_n, c_n",
+        "part-gradient": "dx has shape (1, 2, 4); accepted: (3, 2, 4)",
+    }
+
+
+@pytest.mark.slow
+def test_a_record_tells_everything(preset: Path, tmp_path: Path):
+    chosen = options(preset, kinds=("time", "error"), filter="H=4")
+    folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert folder.name == environment.slug(environment.cpu_name())
+    assert counts == {"ok": 8}
+    for record in records(tmp_path / "results"):
+        assert record["device"]["name"] and record["software"]["torch"]
+        assert record["errors"]["y"]["rel_l2"] < 0.1
+        assert record["code"] == environment.code_hash()
+        if record["kind"] == "time":
+            assert record["mode"] == "host" and not record["interpreted"]
+            assert record["n"] == len(record["samples_ms"]) == sum(record["blocks"])
+            assert record["ci_low_ms"] <= record["median_ms"] <= record["ci_high_ms"]
+            assert record["us_per_step"] == pytest.approx(record["median_ms"] / 3 * 1e3)
+        else:
+            assert record["median_ms"] is None and record["compile_s"] is None
+            assert {"y", "h_n", "dx", "dh0", "dw_hh_l0"} <= record["errors"].keys()
+
+
+def test_a_plugins_cell_is_measured_like_any_other(preset: Path, tmp_path: Path):
+    grid = '[own]\nabout = "x"\n[[own.grid]]\ncell = "leaky"\ndtype = "fp32"\nB = 2\nT = 3\nH = 4\n'
+    preset.write_text(grid)
+    chosen = options(preset, preset="own", providers="reference,good,torch.nn,ours")
+    _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
+    assert counts == {"ok": 2, "unsupported": 2}
+    reasons = {r["provider"]: r["reason"] for r in records(tmp_path / "results")}
+    assert reasons["torch.nn"] == "torch.nn has no cell leaky"
+    assert reasons["ours"] == "kernels has no cell leaky"
+
+
+def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch):
+    class Entry:
+        def load(self) -> None:
+            def never(problem: Problem) -> providers.Call:
+                raise AssertionError("only registered here")
+
+            providers.provider("installed")(never)
+
+    def entries(group: str) -> list[Entry]:
+        return [Entry()] if group == "rnnbench.plugins" else []
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entries)
+    assert "installed" in providers.load()
+    with pytest.raises(ValueError, match="registered already"):
+        providers.load()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_beside_its_compressed_records(preset: Path, tmp_path: Path):
+    part, whole = (options(preset, filter=f"cell=lstm{tail}") for tail in (" H=4", ""))
+    sweep.sweep(part, QUICK, tmp_path)
+    (plain,) = tmp_path.rglob("*.jsonl")
+    packed = plain.with_name("run.jsonl.gz")
+    store.merge([plain], packed)
+    before = packed.read_bytes()
+    plain.unlink()
+    _, counts, _ = sweep.sweep(part, QUICK, tmp_path)
+    assert not counts and not plain.exists(), "nothing is measured twice"
+    _, counts, _ = sweep.sweep(whole, QUICK, tmp_path)
+    assert packed.read_bytes() == before and len(records(plain)) == sum(counts.values()) == 2
+    assert {(r["H"], r["provider"]) for r in records(tmp_path)} == {
+        (H, name) for H in (4, 6) for name in ("good", "good-too")
+    }
+
+
+@pytest.mark.slow
+def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
+    for name, shards in (("whole", ["1/1"]), ("parts", ["1/2", "2/2"])):
+        for each in shards:
+            sweep.sweep(options(preset, shard=each), QUICK, tmp_path / name)
+    files = sorted((tmp_path / "parts").rglob("*.jsonl"))
+    assert [file.name for file in files] == ["run.1of2.jsonl", "run.2of2.jsonl"]
+    assert not facts(records(files[0])) & facts(records(files[1]))
+    merged = tmp_path / "merged.jsonl"
+    assert store.merge(files, merged) == 8
+    assert facts(records(merged)) == facts(records(tmp_path / "whole"))
+
+
+def run_cli(*words: str, **extra: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, **extra)
+
+
+def sweep_words(preset: Path, results: Path) -> list[str]:
+    return [
+        "sweep", "--preset", "little", "--preset-file", str(preset), "--plugin", str(PLUGIN),
+        "--results", str(results), "--seconds", "0.05", "--target", "0.5",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
+    words = sweep_words(preset, tmp_path / "results")
+    draw = random.Random(0)
+    for _ in range(2):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bench", *words],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(draw.uniform(2.0, 4.0))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    before = records(tmp_path / "results") if (tmp_path / "results").exists() else []
+    done = run_cli(*words)
+    assert done.returncode == 0, done.stderr
+    after = records(tmp_path / "results")
+    assert after[: len(before)] == before
+    assert len(after) == 8 and len(facts(after)) == 8
+    assert "none new" in run_cli(*words).stdout
+
+
+@pytest.mark.slow
+def test_a_deadline_ends_a_process_that_is_still_starting(tmp_path: Path):
+    worker = Isolated({}, tmp_path)
+    item = Item("time", make_case(**DEFAULTS), ("torch.nn",))
+    with pytest.raises(Stopped):
+        worker.measure(item, deadline=time.monotonic())
+    assert worker._process is None
+
+
+def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
+    _, counts, left = sweep.sweep(
+        options(preset), {"seconds": 30.0, "target": 1e-9, "seed": 0}, tmp_path, max_minutes=0.1
+    )
+    assert left == 4 and not counts  # a case cut short is not half kept
+    assert records(tmp_path) == []
+
+
+ALONE = (
+    "import sys, runpy; sys.argv = ['bench', *{words!r}]\n"
+    "try: runpy.run_module('bench', run_name='__main__')\n"
+    "except SystemExit: pass\n"
+    "heavy = {{'torch', 'numpy', 'pandas', 'triton', 'scipy'}} & sys.modules.keys()\n"
+    "assert not heavy, heavy"
+)
+LISTS = [["sweep", "--preset", name, "--dry-run"] for name in ("paper", "full")]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], *([name, "--help"] for name in COMMANDS), *LISTS], ids=" ".join
+)
+def test_help_and_dry_runs_import_nothing_heavy(words: list[str]):
+    code = ALONE.format(words=words)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("Usage:" if "--help" in words else "cases to measure") in done.stdout
+
+
+def test_a_dry_runs_work_grows_as_its_cases(tmp_path: Path):
+    """Counted in function calls, which no machine makes more or fewer of."""
+    machine = environment.Machine("cpu", "test")
+    for name in ("tiny", "paper", "full"):  # the first also imports
+        with cProfile.Profile() as profile:
+            plan = sweep.make_plan(sweep.Options(preset=name), machine, tmp_path)
+        calls = sum(each.callcount for each in profile.getstats())
+        assert name == "tiny" or calls < MOST_CALLS * plan.asked, calls / plan.asked
+
+
+def test_dry_run_says_what_is_skipped_and_why():
+    found = run_cli("sweep", "--preset", "paper", "--dry-run").stdout
+    if environment.probe().kind == "cpu":
+        assert "skip  ours in" in found and "interpreter" in found
+    assert "about" in found and "(a guess)" in found
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--preset", "no"], "preset is 'no'"),
+        (["--providers", "no"], "provider is 'no'"),
+        (["--filter", "colour=red"], "filter has"),
+        (["--shard", "3/2"], "shard is"),
+        (["--rerun", "no"], "rerun is"),
+        (["--filter", "cell=LSTM"], "accepted for cell: rnn_tanh"),
+        (["--preset", "deepbench", "--kind", "error"], "no cases of that kind"),
+        (["--filter", "T=77777"], "matches none of the"),
+        (["--seconds", "0"], "seconds is 0; accepted"),
+        (["--timeout", "0"], "timeout is 0; accepted"),
+        (["--target=-1"], "target is -1; accepted"),
+        (["--run", "a/b"], "run is 'a/b'; accepted"),
+        (["--run", "a*"], "run is 'a*'; accepted"),
+        (["--results", "README.md/x"], "README.md is a file; accepted: a folder"),
+        (["--preset-file", "tests"], "preset file is tests; accepted"),
+        (["--results", "README.md"], "README.md is a file; accepted: a folder"),
+    ],
+)
+def test_wrong_words_get_one_clear_sentence(words: list[str], complaint: str):
+    found = run_cli("sweep", "--dry-run", *words)
+    assert found.returncode == 2
+    assert complaint in found.stderr and "Traceback" not in found.stderr
+
+
+ALLOWED = {
+    "torch", "triton", "numpy", "pandas", "scipy", "matplotlib", "pytest", "pytest_benchmark",
+    "typer", "rich", "hypothesis", "pynvml", "bench", "kernels", "reference",
+}  # fmt: skip
+LEAN = """
+import sys, importlib.abc
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        top = name.split(".")[0]
+        frame, direct = sys._getframe(1), None
+        while frame:
+            file = frame.f_code.co_filename
+            if "importlib" not in file and "<frozen" not in file and file != "<string>":
+                direct = file
+                break
+            frame = frame.f_back
+        ours = direct and direct.startswith({root!r}) and "site-packages" not in direct
+        if ours and top not in {allowed!r} and top not in sys.stdlib_module_names:
+            raise ImportError(f"{{direct}} imports {{name}}")
+        return None
+sys.meta_path.insert(0, Block())
+from pathlib import Path
+from bench.sweep import sweep
+if __name__ == "__main__":
+    import bench.sweep.worker, bench.cli.sweep, bench.report.compare, bench.cli.error
+    import bench.cli.quick, bench.cli.campaign, bench.gpu.check_gpu, bench.gpu.floor
+    import bench.providers; bench.providers.load()
+    import bench.conftest, bench.test_throughput
+"""
+
+
+def test_measuring_imports_only_the_lean_list():
+    code = LEAN.format(root=str(ROOT), allowed=ALLOWED)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_first_command_measures_also_where_records_are_committed(tmp_path: Path):
+    """Else a fresh clone on a machine of the same name would measure nothing."""
+    name = quick.run_name("tiny", tmp_path)
+    assert name == sweep.default_run("tiny")
+    (tmp_path / "records").mkdir()
+    for file in (name, f"{name}-2"):
+        (tmp_path / "records" / f"{file}.jsonl").touch()
+        assert quick.run_name("tiny", tmp_path) == name  # resumed while it is not committed
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", f"records/{name}.jsonl"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-2"
+    subprocess.run([*git, "add", "records"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-3"
+    (tmp_path / "records" / f"{name}-3.jsonl.gz").touch()
+    subprocess.run([*git, "add", "records"], check=True)
+    assert quick.run_name("tiny", tmp_path) == f"{name}-4"

@@ -1,0 +1,57 @@
+"""Training from the same seed: our modules and torch.nn's give the same curve of the loss."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from bench.error import training
+from bench.records import store
+from bench.report import build
+from tests.helpers import synthetic
+from tests.helpers.paired_modules import DEVICE
+from tests.report.test_images import losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", training.CELLS)
+def test_the_loss_curve_is_torchs(cell, seed):
+    found = training.curves(cell, seed, DEVICE)
+    curve, expected = found["ours"], found["torch.nn"]
+    assert len(curve) == len(expected) >= 50
+    assert expected[-1] < expected[0] - 0.5, "nothing was learned"
+    worst = max(abs(a - b) for a, b in zip(curve, expected, strict=True))
+    # Why so much is allowed stands beside it.
+    assert worst <= training.BOUND, f"the losses differ by up to {worst:.1e}"
+
+
+def test_the_bound_sees_a_wrong_gradient(seed):
+    """One in which each entry is off by a hundredth of their size: another curve."""
+
+    def disturbed(i: int, h: int) -> torch.nn.Module:
+        module: Any = torch.nn.GRU(i, h)
+        module.weight_hh_l0.register_hook(lambda g: g + 0.01 * g.std())
+        return module
+
+    curve, expected = (training.losses(kind, seed, DEVICE) for kind in (disturbed, torch.nn.GRU))
+    assert max(abs(a - b) for a, b in zip(curve, expected, strict=True)) > 10 * training.BOUND
+
+
+def test_the_report_draws_the_curves(tmp_path):
+    folder = tmp_path / "device"
+    (folder / "records").mkdir(parents=True)
+    lines = [json.dumps(store.clean(record)) for record in synthetic.small()[:3]]
+    (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "records" / training.FILE).write_text(json.dumps(losses()))
+    names = {path.name for path in build.everything([folder])}
+    assert {"training.png", "training.pdf", "training.md", "data.zip"} <= names
+    assert len(synthetic.data(folder, "figures/training")) == 2 * 50
+    page = (folder / "README.md").read_text()
+    assert "figures/training.png" in page and "A training run from the same seed" in page
+
+
+def test_a_measured_run_has_what_the_report_reads():
+    found = training.measure(["gru"], steps=2)
+    assert set(found) == set(losses()) - {"functions", "points"}
+    assert [len(curve) for curve in found["losses"]["gru"].values()] == [2, 2]

@@ -1,0 +1,84 @@
+"""Kernels compiled ahead are those that are launched, by Triton's own launch path for an H100."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu import precompile
+from bench.gpu.pool import FAIL, NOT_DONE, PASS, Outcome, Unit
+from bench.gpu.precompile import CLAIMED, COMPILED
+from tests.helpers.precompile_calls import PROVIDERS, REQUESTS, VALUES
+
+ROOT = Path(__file__).parents[2]
+
+
+def process(what: str, cache: Path) -> list[str]:
+    environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.precompile_calls", what], cwd=ROOT,
+        env=environ | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def kernels(cache: Path) -> set[str]:
+    return {str(path.relative_to(cache)) for path in cache.rglob("*.cubin")}
+
+
+@pytest.mark.slow
+def test_what_is_launched_is_what_was_compiled_ahead(tmp_path: Path):
+    *outcomes, launches = process("compile", tmp_path)
+    assert launches == "0 launches" and set(outcomes) <= {COMPILED, CLAIMED}
+    ahead = kernels(tmp_path)
+    launches = process("launch", tmp_path)[-1]
+    assert launches != "0 launches"
+    assert kernels(tmp_path) == ahead
+    # A stepwise backward loop has a kernel for each of its two phases; no other use has two.
+    phases = sum(use.mode == "stepwise" and use.loop == "bwd" for use in USES)
+    assert outcomes.count(COMPILED) <= len(ahead) <= outcomes.count(COMPILED) + phases
+
+
+USES = precompile.of_values(VALUES) + precompile.of_requests(REQUESTS, PROVIDERS)
+
+
+class Together:
+    """A pool without processes."""
+
+    def __init__(self, **outcomes: Outcome) -> None:
+        self.outcomes = outcomes
+
+    def run(self, units: list[Unit], deadline: float, on_outcome: Any) -> None:
+        for unit, outcome in zip(units, self.outcomes.values(), strict=True):
+            on_outcome(unit, outcome)
+
+
+def test_each_kernel_is_a_row_and_failures_are_named():
+    uses = [replace(USES[0], save=False), USES[0], USES[1], USES[2], USES[0]]
+    outcomes = {
+        "a": Outcome(PASS, COMPILED, 4.0), "b": Outcome(PASS, CLAIMED, 0.1),
+        "c": Outcome(FAIL, "PTXASError: no"), "d": Outcome(NOT_DONE, "not begun in time"),
+    }  # fmt: skip
+    rows = precompile.run(uses, 1.0, Together(**outcomes))  # type: ignore[arg-type]
+    assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
+    assert precompile.summary_line(rows) == (
+        "1 kernels compiled, 4 s of compiling in all; 1 failed, first lstm bwd bf16 B=3 H=136 "
+        "persistent: PTXASError: no; 1 uses left to be compiled when launched"
+    )
+
+
+def test_only_our_providers_launch_kernels_and_only_what_they_are_asked_for():
+    assert precompile.of_requests(REQUESTS, ("torch.nn", "reference")) == []
+    (first, *_) = REQUESTS
+    uses = precompile.of_requests(
+        [replace(first, providers=("ours", "ours-graph"))], ("ours-gemm",)
+    )
+    assert [(use.loop, use.mode, use.save) for use in uses] == [
+        ("fwd", "auto", True), ("bwd", "auto", True),
+        ("fwd", "auto-graph", True), ("bwd", "auto-graph", True),
+    ]  # fmt: skip

@@ -1,0 +1,202 @@
+"""A plan by measured rates: what a file of the floor may be, what it changes, what is printed."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.__main__ import app
+from bench.cases import limits, roofline
+from bench.cli import plan_words
+from bench.gpu import floor, rates
+from kernels.plan import Problem, backward_plan, cost, forward_plan
+from kernels.plan.devices import DEVICES, Rates
+from tests.helpers import synthetic
+
+H100 = DEVICES["h100"]
+
+
+@pytest.fixture
+def measured() -> limits.Measured:
+    return limits.of_floor(synthetic.floor())
+
+
+@pytest.fixture
+def file(tmp_path: Path, measured) -> Path:
+    path = tmp_path / "floor.json"
+    path.write_text(json.dumps(synthetic.floor()), encoding="utf-8")
+    return path
+
+
+# --- the numbers of a floor
+
+
+def test_the_numbers_are_the_best_that_was_measured(measured):
+    assert measured.hbm_gbps == 2900 and measured.gather_gbps == 90
+    assert measured.gather_alone_gbps == 95
+    assert measured.tflops == {"bf16": 687, "fp16": 690, "tf32": 390, "tf32x3": 130, "ieee": 50}
+    assert measured.barrier_us == pytest.approx({"1": 1.0, "8": 2.0, "64": 3.0})
+    assert measured.loaded_barrier_us == pytest.approx({"1": 1.3584, "8": 2.3584, "64": 3.3584})
+    assert measured.product_clocks == {"16": 24, "32": 26} and measured.clock_ghz == 1.7
+    assert measured.latency_us == pytest.approx(0.16) and measured.launch_us == 1.0
+    bounds = roofline.limits_of(measured)
+    assert bounds is not None and bounds.barrier_ms(63) == pytest.approx(2e-3)
+    assert bounds.barrier_ms(500) == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize("missing", ["barrier", "gather", "copy", "multiply"])
+def test_a_floor_of_a_time_needs_all_that_it_is_made_of(missing: str):
+    found = synthetic.floor()
+    del found[missing]
+    assert roofline.limits_of(limits.of_floor(found)) is None
+
+
+@pytest.mark.parametrize("missing", ["flag", "release", "chain", "launch", "latency"])
+def test_and_nothing_else(missing: str):
+    found = synthetic.floor()
+    del found[missing]
+    assert roofline.limits_of(limits.of_floor(found)) is not None
+
+
+def broken(**changed: Any) -> str:
+    card = {
+        "name": "NVIDIA H100", "architecture": "sm_90", "multiprocessors": 132,
+        "shared_bytes": 232448, "shared_total": 233472,
+    }  # fmt: skip
+    return json.dumps(card | changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "No such file"),
+        ("", "not such a file"),
+        ("[" * 100_000, "not such a file"),
+        ("7", "not such a file"),
+        ("[]", "not such a file"),
+        ("{}", "not such a file"),
+        ('{"card": 1}', "not such a file"),
+        ('{"card": {}, "barrier": [{"ms": 1}]}', "not such a file"),
+        (broken(hbm="3"), "not such a file"),
+        (broken(hbm_gbps="3"), "whose hbm_gbps ('3') cannot be"),
+        (broken(hbm_gbps=float("nan")), "whose hbm_gbps (nan) cannot be"),
+        (broken(launch_us=0), "whose launch_us (0) cannot be"),
+        (broken(barrier_us={"x": 1.0}), "whose barrier_us ({'x': 1.0}) cannot be"),
+        (broken(product_clocks=[1]), "whose product_clocks ([1]) cannot be"),
+        (broken(tflops={"int8": 1.0}), "whose tflops ({'int8': 1.0}) cannot be"),
+        (broken(multiprocessors=10**30), "whose multiprocessors (1000000000"),
+        (broken(shared_bytes=10**400), "whose shared_bytes (1000000000"),
+        (broken(barrier_us={"1" * 5000: 1.0}), "whose barrier_us ({'1111"),
+        (broken(hbm_gbps=1e300), "whose hbm_gbps (1e+300) cannot be"),
+        (broken(multiprocessors=True), "whose multiprocessors (True) cannot be"),
+        (broken(architecture="x86"), "whose architecture ('x86') cannot be"),
+        (broken(name="\x1b[2J"), r"whose name ('\x1b[2J') cannot be"),
+    ],
+)
+def test_a_file_that_the_floor_did_not_write_is_refused(tmp_path: Path, text, told: str):
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    found = CliRunner().invoke(app, ["plan", "--limits", str(path)])
+    assert isinstance(found.exception, ValueError)
+    said = str(found.exception)
+    assert told in said and "\n" not in said
+    assert said.endswith(
+        "accepted: a limits.json or floor.json that `python -m bench.gpu.floor` wrote"
+    )
+
+
+def test_a_folder_is_no_file(tmp_path: Path):
+    with pytest.raises(ValueError, match="Is a directory"):
+        limits.read(tmp_path)
+
+
+# --- what they change
+
+
+def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
+    card, which = rates.chosen_device("h100", file)
+    assert replace(card, rates=H100.rates) == H100  # no limit is another
+    found = card.rates
+    assert (found.clock_ghz, found.hbm_gbps, found.launch_us) == (1.7, 2900, 1.0)
+    assert found.latency_us == pytest.approx(0.16)
+    assert [n for n, _ in found.barriers_us] == [1, 8, 64] and found.split_barrier == 1
+    assert found.barrier_us(4) == pytest.approx(1.3584)
+    assert found.barrier_us(63) == pytest.approx(2.3584)
+    assert found.product_clocks == ((16, 24), (32, 26))
+    assert found.l2_gbps == 90 * 132 and found.l2_bytes_per_clock == 95 / 1.7
+    assert dict(found.gemm_tflops)["bfloat16"] == 687
+    assert "split_barrier" not in which  # it follows from the barriers
+    same = {each.name for each in fields(Rates)} - which - {"split_barrier"}
+    assert same == {"tensor", "tensor_tf32", "fma", "l2_bytes"}
+    assert all(getattr(found, name) == getattr(H100.rates, name) for name in same)
+
+
+def test_what_was_not_measured_stays_assumed(tmp_path: Path):
+    path = tmp_path / "limits.json"
+    path.write_text(broken(latency_us=0.2), encoding="utf-8")
+    card, which = rates.chosen_device("h100", path)
+    assert which == {"latency_us"} and card == replace(
+        H100, rates=replace(H100.rates, latency_us=0.2)
+    )
+
+
+def test_the_cost_is_made_of_the_measured_rates(file: Path):
+    card, _ = rates.chosen_device(None, file)
+    problem = Problem(4, 16, 1024, 1, "bfloat16")
+    plan = forward_plan(problem, card, "persistent")
+    assert plan.cost.barrier_us == card.rates.barrier_us(plan.group)
+    links = 1024 * 2 / 32  # of 64 rows, by 24 clocks each where 16 sequences are a tile
+    clocks = dict(card.rates.product_clocks)[plan.block_b]
+    assert plan.cost.product_us == pytest.approx(links * clocks / 1.7e3)
+    assert plan.cost.weights_us == 0  # the chain reads them
+    back = backward_plan(replace(problem, H=512), card, "persistent")
+    split = card.rates.barrier_us(back.split) if back.split > 1 else 0.0
+    assert back.cost.barrier_us == pytest.approx(card.rates.barrier_us(back.group) + split)
+    outside = forward_plan(replace(problem, B=4096), card, "gemm")
+    assert outside.cost.product_us == pytest.approx(2 * 4 * 1024**2 * 4096 / 687e6)
+    assert outside.cost.launch_us == 2 * card.rates.launch_us
+    lone = forward_plan(Problem(4, 16, 64, 1, "bfloat16"), card, "persistent")
+    assert lone.group == 1 and lone.cost.weights_us > 0
+
+
+def test_a_file_of_another_gpu_is_refused(file: Path):
+    for device in ("a100", "h200"):
+        with pytest.raises(ValueError, match=rf"accepted: a file of {device} with 1\d\d, or no "):
+            rates.chosen_device(device, file)
+
+
+# --- what is printed
+
+
+def test_every_constant_is_printed_with_its_origin(file: Path):
+    """None may be added to the model that this list does not have."""
+    assert set(plan_words.RATES) == {each.name for each in fields(Rates)}
+    numbers = {name for name, value in vars(cost).items() if isinstance(value, int | float)}
+    units = {"CHAIN_ROWS", "CHAIN_BYTES"}  # what a link of the chain is, no assumption
+    assert set(plan_words.MODEL) == {name for name in numbers if name.isupper()} - units
+    shown = CliRunner().invoke(app, ["plan"]).output
+    assert "constants: none measured; --limits FILE takes" in shown and "measured]" not in shown
+    assert "barrier, by programs                   1: 1.2 µs [assumed]" in shown
+
+
+@pytest.mark.parametrize("name", ["floor.json", "limits.json"])
+def test_the_command_says_which_constants_are_measured(file: Path, measured, name: str):
+    if name == "limits.json":
+        floor.write(file.parent, synthetic.floor())
+    path = file.with_name(name)
+    found = CliRunner().invoke(app, ["plan", "--limits", str(path), "--pass", "forward"])
+    assert found.exit_code == 0, found.output
+    for words in (
+        "bf16 on NVIDIA H100 80GB HBM3 (sm_90, 132 multiprocessors)",
+        f"constants: 9 of 14 rates measured ({path})",
+        "barrier, by programs                   1: 1.358, 8: 2.358, 64: 3.358 µs [measured]",
+        "64 rows x 32 bytes of K, by sequences  16: 24, 32: 26 clocks [measured]",
+        "launch in a CUDA graph                 1 µs [measured]",
+        "tensor cores, 16 bits                  4,096 operations per clock [published]",
+        "of the host, not the card]",
+    ):
+        assert words in found.output, words

@@ -1,0 +1,139 @@
+"""A user's plugin with every way to fail, for the tests of the sweep."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import torch
+
+import reference
+from bench.cases.cases import Cell, add_cell
+from bench.cases.problem import run_reference
+from bench.providers import Call, provider
+
+
+def _reference(problem):
+    leaves = {name: value.detach() for name, value in problem.inputs.items()}
+    return Call(lambda: run_reference(problem.case, leaves, problem.resets), leaves)
+
+
+@provider("good", package="torch")
+def good(problem):
+    return _reference(problem)
+
+
+@provider("good-too", package="torch")
+def good_too(problem):
+    return _reference(problem)
+
+
+@provider("refuses", supports=lambda case, machine: "never in the mood")
+def refuses(problem):
+    raise AssertionError("was asked all the same")
+
+
+def _unsure(case, machine):
+    raise KeyError("mood")
+
+
+@provider("unsure", supports=_unsure)
+def unsure(problem):
+    raise AssertionError("was asked all the same")
+
+
+@provider("odd", supports=lambda case, machine: True)  # type: ignore[arg-type, return-value]
+def odd(problem):
+    raise AssertionError("was asked all the same")
+
+
+@provider("wrong")
+def wrong(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {name: value * 1.01 for name, value in right().items()}
+    return call
+
+
+@provider("more-rows")
+def more_rows(problem):
+    """Right in every row that is asked for, and three rows more."""
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {
+        name: torch.cat([value, value[:, :1].expand(-1, 3, -1)], 1)
+        for name, value in right().items()
+    }
+    return call
+
+
+@provider("one-number")
+def one_number(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {name: value[:1, :1, :1] for name, value in right().items()}
+    return call
+
+
+@provider("no-state")
+def no_state(problem):
+    call = _reference(problem)
+    right = call.forward
+    call.forward = lambda: {"y": right()["y"]}
+    return call
+
+
+@provider("part-gradient")
+def part_gradient(problem):
+    call = _reference(problem)
+    call.standard = lambda found: {name: value[:1] for name, value in found.items()}
+    return call
+
+
+def _only_in_time(problem, act):
+    """Right when checked, bad when timed: the third call and later."""
+    call = _reference(problem)
+    right, calls = call.forward, [0]
+
+    def forward():
+        calls[0] += 1
+        if calls[0] > 3:
+            act()
+        return right()
+
+    call.forward = forward
+    return call
+
+
+@provider("needs-room")
+def needs_room(problem, tries=[]):  # noqa: B006  (counts its calls)
+    """Does not fit beside others, but alone."""
+    tries.append(problem)
+    if len(tries) == 1:
+        raise torch.OutOfMemoryError("no room beside the others")
+    return _reference(problem)
+
+
+def _raise():
+    raise RuntimeError("broke while timed")
+
+
+def _no_memory():
+    raise torch.OutOfMemoryError("no room")
+
+
+provider("raises")(partial(_only_in_time, act=_raise))
+provider("no-memory")(partial(_only_in_time, act=_no_memory))
+provider("aborts")(partial(_only_in_time, act=os.abort))
+provider("killed")(partial(_only_in_time, act=lambda: os.kill(os.getpid(), signal.SIGKILL)))
+provider("hangs")(partial(_only_in_time, act=lambda: time.sleep(3600)))
+
+
+def _leaky_step(gx, state, w_hh, b_hh=None):
+    """A cell of the user's own: a leaky integrator."""
+    (h,) = state
+    return (0.9 * h + 0.1 * torch.tanh(gx + torch.nn.functional.linear(h, w_hh, b_hh)),)
+
+
+reference.CELLS["leaky"] = reference.Cell(_leaky_step, gates=1, states=("h",))
+add_cell(Cell("leaky", 1, ("h",), kernels=False))

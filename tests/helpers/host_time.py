@@ -1,0 +1,115 @@
+"""Host time of a call: what Python, torch and Triton take until a kernel would be launched.
+
+`python -m tests.helpers.host_time`, without a GPU. Tensors lie on the CPU and the driver launches
+nothing (`launch_recorder.py`): the C launcher, cuBLAS, the CUDA driver and torch's CUDA allocator
+come on top. Time is the process's own, so that other work on the machine disturbs it little.
+"""
+
+import os
+import platform
+import time
+import timeit
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+import triton
+
+import kernels
+from bench.records.environment import cpu_name
+from kernels import gemm, launch
+from kernels.autograd import plans
+from kernels.cells import CELLS
+from tests.helpers import launch_recorder
+
+# float32 and small, so that what torch itself computes on the CPU in between takes no time to speak
+# of, and yet several programs exchange the state.
+T, B, I, H = 4, 1, 16, 40
+STEPS = 64
+REPEATS = 40
+
+
+def microseconds(call: Callable[[], Any], calls: int = 50) -> float:
+    """Time of one call: the least of several means over calls, after a first one that compiles."""
+    call()
+    samples = timeit.repeat(call, timer=time.process_time, number=calls, repeat=REPEATS)
+    return min(samples) / calls * 1e6
+
+
+def one_launch() -> Callable[[], Any]:
+    """Triton's part alone: the forward kernel's launch with arguments made before."""
+    cell, w_hh = CELLS["lstm"], torch.zeros(1, 4 * H, H)
+    plan, _ = plans(cell, w_hh, B)
+    arguments = launch.forward_arguments(
+        cell, plan, torch.zeros(T, B, 1, 4 * H), w_hh, None, torch.zeros(2, 1, B, H), None, None,
+        False, False, "ieee",
+    )  # fmt: skip
+    return partial(
+        launch.forward_kernel[(plan.programs,)], **arguments, **launch.options(plan), begin=0, end=T
+    )
+
+
+def loop(steps: int, mode: str = "auto", backward: bool = False) -> Callable[[], Any]:
+    gx = torch.zeros(steps, B, 1, 4 * H, requires_grad=backward)
+    w_hh = torch.zeros(1, 4 * H, H, requires_grad=backward)
+    above = torch.zeros(steps, B, H)
+
+    def call() -> None:
+        with torch.set_grad_enabled(backward):
+            y, *_ = kernels.recurrence("lstm", gx, w_hh, mode=mode)
+            if backward:
+                torch.autograd.grad(y, (gx, w_hh), above)
+
+    return call
+
+
+def layer(backward: bool = False) -> Callable[[], Any]:
+    shapes = ((4 * H, I), (4 * H, H), (4 * H,), (4 * H,))
+    weights = tuple(torch.zeros(shape, requires_grad=backward) for shape in shapes)
+    x, above = torch.zeros(T, B, I), torch.zeros(T, B, H)
+
+    def call() -> None:
+        with torch.set_grad_enabled(backward):
+            y, _ = kernels.lstm(x, [weights])
+            if backward:
+                torch.autograd.grad(y, weights, above)
+
+    return call
+
+
+def per_step(mode: str) -> float:
+    """A step's share: a long call less a short one."""
+    long, short = (microseconds(loop(steps, mode), 5) for steps in (2 * STEPS, STEPS))
+    return (long - short) / STEPS
+
+
+def one_product() -> Callable[[], Any]:
+    """A step's product for mode="gemm", of single numbers."""
+    out, y, one = torch.zeros(1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(1, 1, 1)
+    return partial(gemm.forward_products(out, y, one, one, None, None, None, False), 1)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    launch_recorder.install(record=False)
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{cpu_name()}, {versions}, Triton {triton.__version__}")
+    print(f"Host time in µs, LSTM, float32, T={T}, B={B}, H={H}")
+    for what, found in (
+        ("one launch of the forward kernel", microseconds(one_launch())),
+        ("recurrence, forward", microseconds(loop(T))),
+        ("lstm, forward", microseconds(layer())),
+        ("recurrence, forward + backward", microseconds(loop(T, backward=True))),
+        ("lstm, forward + backward", microseconds(layer(backward=True))),
+        ("a step of mode='stepwise', forward", per_step("stepwise")),
+        ("a step of mode='gemm', forward", per_step("gemm")),
+        ("of it, the product", microseconds(one_product())),
+    ):
+        print(f"{found:8.1f}  {what}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Calls of the public functions, and what each of them launches: run as a process by
+test_launches.py, because kernels that are imported there are interpreted.
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from triton.runtime.jit import JITFunction
+
+import kernels
+from kernels.autograd import plans
+from kernels.cells import CELLS
+from tests.helpers import launch_recorder
+
+# Methods and functions of torch that allocate.
+MAKES = {"new_empty", "new_zeros", "zeros", "empty", "empty_like", "zeros_like", "stack", "cat"}
+MAKES |= {"clone", "to", "float", "mm", "addmm", "sum", "where"}
+
+
+def arguments(call: dict[str, Any]) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    """Positional tensors (gx and w_hh, or x and a module's weights) and the options."""
+    cell, T, B, H, D = CELLS[call["cell"]], call["T"], call["B"], call["H"], call["D"]
+    dtype = getattr(torch, call["dtype"])
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, requires_grad=call["backward"])
+
+    options: dict[str, Any] = {"mode": call["mode"], "lengths": call["lengths"]}
+    if call["resets"]:
+        options["resets"] = torch.ones(T, B, dtype=torch.bool)
+    if call["function"] == "recurrence":
+        options |= {"precision": call["precision"], "reverse": call["reverse"]}
+        if call["bias"]:
+            options["b_hh"] = zeros(D, cell.gates * H)
+        return [zeros(T, B, D, cell.gates * H), zeros(D, cell.gates * H, H)], options
+    options["direction"] = "both" if D == 2 else "forward"
+    sizes = ((cell.gates * H, H), (cell.gates * H, H), (cell.gates * H,), (cell.gates * H,))
+    weights = [tuple(zeros(*size) for size in sizes) for _ in range(D)]
+    return [zeros(T, B, H), weights], options  # type: ignore[list-item]
+
+
+def run(call: dict[str, Any]) -> None:
+    """Forward, and backward where asked for."""
+    given, options = arguments(call)
+    with torch.set_grad_enabled(call["backward"]):
+        if call["function"] == "module":
+            module = getattr(kernels, call["cell"].upper())(call["H"], call["H"])
+            y, _ = module.to(given[0].dtype)(given[0])
+        else:
+            y, *_ = getattr(kernels, call["function"])(call["cell"], *given, **options)
+        if call["backward"]:
+            y.sum().backward()
+
+
+def planned(call: dict[str, Any]) -> dict[str, Any]:
+    """The forward and the backward plan, by the kernels' names."""
+    cell, D, H = CELLS[call["cell"]], call["D"], call["H"]
+    w_hh = torch.empty(D, cell.gates * H, H, dtype=getattr(torch, call["dtype"]))
+    found = plans(cell, w_hh, call["B"], call["mode"], call["precision"] or "ieee")
+    return {
+        f"{loop}_kernel": asdict(plan) | {"programs": plan.programs}
+        for loop, plan in zip(("forward", "backward"), found, strict=True)
+    }
+
+
+def plain(value: Any) -> Any:
+    """An argument for JSON: a tensor's dtype and shape, a function's name."""
+    if isinstance(value, torch.Tensor):
+        return {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+    return getattr(value, "__name__", value)
+
+
+def described(launch: launch_recorder.Launch) -> dict[str, Any]:
+    fields = {name: getattr(launch, name) for name in launch.__dataclass_fields__}
+    fields["arguments"] = {name: plain(value) for name, value in launch.arguments.items()}
+    return fields | {"aligned": sorted(launch.aligned)}
+
+
+def work(call: dict[str, Any]) -> dict[str, Any]:
+    """What Python does in a call that compiles nothing, counted, not timed.
+
+    "bound": launches whose arguments Triton bound; "entered": functions of `kernels` that were
+    entered; "tensors": by name, the calls from there that make a tensor with memory of its own.
+    """
+    counts = {"bound": 0, "entered": 0}
+    tensors: Counter[str] = Counter()
+    folder = str(Path(kernels.__file__).parent)
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        ours = frame.f_code.co_filename.startswith(folder)
+        if event == "call":
+            counts["bound"] += frame.f_code is JITFunction.run.__code__
+            # From Python 3.12 on, comprehensions are no functions of their own.
+            counts["entered"] += ours and not frame.f_code.co_name.startswith("<")
+        elif event == "c_call" and ours and argument.__name__ in MAKES:
+            tensors[argument.__name__] += 1
+
+    sys.setprofile(count)
+    try:
+        run(call)
+    finally:
+        sys.setprofile(None)
+    return counts | {"tensors": tensors}
+
+
+def main() -> None:
+    recorder = launch_recorder.install()
+    found = {}
+    for name, call in json.loads(sys.argv[1]).items():
+        run(call)
+        found[name] = {
+            "launches": [described(launch) for launch in recorder.launches],
+            "loaded": list(recorder.loaded),
+            "plans": planned(call),
+        }
+        found[name]["work"] = work(call)
+        recorder.launches.clear()
+        recorder.loaded.clear()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The loop alone, by hand: random tensors, and plans whose every number the test chooses."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import launch
+from kernels.cells import CELLS
+from kernels.plan import Plan, Problem, backward_plan, forward_plan, power_of_two
+from kernels.plan.devices import DEVICES
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a kernel's work is cut; the other numbers of a plan follow from these.
+
+    `members` programs, at most, share the units of a group; `resident` and `ahead` are taken down
+    to what there is.
+    """
+
+    members: int
+    split: int = 1  # of them, those that share one product (backward)
+    block_b: int = 4
+    block_k: int = 8
+    resident: int = 2
+    ahead: int = 1
+    batch_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One recurrence: its sizes, its options, and the cuts of both its kernels."""
+
+    cell: str
+    T: int
+    B: int
+    H: int
+    D: int = 1
+    dtype: str = "fp32"
+    reverse: bool = False
+    lengths: bool = False
+    resets: bool = False
+    bias: bool = True
+    forward: Cut = Cut(2)
+    backward: Cut = Cut(2)
+    seed: int = 0
+
+
+def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
+    """The plan of a loop's forward or backward kernel as its cut says."""
+    cell, cut = CELLS[loop.cell], loop.backward if backward else loop.forward
+    problem = Problem(
+        gates=cell.gates,
+        B=loop.B,
+        H=loop.H,
+        directions=loop.D,
+        dtype=str(DTYPES[loop.dtype]).removeprefix("torch."),
+    )
+    base = (backward_plan if backward else forward_plan)(problem, DEVICES["h100"], "stepwise")
+    K = cell.gates * loop.H if backward else loop.H
+    split = cut.split if backward else 1
+    units = max(2 * split, power_of_two(-(-loop.H * split // cut.members)))
+    group = -(-loop.H // units) * split
+    block_k, chunks = cut.block_k, -(-K // (split * cut.block_k))
+    resident = min(cut.resident, chunks)
+    if group == 1:  # one program keeps all weights, a chunk for each of the backward pass's gates
+        block_k, chunks = units, cell.gates if backward else 1
+        resident = chunks
+    batch_tiles = -(-loop.B // cut.block_b)
+    # A lone program needs no other, so it serves one batch tile.
+    batch_groups = batch_tiles if group == 1 else min(cut.batch_groups, batch_tiles)
+    tiles = -(-batch_tiles // batch_groups)
+    if mode == "gemm":  # the kernels only do the pointwise part
+        split, chunks, resident = 1, 0, 0
+        group = -(-loop.H // units)
+    if mode != "persistent":
+        batch_groups, tiles = batch_tiles, 1
+    return replace(
+        base,
+        mode=mode,
+        units=units,
+        split=split,
+        block_b=cut.block_b,
+        block_k=block_k,
+        chunks=chunks,
+        resident=resident,
+        ahead=max(1, min(cut.ahead, resident)),
+        group=group,
+        batch_groups=batch_groups,
+        tiles=tiles,
+        directions=loop.D,
+    )
+
+
+@dataclass
+class Tensors:
+    """A loop's inputs and the gradients of its outputs, seeded, in `launch`'s shapes."""
+
+    loop: Loop
+    launch: Any = launch  # the module, or one with a fault
+
+    def __post_init__(self) -> None:
+        loop, cell = self.loop, CELLS[self.loop.cell]
+        source = torch.Generator().manual_seed(loop.seed)
+        dtype = DTYPES[loop.dtype]
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=source)
+
+        T, B, D, H, K = loop.T, loop.B, loop.D, loop.H, cell.gates * loop.H
+        self.gx = normal(T, B, D, K).to(dtype)
+        self.w_hh = (normal(D, K, H) / H**0.5).to(dtype)
+        self.b_hh = normal(D, K).to(dtype) if loop.bias else None
+        initial = normal(cell.states, D, B, H)
+        if loop.cell == "slstm":  # its n is a sum of exponentials
+            initial[2] = initial[2].abs() + 1
+        self.initial = initial.to(dtype)
+        self.dy = normal(T, B, D * H).to(dtype)
+        self.dfinal = normal(cell.states, D, B, H)
+        self.lengths = self.resets = None
+        if loop.lengths:
+            drawn = torch.randint(1, T + 1, (B,), generator=source)
+            self.lengths = drawn.to(torch.int32)
+        if loop.resets:
+            self.resets = (torch.rand(T, B, generator=source) < 0.3).to(torch.uint8)
+
+    def forward(self, plan: Plan) -> dict[str, Tensor | None]:
+        """All that the forward kernel writes."""
+        names = ("y", "final", "history", "saved")
+        outputs = self.launch.forward(
+            CELLS[self.loop.cell], plan, self.gx, self.w_hh, self.b_hh, self.initial, self.lengths,
+            self.resets, self.loop.reverse, True, "ieee",
+        )  # fmt: skip
+        return dict(zip(names, outputs, strict=True))
+
+    def backward(self, plan: Plan, forward: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """All that the backward kernel writes, from the forward kernel's outputs."""
+        names = ("dgx", "dr", "dinitial")
+        y = forward["y"]
+        assert y is not None
+        outputs = self.launch.backward(
+            CELLS[self.loop.cell], plan, self.dy, self.dfinal, self.w_hh, self.initial,
+            self.lengths, self.resets, y, forward["history"], forward["saved"], self.loop.reverse,
+            "ieee",
+        )  # fmt: skip
+        return dict(zip(names, outputs, strict=True))
+
+
+def differing(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> list[str]:
+    """The names whose tensors differ in any bit, NaN and what nobody wrote included."""
+    return [
+        name
+        for name, left in a.items()
+        for right in (b[name],)
+        if (left is None) != (right is None)
+        or (left is not None and right is not None and not _equal(left, right))
+    ]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(
+        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
+    )

@@ -1,0 +1,131 @@
+"""Results pages for tests: made of invented records, and opened in a browser."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cases.cases import Case
+from bench.records import store
+from bench.report import build
+from bench.report.pages import page
+from tests.helpers import synthetic
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+WAIT = 60_000  # ms: a browser on a busy machine
+
+
+def device(folder: Path, name: str, records: list[store.Record]) -> None:
+    path = folder / "records" / "synthetic.jsonl"
+    path.parent.mkdir(parents=True)
+    lines = [
+        json.dumps(store.clean({**r, "device": {**r["device"], "name": name}})) for r in records
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def page_of(folder: Path, *devices: list[store.Record]) -> Path:
+    """A page of these devices' records."""
+    if page.library() is None:
+        pytest.skip("the results page needs the package vl-convert-python")
+    for k, records in enumerate(devices):
+        device(folder / f"{k}", f"{synthetic.DEVICE} {k}", records)
+    (path,) = build.results_pages(build.load([folder / "0"]))
+    return path
+
+
+class Opened:
+    """The page in a window, with all that it said and asked for."""
+
+    def __init__(self, browser: Any, html: Path, width: int = 1440, height: int = 900) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.context.set_default_timeout(WAIT)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.said.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda fault: self.said.append(str(fault)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(html.as_uri())
+        self.drawn(0)
+
+    def drawn(self, before: int) -> None:
+        self.page.wait_for_function(f"Number(document.body.dataset.drawn ?? 0) > {before}")
+
+    def count(self) -> int:
+        return int(self.page.evaluate("document.body.dataset.drawn"))
+
+    def choose(self, name: str, value: str) -> None:
+        """Choose and wait until the plots follow."""
+        before = self.count()
+        self.page.select_option(f"#{name}", value)
+        self.drawn(before)
+
+    def tick(self, provider: str, on: bool) -> None:
+        before = self.count()
+        self.page.set_checked(f"input[value='{provider}']", on)
+        self.drawn(before)
+
+    def options(self, name: str) -> list[str]:
+        return self.page.eval_on_selector_all(f"#{name} option", "all => all.map((o) => o.value)")
+
+    def plot(self) -> str:
+        return self.page.inner_html("#lines")
+
+    def words(self, selector: str) -> list[str]:
+        return self.page.eval_on_selector_all(selector, "all => all.map((e) => e.textContent)")
+
+    def heights(self) -> list[str]:
+        """The labels of the plot's upright axis."""
+        axes = self.page.eval_on_selector_all(
+            "#lines .role-axis-label",
+            "all => all.map((g) => [...g.querySelectorAll('text')].map((t) => t.textContent))",
+        )
+        return axes[-1]
+
+    def latex(self) -> list[dict[str, str]]:
+        """The rows of the copied LaTeX table, by the column's head."""
+        self.page.click("#copy-latex")
+        self.page.wait_for_function("document.getElementById('status').textContent != ''")
+        text = self.page.evaluate("navigator.clipboard.readText()")
+        rows = [line[:-3].split(" & ") for line in text.splitlines() if line.endswith(r" \\")]
+        assert len({len(row) for row in rows}) == 1
+        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+    def table(self) -> list[list[str]]:
+        return self.page.eval_on_selector_all(
+            "#table tbody tr", "all => all.map((r) => [...r.cells].map((c) => c.textContent))"
+        )
+
+
+LONG = "the kernel needs 300,000 bytes of shared memory and a program has 232,448, so no tile fits"
+
+
+def lost(cases: list[Case], **changes: Any) -> list[store.Record]:
+    names = ("ours", "torch.nn")
+    return [synthetic.failed(c, name, "oom", LONG, **changes) for c in cases for name in names]
+
+
+def timed(cases: list[Case]) -> list[store.Record]:
+    return [synthetic.timed(case, name) for case in cases for name in ("ours", "torch.nn")]
+
+
+def over_H(cell: str) -> list[Case]:
+    return list(synthetic.cases(cell=cell, B=16, T=64, H=[64, 128, 256]))
+
+
+def erroneous(relative: dict[str, list[float]]) -> list[store.Record]:
+    """Error records over T whose every relative L2 is given, by provider."""
+    cases = synthetic.cases(cell="lstm", B=4, T=[4, 16, 64], H=32, **{"pass": "fwd+bwd"})
+    found = []
+    for k, case in enumerate(cases):
+        for name, values in relative.items():
+            record = synthetic.erroneous(case, name)
+            errors = {t: {**m, "rel_l2": values[k]} for t, m in record["errors"].items()}
+            found.append({**record, "errors": errors})
+    return found

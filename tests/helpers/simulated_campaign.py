@@ -1,0 +1,283 @@
+"""A campaign on an H100 in simulated time: what a call of so many minutes gets done.
+
+``python -m tests.helpers.simulated_campaign 3 6 9`` prints it. The campaign, the pool of processes,
+the sweep and all their deadlines are the real code on a clock that only moves when something is
+waited for. Replaced is what takes time on a card:
+
+- compiling: the seconds recorded for that kernel, or for the recorded one most like it, when all of
+  ``results/compiled-sm_90`` was compiled with Triton 3.6.0 on two cores of a server;
+- measuring a case: the suite's own estimate (``bench.sweep.sweep.item_seconds``);
+- starting a process, a check, the floor: the assumptions below. No card has been measured yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from bench.cases import limits
+from bench.cases.presets import Request, load_preset
+from bench.cli import campaign
+from bench.compiler.compile_kernel import identity
+from bench.gpu import check_gpu, checks, pool, precompile
+from bench.gpu.floor_timing import MICROBENCHMARKS, START_SECONDS
+from bench.gpu.pool import PASS, Outcome, Unit
+from bench.records import archive, environment, store
+from bench.records.environment import ROOT, Machine
+from bench.sweep import sweep
+from bench.sweep.worker_process import CASES_PER_WORKER, Item, Stopped
+
+CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
+CORES = 16
+# Assumed seconds: importing torch and opening the device, while as many processes as cores do so;
+# looking whether a kernel is compiled; the floor, as it declares itself; a check of each kind whose
+# kernels are compiled; and what a study (activations, repeatability, training) takes.
+START = 12.0
+LOOK = 0.05
+FLOOR = START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
+STUDY = 20.0
+CHECKS = {
+    "values": 2.0, "missing program": 2.0, "repetitions": 15.0, "streams": 5.0, "graph": 5.0,
+    "small case": 1.0, "sanitizer": 60.0, "far offsets": 15.0,
+}  # fmt: skip
+RECORDED = ROOT / "results" / "compiled-sm_90" / "records"
+TRITON = "triton-3.6.0"
+
+
+@dataclass
+class Clock:
+    """Seconds that pass only when somebody waits."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait_until(self, moment: float) -> None:
+        self.now = max(self.now, moment)
+
+
+@dataclass
+class Compiler:
+    """Recorded seconds of compiling, and which kernels the cache holds."""
+
+    times: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
+    cache: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for record in store.read(RECORDED):
+            if record["provider"] == TRITON and record["status"] == "ok":
+                number = f"{record['dtype']} {record['precision']}"
+                key = (record["cell"], record["resources"]["loop"], number)
+                sizes = self.times.setdefault(key, {})
+                sizes[record["H"]] = max(record["compile_s"], sizes.get(record["H"], 0.0))
+        assert self.times, f"no compile times of {TRITON} under {RECORDED}"
+
+    def seconds(self, uses: Sequence[precompile.Use]) -> float:
+        """What compiling takes that these uses need and the cache lacks; then it is there.
+
+        A kernel takes as long as that of the nearest hidden size, an sLSTM's as an LSTM's.
+        """
+        total = 0.0
+        for use in uses:
+            case = use.case
+            kernel = json.dumps(identity(precompile.variant(use), hip=False), sort_keys=True)
+            if kernel in self.cache:
+                continue
+            self.cache.add(kernel)
+            cell = "lstm" if case.cell == "slstm" else case.cell
+            precision = {"tf32x3": "tf32"}.get(case.precision, case.precision)
+            sizes = self.times[cell, use.loop, f"{case.dtype} {precision}"]
+            total += sizes[min(sizes, key=lambda H: abs(H - case.H))]
+        return total
+
+
+class Process:
+    """A process of the pool: a unit ends after its seconds, the first also after the start."""
+
+    def __init__(self, clock: Clock, compiler: Compiler) -> None:
+        self.clock, self.compiler = clock, compiler
+        self.connection = self
+        self.unit: Unit | None = None
+        self.began = self.ends = 0.0
+        self.starting = START
+        self.result = Outcome(PASS, "")
+
+    def begin(self, unit: Unit) -> None:
+        call = unit.call
+        assert isinstance(call, partial)
+        if call.func is precompile.compile_use:
+            found = self.compiler.seconds(call.args[:1])
+            detail = precompile.COMPILED if found else precompile.CLAIMED
+            seconds = LOOK + found
+        else:
+            values = [value for value in call.args if isinstance(value, checks.Value)]
+            seconds = CHECKS[unit.name.partition(":")[0]]
+            seconds += self.compiler.seconds(precompile.of_values(values))
+            detail = "simulated"
+        self.unit, self.began = unit, self.clock.now
+        self.ends = self.clock.now + self.starting + seconds
+        self.starting, self.result = 0.0, Outcome(PASS, detail, seconds)
+
+    def outcome(self) -> Outcome:
+        return self.result
+
+    def close(self) -> None:
+        pass
+
+
+def wait_for(clock: Clock, processes: Sequence[Process], timeout: float) -> list[Process]:
+    """Those that end first, or none if the time is up before."""
+    first = min(process.ends for process in processes)
+    if first > clock.now + timeout:
+        clock.wait_until(clock.now + timeout)
+        return []
+    clock.wait_until(first)
+    return [process for process in processes if process.ends <= clock.now]
+
+
+class Measuring:
+    """The process that measures cases."""
+
+    def __init__(self, clock: Clock, compiler: Compiler, settings: dict[str, Any], *_: Any) -> None:
+        assert settings["compiled_before"]
+        self.clock, self.compiler, self.seconds = clock, compiler, settings["seconds"]
+        self.started, self.served = False, 0
+
+    def hello(self, deadline: float | None = None) -> dict[str, Any]:
+        if not self.started:
+            self.clock.wait_until(min(self.clock.now + START, deadline or 1e99))
+            self.started = True
+        return {"device": {"name": CARD.name, "kind": "cuda"}}
+
+    def machine(self) -> Machine:
+        self.hello()
+        return CARD
+
+    def measure(self, item: Item, note: Any, deadline: float) -> list[dict[str, Any]]:
+        if self.served == CASES_PER_WORKER:
+            self.started, self.served = False, 0
+        self.served += 1
+        device = self.hello(deadline)["device"]
+        request = Request(item.kind, item.case, item.regime)
+        ends = self.clock.now + sweep.item_seconds(item, CARD, self.seconds)
+        ends += self.compiler.seconds(precompile.of_requests([request], item.providers))
+        self.clock.wait_until(min(ends, deadline))
+        if ends > deadline:
+            raise Stopped
+        return [{"provider": name, "status": "ok", "device": device} for name in item.providers]
+
+    def __enter__(self) -> Measuring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def simulated(clock: Clock) -> Iterator[None]:
+    """Replace the clock, and all that takes time on a card."""
+    from kernels.plan.devices import DEVICES
+
+    compiler = Compiler()
+
+    def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
+        # The floor keeps to the time that it is given; a study is ended.
+        taken = STUDY
+        if module == "bench.gpu.floor":
+            taken = min(float(words[-1]), FLOOR)
+            problems = {} if taken == FLOOR else {"multiply": "left out"}
+            found = {"code": environment.code_hash(), "problems": problems, "running": None}
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / limits.FLOOR_FILE).write_text(json.dumps(found), encoding="utf-8")
+        clock.wait_until(clock.now + min(taken, seconds))
+        if taken > seconds:
+            raise RuntimeError(f"{module} took more than {seconds:.0f} s")
+        return f"{folder}/{module}.json"
+
+    with contextlib.ExitStack() as stack:
+
+        def replace(target: Any, name: str, value: Any) -> None:
+            stack.enter_context(mock.patch.object(target, name, value))
+
+        for module in (campaign, check_gpu, pool, precompile, sweep):
+            replace(module, "time", clock)
+        replace(environment, "probe", lambda: CARD)
+        replace(os, "sched_getaffinity", lambda _: set(range(CORES)))
+        replace(pool, "_Worker", partial(Process, clock, compiler))
+        replace(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
+        replace(campaign, "run_alone", run_alone)
+        replace(sweep, "Isolated", partial(Measuring, clock, compiler))
+        for name in ("check", "check_cache"):
+            replace(campaign.toolchain, name, lambda: None)
+        stack.enter_context(
+            mock.patch("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
+        )
+        yield
+
+
+@dataclass
+class Done:
+    """What a call did: its seconds, kernels compiled, checks passed, and cases by preset."""
+
+    seconds: float
+    kernels: int
+    checks: int
+    cases: dict[str, tuple[int, int]]
+
+
+def run(minutes: float, file: Path) -> Done:
+    """A call of so many minutes that leaves its archive in ``file``."""
+    clock = Clock()
+    with simulated(clock):
+        campaign.command(
+            minutes, out=None, archive_=file, resume=None, rehearse=False, seconds=0.5,
+            target=0.01, timeout=None,
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        (folder,) = archive.restore(file, Path(name))
+        state = json.loads((folder / campaign.STATE).read_text())
+        compiled = [row for step in state["compiled"].values() for row in step["kernels"]]
+        checked = json.loads((folder / check_gpu.FILE).read_text())["rows"]
+        timed = Counter(
+            record["case_id"] for record in store.read(folder / "records")
+            if record["kind"] == "time" and record["status"] == "ok"
+        )  # fmt: skip
+    cases = {}
+    for preset in campaign.PRESETS:
+        asked = {case.case_id for case in load_preset(preset).cases("time")}
+        cases[preset] = (len(asked & timed.keys()), len(asked))
+    return Done(
+        clock.now,
+        sum(row["outcome"] == PASS for row in compiled),
+        sum(row["outcome"] == PASS for row in checked),
+        cases,
+    )
+
+
+def row(minutes: float, done: Done) -> str:
+    """A line of the table in bench/README.md."""
+    cells = [done.seconds, done.kernels, done.checks]
+    cells += [done.cases[preset][0] for preset in campaign.PRESETS[:2]]
+    return f"| {minutes:g} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
+
+
+def main(minutes: Sequence[str]) -> None:
+    for each in minutes:
+        with tempfile.TemporaryDirectory() as name:
+            print(row(float(each), run(float(each), Path(name, "card.tar.gz"))))
+
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # nothing is compiled, and no driver is asked
+    main(sys.argv[1:] or ("3", "6", "9"))

@@ -1,0 +1,320 @@
+"""Invented records for tests of the reporting half. Never a result: the device's name says so."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.cases.cases import DEFAULTS, Case, make_case
+from bench.records import store
+
+DEVICE = "Synthetic test device"
+# Invented speed of each provider: (microseconds per step, share of the peak).
+SPEED = {
+    "torch.nn": (4.0, 0.5),
+    "torch.nn-graph": (3.5, 0.5),
+    "ours": (2.5, 0.6),
+    "ours-graph": (2.2, 0.6),
+    "ours-stepwise": (9.0, 0.55),
+    "ours-stepwise-graph": (5.0, 0.55),
+    "ours-gemm": (11.0, 0.7),
+    "flashrnn-fused": (4.5, 0.4),
+    "torchrl-triton": (15.0, 0.15),
+    "reference": (120.0, 0.3),
+}
+ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+
+
+def facts(cuda: bool = True) -> dict[str, Any]:
+    """The invented device's and software's facts."""
+    device = {
+        "name": DEVICE,
+        "kind": "cuda" if cuda else "cpu",
+        "capability": "9.0" if cuda else None,
+        "driver": "000.00" if cuda else None,
+        "cuda": "0.0" if cuda else None,
+        "cudnn": 92000 if cuda else None,
+        "clocks": None,
+        "temperature_c": None,
+        "power_w": None,
+        "throttle": None,
+    }
+    software = {
+        "python": "3.11.0", "torch": "2.13.0", "triton": "3.7.1", "numpy": "2.4.6",
+        "platform": "synthetic",
+    }  # fmt: skip
+    return {
+        "run_id": "synthetic-000000000000",
+        "device": device,
+        "software": software,
+        "code": "000000000000",
+        "commit": "0" * 40,
+        "dirty": False,
+        "time": "2026-01-01T00:00:00+00:00",
+        "interpreted": False,
+        "seed": 0,
+    }
+
+
+def data(folder: Path, name: str) -> pd.DataFrame:
+    """The rows behind a report's figure or table, out of its download."""
+    with zipfile.ZipFile(folder / "data.zip").open(f"{name}.csv") as file:
+        return pd.read_csv(file)
+
+
+def _noise(*words: Any) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(repr(words).encode()))
+
+
+def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store.Record:
+    """One invented timing."""
+    latency, share = SPEED[provider]
+    gates = case.kind.gates
+    passes = 1 if case.pass_ == "fwd" else 3
+    rate = {"fp32": 5e13, "fp16": 4e14, "bf16": 4e14}[case.dtype] * share
+    step = latency * 1e-3 + passes * 4 * gates * case.H**2 * case.B / rate * 1e3
+    noise = _noise(case.case_id, provider)
+    samples = step * case.T * (1 + 0.02 * np.abs(noise.standard_normal(12)))
+    median = float(np.median(samples))
+    algorithm = None
+    if provider.startswith("torch.nn"):
+        small = case.H <= 128
+        one = "small-h" if small else "persist" if case.dtype == "fp16" else "standard"
+        algorithm = one if case.pass_ == "fwd" else f"{one}/{one}"
+    graph = provider.endswith("-graph")
+    return store.blank(
+        **facts(cuda)
+        | case.fields()
+        | {
+            "kind": "time",
+            "status": "ok",
+            "provider": provider,
+            "provider_version": "0.0",
+            "mode": "graph" if graph else "event" if cuda else "host",
+            "n": len(samples),
+            "median_ms": median,
+            "p20_ms": float(np.percentile(samples, 20)),
+            "p80_ms": float(np.percentile(samples, 80)),
+            "ci_low_ms": median * 0.985,
+            "ci_high_ms": median * 1.015,
+            "converged": True,
+            "us_per_step": median * 1e3 / case.T,
+            "tokens_per_s": 1e3 * case.B * case.T / median,
+            "tflops": 1.0,
+            "gbps": 1.0,
+            "floor_share": min(1.0, 1.4 * case.T * 1e-3 / median + 0.1),
+            "peak_bytes": case.T * case.B * case.H * 8 * passes + 2**20 if cuda else None,
+            "compile_s": 1.0,
+            "algorithm": algorithm,
+            "samples_ms": [float(f"{value:.6g}") for value in samples],
+            "blocks": [4, 4, 4],
+        }
+        | changes
+    )  # fmt: skip
+
+
+def failed(case: Case, provider: str, status: str, reason: str, **changes: Any) -> store.Record:
+    """One invented failure."""
+    fields = {"kind": "time", "status": status, "reason": reason, "provider": provider}
+    return store.blank(**facts() | case.fields() | fields | changes)
+
+
+def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store.Record:
+    """One invented error record."""
+    noise = _noise(case.case_id, provider, seed, changes.get("regime"))
+    base = ROUNDOFF[case.dtype] * {"ours": 0.9, "torch.nn": 1.1}.get(provider, 1.4)
+    tensors = ["y", "h_n"] + (["dx", "dw_hh_l0"] if case.pass_ != "fwd" else [])
+    errors = {}
+    for tensor in tensors:
+        grown = base * (3 if tensor.startswith("d") else 1) * case.T**0.1 * case.H**0.05
+        value = float(grown * noise.uniform(0.7, 1.4))
+        errors[tensor] = {
+            "max_abs": 4 * value, "mean_abs": value / 2, "rel_l2": value, "max_ulp": 9.0,
+            "p99_ulp": 3.0,
+        }  # fmt: skip
+    fields = {"kind": "error", "status": "ok", "provider": provider, "errors": errors}
+    return store.blank(
+        **facts()
+        | case.fields()
+        | fields
+        | {"seed": seed, "interpreted": provider == "ours"}
+        | changes
+    )
+
+
+def cases(**axes: Any) -> Iterator[Case]:
+    """The product of axis values, as a preset's grid."""
+    lists = {k: v if isinstance(v, list) else [v] for k, v in {**DEFAULTS, **axes}.items()}
+    for values in itertools.product(*lists.values()):
+        yield make_case(**dict(zip(lists, values, strict=True)))
+
+
+def small() -> list[store.Record]:
+    """A little of everything: times, failures, errors with seeds, formats, regimes and effects."""
+    found: list[store.Record] = []
+    both = {"cell": ["lstm", "gru"], "pass": ["fwd", "fwd+bwd"]}
+    providers = ("torch.nn", "ours", "ours-stepwise", "ours-gemm", "flashrnn-fused", "reference")
+    grids = [
+        {"B": [1, 16, 64], "T": 256, "H": [64, 128, 512, 1000, 1024]},
+        {"B": 16, "T": [64, 128, 256, 512], "H": 512},
+    ]
+    for case in dict.fromkeys(c for grid in grids for c in cases(**both, **grid)):
+        for provider in providers:
+            if provider == "flashrnn-fused" and case.cell == "gru":
+                reason = "FlashRNN's fused backend has no GRU"
+                found.append(failed(case, provider, "unsupported", reason))
+            elif provider == "reference" and case.H >= 1000 and case.B == 64:
+                found.append(failed(case, provider, "oom", "out of memory: 1.00 GiB asked for"))
+            elif provider == "ours-stepwise" and case.H == 1024 and case.B == 16:
+                found.append(failed(case, provider, "timeout", "no answer in 180 s"))
+            else:
+                found.append(timed(case, provider))
+    return [*found, *error_records(), *compiled()]
+
+
+def error_records() -> Iterator[store.Record]:
+    """Errors over T with seeds, over formats, regimes, and one rounding at a time."""
+    cells = ["lstm", "gru"]
+    names = ("ours", "torch.nn", "reference")
+    for case in cases(cell=cells, dtype=["fp32", "fp16", "bf16"], B=4, T=[1, 4, 16, 64], H=32,
+                      **{"pass": "fwd+bwd"}):  # fmt: skip
+        for provider, seed in itertools.product(names, range(3)):
+            yield erroneous(case, provider, seed)
+    for case in cases(cell=cells, dtype="fp32", B=4, T=16, H=32, **{"pass": "fwd+bwd"}):
+        for regime, provider in itertools.product(("orthogonal-1.1", "large", "tiny"), names):
+            yield erroneous(case, provider, regime=regime)
+    for case in cases(cell=cells, dtype="bf16", B=4, T=[16, 64], H=64):
+        for effect in ("inputs", "product", "carry-fp32", "carry-io", "all"):
+            yield erroneous(case, f"effect-{effect}")
+
+
+def many(count: int) -> list[store.Record]:
+    """As many records as asked for, over a grid like a paper's, a fifth of them errors."""
+    grid = cases(
+        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
+        **{"pass": ["fwd", "fwd+bwd"]},
+        dtype=["bf16", "fp16", "fp32"],
+        B=[1, 4, 16, 64, 256],
+        T=[64, 256, 1024, 2048],
+        H=[64, 128, 256, 384, 512, 768, 1000, 1024],
+    )
+    providers = ("torch.nn", "ours", "ours-stepwise", "reference")
+    found: Iterable[store.Record] = (
+        timed(case, provider) for case, provider in itertools.product(grid, providers)
+    )
+    errors = list(error_records())
+    wide = cases(
+        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
+        dtype=["bf16", "fp16", "fp32"],
+        B=[1, 2, 8],
+        T=[8, 32, 128],
+        H=[48, 96],
+        **{"pass": "fwd+bwd"},
+    )
+    errors += [
+        erroneous(case, provider, regime=regime)
+        for case in wide
+        for regime in (None, "orthogonal-1.0", "constant")
+        for provider in ("ours", "torch.nn", "reference")
+    ]
+    return [*itertools.islice(found, count - len(errors)), *errors]
+
+
+def compiled() -> Iterator[store.Record]:
+    """Invented resources of kernels, one of them with a fault and one that failed."""
+    for case in cases(cell=["lstm", "gru"], track="recurrence", T=1, B=[1, 64], H=[128, 512, 1024],
+                      I=0, **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
+        wrong = case.cell == "gru" and case.H == 1024
+        counts = {
+            "registers": 100 + case.H // 8,
+            "stack_bytes": 0,
+            "spills": 0,
+            "shared_bytes": 139_264,
+            "shared_limit": 232_448,
+            "instructions": 2000,
+            "loop_instructions": 500 + case.H // 4,
+            "tensor_core": 64,
+            "loads": 9,
+            "stores": 4,
+            "barriers": 3,
+            "atomics": 1,
+            "occupancy": 1,
+            "opcodes": {},
+            "loop": "fwd" if case.pass_ == "fwd" else "bwd",
+            "batches": [case.B, 2 * case.B],
+            "features": [],
+            "faults": ["uses 8 bytes of stack"] if wrong else [],
+            "key": case.case_id,
+        }
+        died = case.cell == "lstm" and case.H == 1024 and case.B == 64
+        yield store.blank(
+            **facts()
+            | case.fields()
+            | {
+                "kind": "resources",
+                "status": "error" if died else "ok",
+                "reason": "the compiler's process died" if died else None,
+                "provider": "triton-3.7.1",
+                "provider_version": "3.7.1",
+                "plan": {"mode": "gemm" if case.B == 64 else "persistent", "units": 16},
+                "resources": None if died else counts,
+                "compile_s": 1.0,
+            }
+        )
+
+
+def floor() -> dict[str, Any]:
+    """Invented bounds of a card, as ``bench.gpu.floor`` writes them."""
+
+    def entry(ms: float, **words: Any) -> dict[str, Any]:
+        return words | {"ms": ms, "ms_low": 0.98 * ms, "ms_high": 1.02 * ms, "samples_ms": [ms]}
+
+    def clocks(count: float, **words: Any) -> dict[str, Any]:
+        taken = {"clocks": count, "clocks_low": count - 1, "clocks_high": count + 1}
+        return words | taken | {"samples_clocks": [count]}
+
+    reads = {"words": 4096, "warps": 8}
+    gather = reads | {"bytes": 1 << 16, "programs": 4}
+    origin = {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
+    return origin | {
+        "card": {
+            "name": "NVIDIA H100 80GB HBM3",
+            "architecture": "sm_90",
+            "multiprocessors": 132,
+            "shared_bytes": 232448,
+            "shared_total": 233472,
+        },
+        "problems": {"multiply": "failed: RuntimeError: no cuBLAS | here\nat all"},
+        "barrier": [
+            entry(
+                1e-3 * (k + 1) + stored * 1e-7,
+                programs=8**k,
+                groups=128 // 8**k,
+                stored_bytes=stored,
+            )
+            for stored in (3584, 0)
+            for k in range(3)
+        ],
+        "flag": [entry(1.4e-3, pairs=1)],
+        "release": [clocks(650, programs=132, stored_bytes=512)],
+        "chain": [clocks(24, n=16, warps=4, ghz=1.7), clocks(26, n=32, warps=4, ghz=1.69)],
+        "launch": [entry(1e-3, how="graph"), entry(3e-3, how="stream")],
+        "latency": [entry(1.6e-4, bytes=1 << 20)],
+        "gather": [
+            entry(1e-3, gbps=rate, readers=readers, **gather)
+            for rate, readers in ((70.0, 132), (90.0, 132), (95.0, 1))
+        ],
+        "copy": [entry(1.0, bytes=1 << 30, gbps=rate, **reads) for rate in (2900.0, 2800.0)],
+        "multiply": [
+            entry(1.6, number=number, n=8192, tflops=rate)
+            for number, rate in (("bf16", 687.0), ("fp16", 690.0), ("tf32", 390.0), ("ieee", 50.0))
+        ],
+        "time": facts()["time"],
+    }

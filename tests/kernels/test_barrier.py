@@ -1,0 +1,355 @@
+"""The persistent launch and its barrier, run by concurrent processes on the CPU.
+
+Persistent must equal stepwise bit for bit: the same programs do the same arithmetic, and only the
+barrier decides whether they see each other's results. What nobody wrote is NaN, so reading too
+early shows. Five faults put into the barrier show that these comparisons would notice.
+"""
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from triton.runtime import interpreter
+
+import kernels
+from kernels import failures
+from kernels.cells import CELLS
+from tests.helpers import concurrent_launch
+from tests.helpers.concurrent_launch import Settings, concurrent
+from tests.helpers.loops import Cut, Loop, Tensors, differing, plan_of
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a GPU these run by `python -m bench check-gpu`"
+)
+
+hypothesis = pytest.importorskip("hypothesis")
+from tests.helpers.random_loops import SHAPES, loops  # noqa: E402 - needs hypothesis
+
+recurrence = importlib.import_module("kernels.recurrence")  # of that name, kernels has a function
+
+# Polls after which a program is given up in tests where one never arrives: long enough that slow
+# programs of a busy machine are not taken for dead.
+FEW_POLLS = 4000
+
+Outputs = dict[str, Tensor | None]
+
+
+@pytest.fixture(autouse=True)
+def _interpreted() -> Iterator[None]:
+    """Quick, and with memory that nobody wrote set to NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
+    with concurrent_launch.quick_interpreter():
+        yield
+    torch.use_deterministic_algorithms(before)
+
+
+def run(loop: Loop, settings: Settings | None = None) -> tuple[Outputs, Outputs]:
+    """Forward and backward outputs of the persistent launch, with real concurrency."""
+    tensors = Tensors(loop)
+    with concurrent(settings):
+        forward = tensors.forward(plan_of(loop, backward=False))
+        return forward, tensors.backward(plan_of(loop, backward=True), forward)
+
+
+def run_stepwise(loop: Loop) -> tuple[Outputs, Outputs]:
+    tensors = Tensors(loop)
+    forward = tensors.forward(plan_of(loop, False, "stepwise"))
+    return forward, tensors.backward(plan_of(loop, True, "stepwise"), forward)
+
+
+def compare(loop: Loop, settings: Settings | None = None) -> list[str]:
+    """The outputs in which persistent and stepwise differ."""
+    persistent, stepwise = run(loop, settings), run_stepwise(loop)
+    failures.check()
+    return differing(persistent[0], stepwise[0]) + differing(persistent[1], stepwise[1])
+
+
+# Equality
+
+
+def work(loop: Loop) -> int:
+    """Steps of all programs together."""
+    plans = plan_of(loop, False), plan_of(loop, True)
+    return loop.T * sum(plan.programs * plan.tiles for plan in plans)
+
+
+def check_random(loop: Loop) -> None:
+    hypothesis.assume(work(loop) <= 24)
+    settings = Settings(before_store=concurrent_launch.random_delays(loop.seed))
+    assert compare(loop, settings) == []
+
+
+@hypothesis.settings(SHAPES, max_examples=10)
+@hypothesis.given(loops())
+def test_persistent_equals_stepwise(loop: Loop) -> None:
+    check_random(loop)
+
+
+@pytest.mark.slow
+@hypothesis.settings(SHAPES, max_examples=200)
+@hypothesis.given(loops())
+def test_persistent_equals_stepwise_at_hundreds_of_shapes(loop: Loop) -> None:
+    check_random(loop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("programs", [2, 4, 8, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_that_many_programs_run_at_once(cell: str, programs: int, seed: int) -> None:
+    D = 1 if programs == 2 else 2
+    members = programs // D
+    loop = Loop(
+        cell, T=2, B=3, H=2 * members, D=D, lengths=True, resets=True, seed=seed,
+        forward=Cut(members), backward=Cut(members, split=min(4, members)),
+    )  # fmt: skip
+    settings = Settings()
+    assert compare(loop, settings) == []
+    assert settings.programs == [programs, programs]
+
+
+def test_a_program_serves_several_batch_tiles(seed: int) -> None:
+    loop = Loop("lstm", T=3, B=5, H=6, forward=Cut(2, block_b=2), backward=Cut(2, 2, block_b=2))
+    assert plan_of(loop, False).tiles == plan_of(loop, True).tiles == 3
+    settings = Settings(before_store=concurrent_launch.random_delays(seed))
+    assert compare(replace(loop, resets=True, seed=seed), settings) == []
+
+
+# Failures
+
+FAILED = Loop("lstm", T=4, B=3, H=8, D=2, forward=Cut(2), backward=Cut(4, split=2))
+TILED = Loop("gru", T=3, B=3, H=8, forward=Cut(2, block_b=2), backward=Cut(4, 2, block_b=2))
+
+
+def dies(program: int, arrivals: int) -> Callable[[int], None]:
+    """A hook that ends a program at an arrival, after so many."""
+    seen = [0]
+
+    def end(running: int) -> None:
+        if running == program:
+            seen[0] += 1
+            if seen[0] > arrivals:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return end
+
+
+def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
+    """Program 3 (direction 1, units 4 to 7) ends in step 2, after its store."""
+    loop = replace(FAILED, seed=seed)
+    tensors, plan = Tensors(loop), plan_of(FAILED, False)
+    settings = Settings(max_polls=FEW_POLLS, before_arrival=dies(3, 2), may_die=True)
+    with concurrent(settings):
+        broken = tensors.forward(plan)
+    assert settings.died == [3]
+    with pytest.raises(
+        kernels.BarrierError, match=r"the forward kernel on cpu .* at step 3 in group 1: .* NaN"
+    ):
+        kernels.check()
+    kernels.check()  # told once
+    whole = run_stepwise(loop)[0]
+    y, final, right = broken["y"], broken["final"], whole["y"]
+    assert y is not None and final is not None and right is not None
+    # Direction 0 is another group and goes on; direction 1 runs from time 3 to 0.
+    assert torch.equal(y[:, :, :8], right[:, :, :8])
+    assert torch.equal(y[1:, :, 8:], right[1:, :, 8:])
+    assert y[0, :, 8:].isnan().all()
+    assert final[:, 1, :, :4].isnan().all()
+    # The call after it works.
+    assert compare(loop) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "rnn_relu"])  # relu's derivative may be zero
+@pytest.mark.parametrize("before_partial", [True, False])
+def test_a_program_that_dies_backward_is_named_and_poisons(
+    cell: str, before_partial: bool, seed: int
+) -> None:
+    """Of 4 programs with 2 parts each, one ends at item 2: before or after the parts meet."""
+    loop = replace(FAILED, cell=cell, D=1, seed=seed)
+    tensors, (forward, _) = Tensors(loop), run_stepwise(loop)
+    arrivals = 4 + (0 if before_partial else 1)  # two each item
+    settings = Settings(max_polls=FEW_POLLS, before_arrival=dies(0, arrivals), may_die=True)
+    with concurrent(settings):
+        broken = tensors.backward(plan_of(loop, True), forward)
+    step = 1 if before_partial else 0
+    with pytest.raises(
+        kernels.BarrierError, match=rf"the backward kernel on cpu .* at step ({step}|0) in group 0"
+    ):
+        kernels.check()
+    dgx, dinitial = broken["dgx"], broken["dinitial"]
+    assert dgx is not None and dinitial is not None
+    alive = torch.ones(8, dtype=torch.bool)
+    alive[:2] = False  # program 0's own units
+    assert dinitial[:, 0, :, alive].isnan().all()
+    assert dgx[0].unflatten(-1, (-1, 8))[..., alive].isnan().all()
+    assert compare(loop) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_failure_at_the_end_poisons_every_tile(backward: bool, seed: int) -> None:
+    """One program of two ends in the last step that the other waits for, before both its tiles."""
+    loop = replace(TILED, seed=seed)
+    tensors, (forward, _) = Tensors(loop), run_stepwise(loop)
+    plan = plan_of(loop, backward)
+    waits = (2 if backward else 1) * plan.tiles
+    arrivals = waits * (loop.T - 1 if backward else loop.T - 2)
+    settings = Settings(max_polls=FEW_POLLS, before_arrival=dies(1, arrivals), may_die=True)
+    with concurrent(settings):
+        broken = tensors.backward(plan, forward) if backward else tensors.forward(plan)
+    with pytest.raises(kernels.BarrierError):
+        kernels.check()
+    final = broken["dinitial" if backward else "final"]
+    assert final is not None
+    alive = slice(0, plan.units // plan.split)
+    assert final[..., alive].isnan().all()
+
+
+def test_a_call_that_fails_is_told_of_at_the_next(seed: int) -> None:
+    """The public function looks at its beginning, without waiting, and clears what it has told."""
+    settings = Settings(max_polls=FEW_POLLS, before_arrival=dies(0, 1), may_die=True)
+    with concurrent(settings):
+        Tensors(FAILED).forward(plan_of(FAILED, False))
+    arguments = ("rnn_tanh", torch.zeros(1, 1, 1, 2), torch.zeros(1, 2, 2))
+    with pytest.raises(kernels.BarrierError):
+        kernels.recurrence(*arguments)
+    kernels.recurrence(*arguments)
+
+
+# Faults: each must show as a difference, with a program so slow that the others get ahead.
+
+SLOW_S = 0.15
+
+
+def slow_program() -> Settings:
+    """Program 0 is late with the first store after each of its arrivals."""
+    late = [True]
+
+    def store(program: int) -> None:
+        if program == 0 and late[0]:
+            time.sleep(SLOW_S)
+            late[0] = False
+
+    def arrive(program: int) -> None:
+        late[0] = True
+
+    return Settings(before_store=store, before_arrival=arrive)
+
+
+def no_wait(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
+    return ORIGINAL_WAIT(counters, group, 0, *rest)
+
+
+def wrong_target(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
+    """One arrival too few."""
+    return ORIGINAL_WAIT(counters, group, target - 1, *rest)
+
+
+def early_wait(counters: Any, group: Any, *rest: Any) -> Any:
+    """The arrival of each step comes with its wait, before the step's stores."""
+    failed = ORIGINAL_WAIT(counters, group, *rest)
+    if int(group) < GROUPS:
+        ORIGINAL_ARRIVE(counters, group, failed)
+    return failed
+
+
+def early_arrive(counters: Any, group: Any, failed: Any) -> None:
+    if int(group) >= GROUPS:  # where the parts of a product meet
+        ORIGINAL_ARRIVE(counters, group, failed)
+
+
+def shared_wait(counters: Any, group: Any, *rest: Any) -> Any:
+    return ORIGINAL_WAIT(counters, group * 0 if int(group) < GROUPS else group, *rest)
+
+
+def shared_arrive(counters: Any, group: Any, failed: Any) -> None:
+    ORIGINAL_ARRIVE(counters, group * 0 if int(group) < GROUPS else group, failed)
+
+
+def no_meeting(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
+    """The parts of a product are added before all are there."""
+    return ORIGINAL_WAIT(counters, group, target if int(group) < GROUPS else 0, *rest)
+
+
+ORIGINAL_WAIT, ORIGINAL_ARRIVE = recurrence.wait, recurrence.arrive
+# Two directions, one batch tile: groups 0 and 1.
+FAULTY = Loop(
+    "lstm", T=3, B=3, H=8, D=2, forward=Cut(2, block_k=4, resident=2), backward=Cut(2, split=2)
+)
+GROUPS = 2
+FAULTLESS = {"wait": ORIGINAL_WAIT, "arrive": ORIGINAL_ARRIVE}
+FAULTS: dict[str, dict[str, Any]] = {
+    "no wait": {"wait": no_wait},
+    "early release": {"wait": early_wait, "arrive": early_arrive},
+    "wrong target": {"wait": wrong_target},
+    "shared counter between groups": {"wait": shared_wait, "arrive": shared_arrive},
+    "stale read": {},  # by `read_stale`
+}
+
+
+def read_stale(number: int, arguments: dict[str, Any]) -> None:
+    """In a program's process, let its reads past L1 see memory as it was before the last wait."""
+    exchanged = [arguments.get(name) for name in ("y_ptr", "dr_ptr", "partial_ptr")]
+    if "dr_ptr" in arguments:
+        exchanged[0] = None
+    tensors = [tensor for tensor in exchanged if tensor is not None]
+    copies = [tensor.clone() for tensor in tensors]
+
+    def wait(*args: Any) -> Any:
+        for copy, tensor in zip(copies, tensors, strict=True):
+            copy.copy_(tensor)
+        return ORIGINAL_WAIT(*args)
+
+    load = concurrent_launch.builder.create_masked_load
+
+    def create_masked_load(pointers: Any, mask: Any, other: Any, cache: Any, *rest: Any) -> Any:
+        if str(cache).endswith("CG"):
+            moved = pointers.data.copy()
+            for copy, tensor in zip(copies, tensors, strict=True):
+                begin = np.uint64(tensor.data_ptr())
+                inside = (moved >= begin) & (moved - begin < np.uint64(tensor.nbytes))
+                moved[inside] += np.uint64(copy.data_ptr()) - begin
+            pointers = interpreter.TensorHandle(moved, pointers.dtype)
+        return load(pointers, mask, other, cache, *rest)
+
+    vars(recurrence)["wait"] = wait
+    concurrent_launch.builder.create_masked_load = create_masked_load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_barrier_is_caught(fault: str, seed: int) -> None:
+    tensors = Tensors(replace(FAULTY, seed=seed))
+    plans = plan_of(FAULTY, False), plan_of(FAULTY, True)
+    assert [plan.programs for plan in plans] == [4, 4]
+    stepwise = run_stepwise(tensors.loop)
+    settings = slow_program()
+    if fault == "stale read":
+        settings.at_start = read_stale
+    with concurrent(settings), mock.patch.multiple(recurrence, **FAULTLESS | FAULTS[fault]):
+        forward = tensors.forward(plans[0])
+        backward = tensors.backward(plans[1], stepwise[0])
+    assert "y" in differing(forward, stepwise[0])
+    assert "dgx" in differing(backward, stepwise[1])
+
+
+def test_parts_of_a_product_that_do_not_meet_are_caught(seed: int) -> None:
+    tensors = Tensors(replace(FAULTY, seed=seed))
+    stepwise = run_stepwise(tensors.loop)
+    with concurrent(slow_program()), mock.patch.object(recurrence, "wait", no_meeting):
+        backward = tensors.backward(plan_of(FAULTY, True), stepwise[0])
+    assert "dgx" in differing(backward, stepwise[1])
+
+
+def test_without_a_fault_the_same_slow_program_is_waited_for(seed: int) -> None:
+    assert compare(replace(FAULTY, seed=seed), slow_program()) == []

@@ -1,0 +1,128 @@
+"""What one program writes for another is released, acquired, and read past L1: in compiled code.
+
+The interpreter has no warps and no caches, so these facts are read off what the compiler makes for
+an H100: the assembly for the order of the barrier, the intermediate code for each load's origin.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Tensors that other programs of the launch write before a wait, by kernel.
+EXCHANGED = {"fwd": {"y_ptr"}, "bwd": {"dr_ptr", "partial_ptr"}}
+CASES = {
+    "LSTM forward": ("lstm", "fwd", 1024, 16, "bf16"),
+    "LSTM backward": ("lstm", "bwd", 1024, 16, "bf16"),
+    "GRU backward, interleaved and streamed": ("gru", "bwd", 2048, 64, "bf16"),
+    "RNN forward, fp32": ("rnn_tanh", "fwd", 768, 16, "fp32:ieee"),
+}
+COMPILE = """
+import json, sys
+from bench.compiler import compile_kernel, resources
+from kernels.plan.devices import DEVICES
+from kernels.plan import Problem, backward_plan, forward_plan
+found = {}
+for name, (cell, loop, H, B, number) in json.loads(sys.argv[1]).items():
+    dtype, _, precision = number.partition(":")
+    dtype_name = compile_kernel.TORCH_NAMES[dtype]
+    problem = Problem(resources.CELLS[cell].gates, B, H, 1, dtype_name, precision or "ieee")
+    plan = (forward_plan if loop == "fwd" else backward_plan)(
+        problem, DEVICES["h100"], "persistent"
+    )
+    assert plan.group > 1, plan
+    variant = compile_kernel.Variant(cell, loop, H, 1, dtype, precision or "ieee", plan)
+    kernel = compile_kernel.compile_variant(variant, DEVICES["h100"])
+    found[name] = {kind: kernel.asm[kind] for kind in ("ttir", "ptx")} | {"split": plan.split}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environ["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, json.dumps(CASES)],
+        cwd=ROOT, env=environ, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def loads(ttir: str) -> list[tuple[set[str], bool]]:
+    """Of each load: the kernel's arguments that its pointers may come from, and whether past L1."""
+    come_from: dict[str, list[str]] = {}
+    found = []
+    for line in ttir.splitlines():
+        made = re.match(r"\s*(%\w+) = (\S+) (.*?) loc\(", line)
+        if made is None:
+            continue
+        name, operation, rest = made.groups()
+        values = re.findall(r"%\w+", rest.split(" : ")[0])
+        if operation == "tt.load":
+            found.append((origins(values[0], come_from), "cacheModifier = cg" in rest))
+        elif operation == "arith.select":
+            come_from[name] = values[1:]
+        elif values:
+            come_from[name] = values[:1]
+    return found
+
+
+def origins(value: str, come_from: dict[str, list[str]]) -> set[str]:
+    if value not in come_from:
+        return {value.removeprefix("%")}
+    return set().union(*(origins(source, come_from) for source in come_from[value]))
+
+
+def ordered(ptx: str) -> list[str]:
+    """The accesses and barriers of a kernel in the order of its text."""
+    kinds = {
+        r"bar\.sync": "barrier",
+        r"atom\.global\.gpu\.release\.add": "release",
+        r"ld\.global\.gpu\.acquire": "acquire",
+        r"(ld\.global|cp\.async)\.cg": "exchanged load",
+        r"st\.global": "store",
+    }
+    return [
+        word
+        for line in ptx.splitlines()
+        for kind, word in kinds.items()
+        if re.search(rf"(^|\s){kind}", line)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_what_other_programs_wrote_is_read_past_l1(compiled, name):
+    exchanged = EXCHANGED[CASES[name][1]]
+    if compiled[name]["split"] == 1:
+        exchanged = exchanged - {"partial_ptr"}
+    seen = set()
+    for sources, past_l1 in loads(compiled[name]["ttir"]):
+        if sources & exchanged:
+            assert past_l1, f"a load of {sources} may see an old value in L1"
+            seen |= sources & exchanged
+    assert seen == exchanged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_all_warps_have_written_before_the_release_and_wait_for_the_acquire(compiled, name):
+    accesses = ordered(compiled[name]["ptx"])
+    releases = [at for at, kind in enumerate(accesses) if kind == "release"]
+    split = compiled[name]["split"] > 1
+    assert len(releases) == (2 if split else 1)
+    for at in releases:
+        before = accesses[:at]
+        assert "store" not in before[len(before) - before[::-1].index("barrier") :]
+    acquires = [at for at, kind in enumerate(accesses) if kind == "acquire"]
+    assert len(acquires) == 2 * len(releases)  # the first look, and the one in the loop
+    for at in acquires:
+        after = accesses[at + 1 :]
+        assert "exchanged load" not in after[: after.index("barrier")]

@@ -1,0 +1,202 @@
+"""No kernel touches memory outside its tensors, nor reads what nothing wrote; `memory.py` watches.
+
+An off-by-one put into each mask of the kernels' source shows that it would be noticed.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from triton.runtime.errors import InterpreterError
+
+import kernels
+from kernels import launch
+from kernels.cells import CELLS
+from tests.helpers import concurrent_launch
+from tests.helpers.access_checker import checked
+from tests.helpers.loops import DTYPES, Cut, Loop, Tensors, plan_of
+from tests.helpers.pairwise import label, pairwise
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a GPU compute-sanitizer looks, by `bench check-gpu`"
+)
+
+
+@pytest.fixture(autouse=True)
+def _unwritten_is_nan() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    with concurrent_launch.quick_interpreter(sanitize_overflow=True):
+        yield
+    torch.use_deterministic_algorithms(before)
+
+
+def run(loop: Loop, mode: str, module: ModuleType = launch) -> None:
+    """Run both kernels, each access checked; inputs must stay as they are."""
+    tensors = Tensors(loop, module)
+    given = {name: value for name, value in vars(tensors).items() if torch.is_tensor(value)}
+    before = {name: value.clone() for name, value in given.items()}
+    with checked(module) as memory:
+        forward = tensors.forward(plan_of(loop, False, mode))
+        launches = memory.launches
+        tensors.backward(plan_of(loop, True, mode), forward)
+    assert 0 < launches < memory.launches
+    for name, value in given.items():
+        assert torch.equal(value, before[name]), f"{name} was written"
+
+
+ALONE = Cut(1, block_b=4)
+SETTINGS = pairwise(
+    cell=tuple(CELLS),
+    mode=("stepwise", "gemm", "alone"),
+    dtype=tuple(DTYPES),
+    D=(1, 2),
+    reverse=(False, True),
+    lengths=(False, True),
+    resets=(False, True),
+    bias=(False, True),
+    sizes=((1, 1, 1), (3, 5, 7), (2, 3, 16), (4, 2, 9)),
+    split=(1, 2, 4),
+    resident=(0, 1, 9),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS, ids=label)
+def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any], seed: int) -> None:
+    T, B, H = setting["sizes"]
+    mode, split = setting["mode"], setting["split"]
+    alone = mode == "alone"
+    loop = Loop(
+        setting["cell"], T, B, H, setting["D"], setting["dtype"],
+        setting["reverse"] and setting["D"] == 1, setting["lengths"], setting["resets"],
+        setting["bias"],
+        forward=ALONE if alone else Cut(3, block_b=4, resident=setting["resident"]),
+        backward=ALONE if alone else Cut(3 * split, split, 4, resident=setting["resident"]),
+        seed=seed,
+    )  # fmt: skip
+    run(loop, "persistent" if alone else mode)
+
+
+@pytest.mark.slow
+def test_random_loops_keep_to_their_memory() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    from tests.helpers.random_loops import SHAPES, loops
+
+    @hypothesis.settings(SHAPES, max_examples=25)
+    @hypothesis.given(loops(), hypothesis.strategies.sampled_from(("stepwise", "gemm")))
+    def check(loop: Loop, mode: str) -> None:
+        run(loop, mode)
+
+    check()
+
+
+def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
+    """The persistent launch with its barrier; what one program wrote counts for all."""
+    loop = Loop(
+        "lstm", T=2, B=3, H=7, D=2, lengths=True, resets=True, seed=seed,
+        forward=Cut(2), backward=Cut(4, split=2),
+    )  # fmt: skip
+    with concurrent_launch.concurrent() as settings:
+        run(loop, "persistent")
+    assert settings.programs == [4, 8]
+
+
+# Planted faults. The shape leaves room for one too many of everything: units, batch, columns,
+# and steps, of which one too many in the reverse direction begins before the first.
+PLANTED = Loop(
+    "gru", T=3, B=3, H=5, D=2, lengths=True, resets=True,
+    forward=Cut(2, block_b=4, block_k=4), backward=Cut(4, split=2, block_b=4, block_k=4),
+)  # fmt: skip
+FAULTS = {
+    # file, function, what it says there, what it shall say
+    "units": ("blocks", "sequences", "(units < H)", "(units <= H)"),
+    "batch": ("blocks", "sequences", "(batch < B)", "(batch <= B)"),
+    "forward weight rows": ("recurrence", "forward_kernel", "(row_unit < H)", "(row_unit <= H)"),
+    "forward batch, idle": ("recurrence", "forward_kernel", "inside = tl.minimum(batch, B - 1)",
+                            "inside = tl.minimum(batch, B)"),
+    "forward steps": ("recurrence", "forward_kernel", "step < length", "step <= length"),
+    "forward previous": ("recurrence", "forward_kernel", "time_of(step - 1,", "time_of(step,"),
+    "forward lengths": ("recurrence", "forward_kernel", "mask=batch < B", "mask=batch <= B"),
+    "backward outputs": ("recurrence", "backward_kernel", "outputs < H,", "outputs <= H,"),
+    "backward batch": ("recurrence", "backward_kernel", "(batch < B)[None", "(batch <= B)[None"),
+    "backward steps": ("recurrence", "backward_kernel", "(step < length)", "(step <= length)"),
+    "backward later": ("recurrence", "backward_kernel", "(step + 1 < length)",
+                       "(step + 1 <= length)"),
+    "backward first step": ("recurrence", "backward_kernel", "& (step >= 0)", "& (step >= -1)"),
+    "backward previous": ("recurrence", "backward_kernel", "from_initial = active & (step == 0)",
+                          "from_initial = active & (step == -1)"),
+    "backward parts": ("recurrence", "backward_kernel", "part * plane", "(part + 1) * plane"),
+    "columns of weights": ("blocks", "load_weights", "(ks < limit)", "(ks <= limit)"),
+    "columns of the operand": ("blocks", "load_operand", "(ks < limit)", "(ks <= limit)"),
+    "second state": ("blocks", "load_state", "state_ptr + k * plane",
+                     "state_ptr + (k + 1) * plane"),
+    "state at a reset": ("blocks", "reload_state", "state_ptr + k * plane",
+                         "state_ptr + (k + 1) * plane"),
+    "saved activations": ("blocks", "store_saved", "offset[:, :, None] * 4",
+                          "(offset[:, :, None] + 1) * 4"),
+}  # fmt: skip
+
+
+@contextmanager
+def planted(folder: Path, file: str, function: str, old: str, new: str) -> Iterator[ModuleType]:
+    """`kernels.launch` of a copy of the package, in which one function has a fault."""
+    name = "kernels_with_a_fault"
+    original = Path(kernels.__file__).parent
+    for source in original.rglob("*.py"):
+        text = source.read_text()
+        if source.stem == file:
+            begin = text.index(f"def {function}(")
+            end = text.find("\n@triton.jit", begin)
+            body = text[begin : end if end >= 0 else len(text)]
+            assert old in body, f"{function} no longer says {old!r}: plant this fault anew"
+            text = text.replace(body, body.replace(old, new))
+        copy = folder / source.relative_to(original)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(text)
+    package = ModuleType(name)  # without the package's own start, which registers operators
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+    try:
+        yield importlib.import_module(f"{name}.launch")
+    finally:
+        for module in [module for module in sys.modules if re.match(rf"{name}(\.|$)", module)]:
+            del sys.modules[module]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -> None:
+    with (
+        planted(tmp_path, *FAULTS[fault]) as module,
+        pytest.raises(InterpreterError, match="Violation"),
+    ):
+        run(PLANTED, "stepwise", module)
+
+
+def test_the_planted_faults_are_all_that_is_wrong(tmp_path: Path) -> None:
+    with planted(tmp_path, "blocks", "sequences", "(units < H)", "(units < H)") as module:
+        run(PLANTED, "stepwise", module)
+
+
+@pytest.mark.parametrize("name, change", [("T", 1), ("B", 1), ("H", 1)])
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_a_size_too_large_is_caught(
+    kernel: str, name: str, change: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launch says one time step, one sequence or one unit more than the tensors have."""
+    build = getattr(launch, f"{kernel}_arguments")
+
+    def one_more(*args: Any) -> dict[str, Any]:
+        arguments = build(*args)
+        return {**arguments, name: arguments[name] + change, "lengths_ptr": None}
+
+    monkeypatch.setattr(launch, f"{kernel}_arguments", one_more)
+    with pytest.raises(InterpreterError, match="Violation"):
+        run(PLANTED, "stepwise")

@@ -1,0 +1,413 @@
+"""The modules against torch.nn's: arguments, results, parameters, packed sequences, refusals."""
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+
+import kernels
+from tests.helpers.paired_modules import (
+    KINDS,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    assert_same,
+    flat,
+    pair,
+    state,
+)
+from tests.helpers.pairwise import label, pairwise
+
+
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        cell=list(KINDS),
+        layers=[1, 2],
+        bias=[True, False],
+        batch_first=[False, True],
+        bidirectional=[False, True],
+        input=["batched", "unbatched", "sorted", "unsorted"],
+        hx=[False, True],
+        training=[True, False],
+    ),
+    ids=label,
+)
+def test_equals_torch(case):
+    cell, batch_first = case["cell"], case["batch_first"]
+    names = {"num_layers": case["layers"], "bias": case["bias"], "batch_first": batch_first}
+    module, twin = pair(cell, **names, bidirectional=case["bidirectional"])
+    for each in (module, twin):
+        each.train(case["training"])
+    LD = case["layers"] * (1 + case["bidirectional"])
+    x: Any = torch.randn(*((B, T) if batch_first else (T, B)), I)
+    shape: tuple[int, ...] = (LD, B, H)
+    if case["input"] == "unbatched":
+        x, shape = torch.randn(T, I), (LD, H)
+    elif case["input"] == "sorted":
+        x = pack_padded_sequence(x, [3, 3, 1], batch_first)
+    elif case["input"] == "unsorted":
+        x = pack_padded_sequence(
+            x, torch.tensor([1, 3, 2], device="cpu"), batch_first, enforce_sorted=False
+        )
+    assert_same(module, twin, x, state(cell, *shape) if case["hx"] else None)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_a_packed_sequence_comes_back_as_torch_packs_it(cell):
+    module, twin = pair(cell, bidirectional=True)
+    packed = pack_sequence([torch.randn(n, I) for n in (2, 4, 1)], enforce_sorted=False)
+    ours, _ = module(packed)
+    theirs, _ = twin(packed)
+    assert isinstance(ours, PackedSequence)
+    for name in ("batch_sizes", "sorted_indices", "unsorted_indices"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_the_same_seed_gives_the_same_parameters_and_checkpoints_load_both_ways(cell):
+    ours, theirs, more = KINDS[cell]
+    options = {"num_layers": 2, "bidirectional": True, **more}
+    torch.manual_seed(7)
+    module = ours(I, H, **options)
+    torch.manual_seed(7)
+    twin = theirs(I, H, **options)
+    assert list(module.state_dict()) == list(twin.state_dict())
+    for name, value in twin.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+    stored = io.BytesIO()
+    torch.save(module.state_dict(), stored)
+    stored.seek(0)
+    assert twin.load_state_dict(torch.load(stored)).missing_keys == []
+    assert module.load_state_dict(twin.state_dict()).unexpected_keys == []
+    assert module.extra_repr() == twin.extra_repr()
+    assert repr(module) == repr(twin)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_copies_compute_the_same(cell):
+    ours, _, more = KINDS[cell]
+    module = ours(I, H, bidirectional=True, recompute=True, **more)
+    x = torch.randn(1, B, I)
+    stored = io.BytesIO()
+    torch.save(module, stored)
+    stored.seek(0)
+    copies = [
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),
+        torch.load(stored, weights_only=False),
+    ]
+    for twin in copies:
+        assert type(twin) is type(module)
+        assert repr(twin) == repr(module)
+        assert "recompute=True" in repr(twin)
+        assert torch.equal(twin(x)[0], module(x)[0])
+        twin.weight_ih_l0.data.zero_()
+        assert not torch.equal(twin(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_changed_weights_are_seen(cell):
+    module, twin = pair(cell)
+    x = torch.randn(2, B, I)
+    changes: list[Callable[[Any], Any]] = [
+        lambda m: m.weight_hh_l0.data.mul_(0.5),
+        lambda m: m.flatten_parameters(),
+        lambda m: m.bias_ih_l0.data.copy_(torch.ones(len(m.bias_ih_l0))),
+        lambda m: setattr(m, "weight_ih_l0", nn.Parameter(m.weight_ih_l0.detach() * 2)),
+        lambda m: m.load_state_dict({k: v * 0.5 for k, v in m.state_dict().items()}),
+        lambda m: torch.nn.utils.parametrizations.weight_norm(m, "weight_hh_l0"),
+    ]
+    before = module(x)[0]
+    for change in changes:
+        for each in (module, twin):
+            change(each)
+        after = module(x)[0]
+        if change not in (changes[1], changes[-1]):  # these leave the values as they are
+            assert not torch.equal(after, before)
+        assert_close(after, twin(x)[0], "output")
+        before = after
+    assert_same(module, twin, x)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_functional_call_uses_the_given_weights(cell):
+    module, twin = pair(cell)
+    x = torch.randn(T, B, I)
+    given = {name: torch.randn_like(p) for name, p in module.named_parameters()}
+    ours, theirs = (torch.func.functional_call(m, given, (x,))[0] for m in (module, twin))
+    assert_close(ours, theirs, "output")
+    half = {name: p.half() for name, p in given.items()}
+    assert torch.func.functional_call(module, half, (x.half(),))[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cell", KINDS)
+def test_narrower_dtypes(cell, dtype):
+    module, twin = pair(cell, num_layers=2)
+    x = torch.randn(T, B, I)
+    expected = twin(x)
+    module = module.half() if dtype == torch.float16 else module.to(dtype)
+    y, last = module(x.to(dtype))
+    assert {t.dtype for t in flat((y, last))} == {dtype}
+    for ours, theirs in zip(flat((y, last)), flat(expected), strict=True):
+        # two layers of T steps, with 4 roundings each that add like a random walk
+        bound = 4 * (2 * T) ** 0.5 * torch.finfo(dtype).eps / 2
+        assert_close(ours.float(), theirs, "output", bound)
+
+
+def test_dropout_is_between_layers_only_in_training_and_follows_the_seed():
+    module, twin = pair("lstm", num_layers=2, dropout=0.5)
+    x = torch.randn(T, B, I)
+    outputs = []
+    for each in (module, module, twin):
+        torch.manual_seed(1)
+        outputs.append(each(x)[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert_close(outputs[0], outputs[2], "with torch's mask")
+    assert not torch.equal(module(x)[0], outputs[0])
+    module.eval()
+    assert torch.equal(module(x)[0], module(x)[0])
+    assert_close(module(x)[0], twin.eval()(x)[0], "evaluation")
+    with pytest.warns(UserWarning, match="num_layers greater than 1"):
+        single = kernels.GRU(I, H, dropout=0.9)
+    assert torch.equal(single(x)[0], single(x)[0])
+
+
+def test_resets_return_a_sequence_to_its_initial_state():
+    """Two episodes in one sequence are two sequences, in each layout, packed too."""
+    module, _ = pair("gru")
+    x, h0 = torch.randn(T, 2, I), torch.randn(1, 2, H)
+    resets = torch.zeros(T, 2, dtype=torch.bool)
+    resets[1, 0] = True
+    y, last = module(x, h0, resets=resets)
+    first, _ = module(x[:1], h0)
+    second, end = module(x[1:], h0)
+    straight, _ = module(x, h0)
+    assert_close(y[:1], first, "first episode")
+    assert_close(y[1:, 0], second[:, 0], "second episode")
+    assert_close(y[:, 1], straight[:, 1], "without a reset")
+    assert_close(last[:, 0], end[:, 0], "last state")
+    assert_close(module(x[:, 0], h0[:, 0], resets=resets[:, 0])[0], y[:, 0], "unbatched")
+
+    lengths = torch.tensor([2, 3], device="cpu")
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    ours, _ = nn.utils.rnn.pad_packed_sequence(module(packed, h0, resets=resets)[0])
+    assert_close(ours[:2], y[:2], "packed")
+    module.batch_first = True
+    again = module(x.transpose(0, 1), h0, resets=resets.t())[0].transpose(0, 1)
+    assert_close(again, y, "batch first")
+    again = module(packed, h0, resets=resets.t())[0]
+    assert torch.equal(nn.utils.rnn.pad_packed_sequence(again)[0], ours)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("cell", KINDS)
+def test_nan_and_infinity_travel_as_in_torch_and_stay_in_their_sequence(cell, value):
+    module, twin = pair(cell)
+    x = torch.randn(T, B, I)
+    clean = module(x)[0]
+    x[1, 1, 0] = value
+    ours, theirs = module(x)[0], twin(x)[0]
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(ours.isinf(), theirs.isinf())
+    finite = theirs.isfinite()
+    assert_close(ours[finite], theirs[finite], "finite outputs")
+    assert torch.equal(ours[:, [0, 2]], clean[:, [0, 2]])
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_any_strides_are_taken(cell):
+    module, twin = pair(cell)
+    wide = torch.randn(B, T, 2 * I)
+    hx = torch.randn(1, 1, H).expand(1, B, H)
+    for x in (wide.transpose(0, 1)[..., ::2], torch.randn(1, 1, I).expand(T, B, I), wide[0, :, :I]):
+        given = None if x.dim() == 2 else (hx, hx) if cell == "lstm" else hx
+        for ours, theirs in zip(flat(module(x, given)), flat(twin(x, given)), strict=True):
+            assert_close(ours, theirs, "results")
+
+
+def test_an_empty_batch_gives_empty_results():
+    module, twin = pair("lstm", bidirectional=True)
+    assert_same(module, twin, torch.zeros(T, 0, I))
+
+
+# What torch.nn refuses: name -> (argument changes, what the message must tell)
+REFUSED: dict[str, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
+    "list": (lambda hx: ([[1.0]],), "input must be a tensor or a PackedSequence, got a list"),
+    "None": (lambda hx: (None,), "input must be a tensor or a PackedSequence, got None"),
+    "rank 1": (lambda hx: (torch.zeros(I),), "Expected input to be 2D or 3D, got 1D"),
+    "rank 4": (lambda hx: (torch.zeros(1, T, B, I),), "Expected input to be 2D or 3D, got 4D"),
+    "features": (lambda hx: (torch.zeros(T, B, I + 1),), "Expected 2, got 3"),
+    "T = 0": (lambda hx: (torch.zeros(0, B, I),), r"at least one time step, got shape \[0, 3, 2\]"),
+    "T = 0 unbatched": (lambda hx: (torch.zeros(0, I),), "Expected sequence length to be larger"),
+    "half": (
+        lambda hx: (torch.zeros(T, B, I).half(),),
+        r"\(torch.float16\) does not match weight dtype",
+    ),
+    "integers": (
+        lambda hx: (torch.zeros(T, B, I).long(),),
+        r"\(torch.int64\) does not match weight dtype .* Convert input: input.to\(torch.float32\)$",
+    ),
+    "double": (
+        lambda hx: (torch.zeros(T, B, I).double(),),
+        r"\(torch.float64\) does not match weight dtype .* input: input.to\(torch.float32\)$",
+    ),
+    "device": (
+        lambda hx: (torch.zeros(T, B, I, device="meta"),),
+        "Input and parameter tensors are not at the same device",
+    ),
+    "hx batch": (lambda hx: (torch.zeros(T, B, I), hx(1, B + 1, H)), r"\(1, 3, 5\), got \[1, 4"),
+    "hx layers": (lambda hx: (torch.zeros(T, B, I), hx(2, B, H)), r"\(1, 3, 5\), got \[2, 3, 5\]"),
+    "hx rank": (lambda hx: (torch.zeros(T, B, I), hx(B, H)), "should also be 3-D but got .*2-D"),
+    "hx unbatched": (
+        lambda hx: (torch.zeros(T, I), hx(1, 1, H)),
+        "should also be 2-D but got .*3-D",
+    ),
+    "hx dtype": (
+        lambda hx: (torch.zeros(T, B, I), hx(1, B, H, dtype=torch.float64)),
+        "must have the input's dtype",
+    ),
+    "hx device": (
+        lambda hx: (torch.zeros(T, B, I), hx(1, B, H, device="meta")),
+        "must be on the input's device",
+    ),
+    "hx text": (lambda hx: (torch.zeros(T, B, I), "zeros"), "hx must be a t.*, got a str"),
+    "packed features": (lambda hx: (pack_sequence([torch.zeros(T, I + 1)]),), "Expected 2, got 3"),
+    "packed rank": (lambda hx: (pack_sequence([torch.zeros(T)]),), "must have 2 dimensions, got 1"),
+    "packed hx": (
+        lambda hx: (pack_sequence([torch.zeros(T, I)]), hx(1, B, H)),
+        r"\(1, 1, 5\), got \[1, 3, 5\]",
+    ),
+}
+# torch's own words for these are an error in its code; TypeError is what they mean.
+BY_ACCIDENT = (AttributeError, IndexError)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("cell", KINDS)
+def test_what_torch_refuses_is_refused_with_its_exception(cell, name):
+    def hx(*shape: int, **options: Any) -> Any:
+        one = torch.zeros(shape, **options)
+        return (one, one) if cell == "lstm" else one
+
+    arguments, message = REFUSED[name]
+    module, twin = pair(cell)
+    with pytest.raises(Exception, match=message) as refusal:
+        module(*arguments(hx))
+    assert isinstance(refusal.value, ValueError | RuntimeError | TypeError)
+    assert "\n" not in str(refusal.value)
+    try:
+        twin(*arguments(hx))
+    except BY_ACCIDENT:
+        pass
+    except Exception as theirs:
+        assert isinstance(refusal.value, type(theirs)), f"torch raises {theirs!r}"
+
+
+def test_a_state_of_another_cell_is_refused():
+    x, one = torch.zeros(T, B, I), torch.zeros(1, B, H)
+    with pytest.raises(TypeError, match="hx must be a tensor, got a tuple"):
+        kernels.GRU(I, H)(x, (one, one))
+    for hx, message in ((one, "got a tensor"), ((one, None), "got a tuple")):
+        with pytest.raises(
+            TypeError, match=r"hx must be a tuple \(h_0, c_0\) of tensors, " + message
+        ):
+            kernels.LSTM(I, H)(x, hx)
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"got {count} tensors"):
+            kernels.LSTM(I, H)(x, (one,) * count)
+    assert torch.equal(kernels.LSTM(I, H)(x, [one, one])[1][0][0, 0], torch.zeros(H)) is False
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_constructors_refuse_what_torchs_do(cell):
+    ours, theirs, more = KINDS[cell]
+    changes: list[dict[str, Any]] = [
+        {"dropout": 1.5},
+        {"dropout": True},
+        {"dropout": "a lot"},
+        {"hidden_size": 0},
+        {"hidden_size": 2.0},
+        {"input_size": -1},
+        {"input_size": "3"},
+        {"num_layers": 0},
+        {"bias": 1},
+        {"batch_first": None},
+        {"proj_size": "3"},
+        {"unknown": 1},
+    ]
+    if cell.startswith("rnn"):
+        changes.append({"nonlinearity": "elu"})
+    for change in changes:
+        arguments = {"input_size": I, "hidden_size": H, **more, **change}
+        with pytest.raises((ValueError, TypeError)) as expected:
+            theirs(**arguments)
+        with pytest.raises(expected.type):
+            ours(**arguments)
+    with pytest.raises(TypeError, match="recompute must be a bool"):
+        ours(I, H, recompute=1)
+
+
+def test_projections_are_refused():
+    for refuse in (
+        lambda: kernels.LSTM(I, H, proj_size=2),
+        lambda: kernels.LSTM(I, H, 1, True, False, 0.0, False, 2),
+        lambda: kernels.GRU(I, H, proj_size=2),
+    ):
+        with pytest.raises(NotImplementedError, match=r"proj_size must be 0, got 2: .*LSTM"):
+            refuse()
+    assert kernels.LSTM(I, H, proj_size=0)(torch.zeros(T, B, I))[0].shape == (T, B, H)
+
+
+def test_float64_is_refused_by_name():
+    for module in (kernels.GRU(I, H, dtype=torch.float64), kernels.RNN(I, H).double()):
+        with pytest.raises(
+            TypeError, match=r"^input must have dtype float32, float16, bfloat16, got torch.float64"
+        ):
+            module(torch.zeros(T, B, I, dtype=torch.float64))
+        assert module.float()(torch.zeros(T, B, I))[0].dtype == torch.float32
+
+
+def test_a_wrong_mask_is_refused():
+    module, packed = kernels.GRU(I, H), pack_sequence([torch.zeros(n, I) for n in (3, 2)])
+    for x in (torch.zeros(3, 2, I), packed):
+        with pytest.raises(TypeError, match="resets must be a bool tensor"):
+            module(x, resets=torch.zeros(3, 2))
+        with pytest.raises(ValueError, match=r"resets must be \[T, B\] = \[3, 2\], got \[2, 3\]"):
+            module(x, resets=torch.zeros(2, 3).bool())
+
+
+def test_constructor_arguments_by_position_dtype_and_device():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module = kernels.RNN(I, H, 2, "relu", False, True, 0.5, True, dtype=torch.float16)
+    assert (module.nonlinearity, module.bias, module.batch_first) == ("relu", False, True)
+    assert (module.num_layers, module.dropout, module.bidirectional) == (2, 0.5, True)
+    assert {p.dtype for p in module.parameters()} == {torch.float16}
+    assert kernels.LSTM(I, H, device="meta").weight_ih_l0.is_meta
+
+
+def test_lengths_of_the_functions_may_be_numpys():
+    module: Any = kernels.GRU(I, H)
+    x, lengths = torch.randn(T, B, I), np.array([3, 1, 2])
+    given: Any
+    expected, _ = kernels.gru(x, module.all_weights, lengths=[3, 1, 2])
+    lasting = lengths.astype(np.int32)
+    for given in (list(lengths), lengths, lasting):
+        y, _ = kernels.gru(x, module.all_weights, lengths=given)
+        assert torch.equal(y, expected)
+    (wanted,) = torch.autograd.grad(expected.sum(), module.weight_hh_l0)
+    lasting[:] = 1  # the caller's own again
+    (gradient,) = torch.autograd.grad(y.sum(), module.weight_hh_l0)
+    assert torch.equal(gradient, wanted)

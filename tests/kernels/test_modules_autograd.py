@@ -1,0 +1,434 @@
+"""What autograd, torch.compile and autocast may ask of the modules and the operators."""
+
+import gc
+import inspect
+from collections import namedtuple
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
+
+import kernels
+from kernels import functional
+from kernels.autograd import recurrence_backward_op, recurrence_op
+from tests.helpers.paired_modules import (
+    DEVICE,
+    KINDS,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    assert_same,
+    flat,
+    pair,
+    state,
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    """Dynamo compiles one function only so many times."""
+    torch._dynamo.reset()
+
+
+def memory(run: Callable[[], Any]) -> tuple[int, int]:
+    """The bytes that `run` leaves allocated while its result lives, and the most at a time."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = run()
+        gc.collect()
+    assert result is not None
+    events = recorded.profiler.kineto_results.events()
+    changes = [e for e in sorted(events, key=lambda e: e.start_ns()) if e.name() == "[memory]"]
+    live = list(accumulate(e.nbytes() for e in changes))
+    return live[-1], max(live)
+
+
+def activations(cell: str, T: int, H: int) -> int:
+    """What one layer saves in float32: four activations a unit and step, and LSTM's cell state."""
+    return 4 * T * B * H * {"lstm": 5, "gru": 4}.get(cell, 0)
+
+
+on_the_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="measured by the CPU's profiler")
+
+
+@pytest.mark.slow
+@on_the_cpu
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+def test_without_a_gradient_no_activations_are_kept(cell):
+    module, _ = pair(cell, 8, 8)
+    x = torch.randn(4, B, 8)
+    results = 4 * B * 8 * (4 + (2 if cell == "lstm" else 1))
+    _, most = memory(lambda: module(x))
+    kept = {}
+    for name, context in (
+        ("no_grad", torch.no_grad),
+        ("inference", torch.inference_mode),
+        ("frozen", torch.enable_grad),
+    ):
+        module.requires_grad_(name != "frozen")
+        with context():
+            kept[name], least = memory(lambda: module(x))
+        assert least <= most - activations(cell, 4, 8), name
+    assert kept == dict.fromkeys(kept, results)
+
+
+@pytest.mark.slow
+@on_the_cpu
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+def test_recompute_keeps_no_activations(cell):
+    ours, _, more = KINDS[cell]
+    x = torch.randn(4, B, 8)
+    kept, gradients = {}, []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        module = ours(8, 8, 2, recompute=recompute, **more)
+        kept[recompute], _ = memory(lambda: module(x))  # noqa: B023
+        module(x)[0].sum().backward()
+        gradients.append([p.grad for p in module.parameters()])
+    assert kept[True] <= kept[False] - 2 * activations(cell, 4, 8)
+    # Left are each layer's output, which is the next one's input, and the states before and after.
+    states = (2 if cell == "lstm" else 1) * 4 * B * 8
+    assert kept[True] <= 2 * x.nbytes + 6 * states
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"recompute": True}])
+@pytest.mark.parametrize("cell", KINDS)
+def test_every_gradient_has_memory_of_its_own(cell, options):
+    """Else what changes gradients in place, as adding and clipping do, would change two at once."""
+    module, twin = pair(cell, **({} if "recompute" in options else options))
+    if "recompute" in options:
+        module.recompute = True
+    x = torch.randn(T, B, I)
+    for each in (module, twin):
+        for _ in range(2):
+            each(x)[0].square().sum().backward()
+        nn.utils.clip_grad_norm_(each.parameters(), 0.1)
+    gradients = [p.grad for p in module.parameters()]
+    spans = sorted((g.data_ptr(), g.data_ptr() + g.nbytes) for g in gradients)
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+    for ours, theirs in zip(gradients, twin.parameters(), strict=True):
+        assert_close(ours, theirs.grad, "accumulated and clipped gradient")
+
+
+def test_last_states_are_no_views():
+    for cell in KINDS:
+        module, twin = pair(cell, num_layers=1)
+        for each in (module, twin):
+            _, last = each(torch.randn(T, B, I))
+            for tensor in flat([last]):
+                tensor.detach_()  # as truncated backpropagation does; refused for views
+
+
+def test_a_named_tuple_of_states_under_autocast():
+    States = namedtuple("States", "h c")
+    module, _ = pair("lstm")
+    hx = States(torch.randn(1, B, H), torch.randn(1, B, H))
+    with torch.autocast(DEVICE, torch.bfloat16 if DEVICE == "cpu" else torch.float16):
+        y, last = module(torch.randn(T, B, I), hx)
+    assert {t.dtype for t in (y, *last)} == {torch.bfloat16 if DEVICE == "cpu" else torch.float16}
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_only_what_asks_gets_a_gradient(cell):
+    for names in (["weight_hh_l0"], ["bias_hh_l0"], ["weight_ih_l0", "bias_ih_l0"], []):
+        module, twin = pair(cell)
+        found = []
+        for each in (module, twin):
+            each.requires_grad_(False)
+            for name in names:
+                getattr(each, name).requires_grad_()
+            torch.manual_seed(0)
+            x = torch.randn(T, B, I, requires_grad=not names)
+            y, _ = each(x, state(cell, 1, B, H))
+            y.square().sum().backward()
+            found.append([t.grad for t in (x, *each.parameters())])
+        for ours, theirs in zip(*found, strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                assert_close(ours, theirs, f"gradient with {names}")
+
+
+def test_a_gradient_of_one_result_alone():
+    for k in range(3):
+        module, twin = pair("lstm")
+        found = []
+        for each in (module, twin):
+            torch.manual_seed(0)
+            x = torch.randn(T, B, I, requires_grad=True)
+            flat(each(x, state("lstm", 1, B, H)))[k].sum().backward()
+            found.append([x.grad, each.weight_hh_l0.grad])
+        for ours, theirs in zip(*found, strict=True):
+            assert_close(ours, theirs, f"gradient of result {k}")
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_twice_in_one_graph(cell):
+    module, twin = pair(cell, H, H)
+
+    class Twice(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Any:
+            y, hx = self.inner(x)
+            return self.inner(y, hx)
+
+    assert_same(Twice(module), Twice(twin), torch.randn(2, B, H))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(reentrant):
+    module, _ = pair("gru")
+    x = torch.randn(T, B, I, requires_grad=True)
+    gradients = []
+    for run in (module, lambda x: checkpoint(module, x, use_reentrant=reentrant)):
+        x.grad = module.weight_hh_l0.grad = None
+        y, h = run(x)
+        (y.sum() + h.sum()).backward()
+        gradients.append([x.grad, module.weight_hh_l0.grad])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_the_graph_may_be_kept_but_not_used_twice_without():
+    module, _ = pair("lstm")
+    y = module(torch.randn(T, B, I))[0].sum()
+    first = torch.autograd.grad(y, module.weight_hh_l0, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(y, module.weight_hh_l0)[0], first)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y, module.weight_hh_l0)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_double_backward_is_refused(cell):
+    module, _ = pair(cell)
+    x = torch.randn(T, B, I, requires_grad=True)
+    (gradient,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward is not supported"):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("what", ["weight_hh_l0", "output", "x", "h0"])
+def test_a_change_in_place_is_detected(what):
+    module, _ = pair("gru")
+    x, h0 = (torch.randn(*shape, requires_grad=True) for shape in ((T, B, I), (1, B, H)))
+    y, _ = module(x, h0)
+    with torch.no_grad():
+        {"weight_hh_l0": module.weight_hh_l0, "output": y, "x": x, "h0": h0}[what].mul_(2)
+    if what == "h0":  # the loop has its own copy, so the gradient is still right
+        y.sum().backward()
+        return
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_last_states_may_be_changed_in_place():
+    """As reinforcement learning does with the states it carries."""
+    for cell in KINDS:
+        module, _ = pair(cell)
+        states = flat(module(torch.randn(T, B, I))[1])
+        for one in states:
+            one[:, 0] = 0
+        torch.stack([one.sum() for one in states]).sum().backward()
+        assert module.weight_hh_l0.grad.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "recompute"), [*((cell, False) for cell in KINDS), ("lstm", True)]
+)
+def test_compiles_without_a_graph_break(cell, recompute):
+    ours, _, more = KINDS[cell]
+    module = ours(I, H, bidirectional=True, recompute=recompute, **more)
+    x, resets = torch.randn(2, B, I), torch.rand(2, B) < 0.3
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (module, compiled):
+        module.zero_grad()
+        y, last = run(x, resets=resets)
+        (y.sum() + sum(s.sum() for s in flat(last))).backward()
+        results.append([y, *flat(last), *(p.grad for p in module.parameters())])
+    for eager, graph in zip(*results, strict=True):
+        assert_close(graph, eager, "compiled")
+
+
+def test_compiles_inside_a_model_with_lengths():
+    weights = [tuple(kernels.LSTM(I, H).parameters())]
+
+    def model(x: Tensor, lengths: Tensor | None) -> Tensor:
+        return kernels.lstm(x * 2, weights, direction="reverse", lengths=lengths)[0].tanh()
+
+    x, lengths = torch.randn(T, B, I), torch.tensor([1, 3, 2])
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x, lengths), model(x, lengths), "output")
+    # Values that cannot be read while tracing are kept in range, so no memory is at risk.
+    assert_close(compiled(x, lengths + T), model(x, None), "clamped")
+
+
+@pytest.mark.slow
+def test_compiles_by_inductor():
+    from torch._inductor import config
+
+    module, twin = pair("gru", num_layers=2)
+    x = torch.randn(T, B, I)
+    # Scalar code: Inductor's vectors do not compile where torch is asked for no such instructions.
+    with config.patch({"cpp.simdlen": 1}):
+        assert_close(torch.compile(module, fullgraph=True)(x)[0], twin(x)[0], "output")
+
+
+def test_fake_tensors_have_the_right_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for cell, (ours, _, more) in KINDS.items():
+        with FakeTensorMode():
+            module = ours(I, H, bidirectional=True, **more)
+            fakes = flat(module(torch.empty(T, B, I)))
+            layers = kernels.layers(
+                cell, torch.empty(T, B, I), module.all_weights, direction="both",
+                lengths=torch.ones(B, dtype=torch.int64),
+            )  # fmt: skip
+        module = ours(I, H, bidirectional=True, **more)
+        for fake, real in zip(fakes, flat(module(torch.zeros(T, B, I))), strict=True):
+            assert (fake.shape, fake.dtype, fake.stride()) == (
+                real.shape,
+                real.dtype,
+                real.stride(),
+            )
+        assert layers[0].shape == (T, B, 2 * H)
+        assert ours(I, H, device="meta", **more)(torch.empty(T, B, I, device="meta"))[0].is_meta
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "G", "states"), [("rnn_relu", 1, 1), ("lstm", 4, 2), ("gru", 3, 1)]
+)
+def test_the_operators_keep_torchs_contract(cell, G, states):
+    T, B, H, D, K = 2, 2, 3, 2, 3 * G
+    leaf = lambda *shape: torch.randn(shape, requires_grad=True)  # noqa: E731
+    lengths, resets = torch.tensor([1, 2], dtype=torch.int32), torch.ones(T, B).to(torch.uint8)
+    for save, b_hh, masks in ((True, leaf(D, K), (lengths, resets)), (True, None, (None, None))):
+        arguments = (leaf(T, B, D, K), leaf(D, K, H), b_hh, leaf(states, D, B, H), *masks, cell)
+        torch.library.opcheck(recurrence_op, (*arguments, False, save, "auto", "ieee"))
+    gx, w_hh, b_hh, initial = (a.detach() for a in (*arguments[:2], leaf(D, K), arguments[3]))
+    y, final, history, saved = recurrence_op(
+        gx, w_hh, b_hh, initial, lengths, resets, cell, False, True, "auto", "ieee"
+    )
+    given = (y, final, w_hh, initial, lengths, resets, y, history, saved, cell)
+    torch.library.opcheck(recurrence_backward_op, (*given, False, True, True, "auto", "ieee"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cell", KINDS)
+def test_autocast_gives_torchs_dtypes(cell, dtype):
+    module, twin = pair(cell)
+    # Not on every CPU has torch an LSTM of 16 bits; its dtypes are the plain RNN's.
+    plain = DEVICE == "cpu" and cell == "lstm"
+    typed = pair("rnn_tanh")[1] if plain else twin
+    for x in (torch.randn(T, B, I), torch.randn(T, B, I).to(dtype)):
+        for hx in (None, state(cell, 1, B, H)):
+            with torch.autocast(DEVICE, dtype=dtype):
+                ours, theirs = flat(module(x, hx)), flat(typed(x, None if plain else hx))
+            assert {t.dtype for t in ours[1:]} == {theirs[1].dtype}
+            assert ours[0].dtype == theirs[0].dtype
+            # As in `test_narrower_dtypes`, for one layer; torch's own rounding is its own matter.
+            bound = 4 * (2 * T) ** 0.5 * torch.finfo(dtype).eps / 2
+            assert_close(ours[0].float(), twin(x.float(), hx)[0], "output", bound)
+            ours[0].float().sum().backward()
+            assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
+
+
+def test_autocast_takes_packed_sequences_and_leaves_the_loop_alone_one_dtype():
+    module: Any = kernels.LSTM(I, H)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]))
+        gx = nn.functional.linear(torch.randn(T, B, I), module.weight_ih_l0)[:, :, None]
+        y, _, _ = kernels.recurrence("lstm", gx, module.weight_hh_l0[None])
+    assert gx.dtype == y.dtype == torch.bfloat16
+    assert packed.data.dtype == (torch.bfloat16 if DEVICE == "cpu" else torch.float16)
+
+
+def test_autocast_on_a_gpu_is_cudnns(monkeypatch):
+    """float16, whatever was asked for; without cuDNN what was."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    before = torch.get_autocast_dtype("cuda")
+    try:
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        with FakeTensorMode():
+            x = torch.empty(T, B, I, device="cuda")
+        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.float16
+        monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.bfloat16
+    finally:
+        torch.set_autocast_dtype("cuda", before)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_the_same_bits_every_time(cell):
+    module, _ = pair(cell, bidirectional=True)
+    x = torch.randn(T, B, I)
+    found = []
+    for _ in range(2):
+        module.zero_grad()
+        y, last = module(x)
+        (y.sum() + sum(s.sum() for s in flat(last))).backward()
+        found.append([y, *flat(last), *(p.grad for p in module.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_forward_takes_torchs_arguments_and_resets_by_name():
+    for ours, theirs, _ in KINDS.values():
+        parameters = list(inspect.signature(ours.forward).parameters)
+        assert parameters == [*inspect.signature(theirs.forward).parameters, "resets"]
+
+
+def test_forward_mode_is_refused():
+    """torch.func.jvp would silently take the operator's output for constant."""
+    lstm, x = kernels.LSTM(3, 4), torch.randn(2, 1, 3)
+    with pytest.raises(NotImplementedError, match="jvp is not supported"):
+        torch.func.jvp(lambda x: lstm(x)[0], (x,), (torch.ones_like(x),))
+
+
+def test_gradients_by_transforms_are_refused_where_they_would_be_taken():
+    gru, x = kernels.GRU(3, 4), torch.randn(2, 1, 3)
+
+    def loss(parameters: Any) -> Tensor:
+        return torch.func.functional_call(gru, parameters, (x,))[0].sum()
+
+    own = dict(gru.named_parameters())
+    for ask in (
+        lambda: torch.func.grad(loss)(own),
+        lambda: torch.func.jacrev(loss)(own),
+        lambda: torch.func.vjp(loss, own),
+    ):
+        with pytest.raises(NotImplementedError, match=r"torch\.func's grad, vjp and jacrev: use "):
+            ask()
+    gru.requires_grad_(False)  # a frozen layer below what is differentiated
+    head = torch.randn(4)
+    gradient = torch.func.grad(lambda head: (gru(x)[0] @ head).sum())(head)
+    assert_close(gradient, gru(x)[0].sum((0, 1)), "gradient")
+
+
+def test_vmap_gives_each_its_own():
+    gru, x = kernels.GRU(3, 4), torch.randn(2, 2, 1, 3)
+    with torch.no_grad():
+        assert_close(torch.vmap(lambda x: gru(x)[0])(x), torch.stack([gru(p)[0] for p in x]), "y")
+
+
+def test_one_class_does_not_use_up_the_compilations_of_another():
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for ours in (kernels.RNN, kernels.LSTM, kernels.GRU):
+            compiled = torch.compile(ours(I, H), fullgraph=True, backend="aot_eager")
+            assert compiled(torch.randn(2, 1, I))[0].shape == (2, 1, H)

@@ -1,0 +1,175 @@
+"""sLSTM, which torch has not: the reference against the bare equations, the kernels against it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+import reference
+from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.problem import layer_weights, make_problem
+from bench.cases.regimes import apply_regime
+from bench.measure.runner import Runner, verdict
+from bench.providers import PROVIDERS, load
+from bench.records.environment import machine
+from kernels.autograd import INTERPRETED
+from tests.helpers.pairwise import label, pairwise
+
+load()
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+T, B, H = 6, 3, 5
+
+
+@pytest.fixture(autouse=True)
+def on_device() -> Iterator[None]:
+    with torch.device(DEVICE):
+        yield
+
+
+def random(*shape: int, scale: float = 1.0) -> Tensor:
+    return (scale * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a state, however nested."""
+    return [value] if isinstance(value, Tensor) else [t for one in value for t in tensors(one)]
+
+
+def bare_equations(gx: Tensor, w_hh: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """y, C and N of the paper's equations (8) to (14), with nothing to keep them from overflow."""
+    h, c, n, m = state
+    C, N = c * m.exp(), n * m.exp()
+    ys = []
+    for x in gx:
+        i, f, z, o = (x + h @ w_hh.t()).chunk(4, dim=-1)
+        C = f.sigmoid() * C + i.exp() * z.tanh()
+        N = f.sigmoid() * N + i.exp()
+        h = o.sigmoid() * C / N
+        ys.append(h)
+    return torch.stack(ys), C, N
+
+
+@pytest.mark.parametrize("start", ["nothing", "something"])
+def test_the_stabiliser_changes_neither_values_nor_gradients(start):
+    gx, w_hh = random(T, B, 4 * H), random(4 * H, H, scale=0.5)
+    if start == "nothing":
+        state = tuple(torch.zeros(B, H, dtype=torch.float64, requires_grad=True) for _ in range(4))
+    else:
+        n = (1 + torch.rand(B, H, dtype=torch.float64)).requires_grad_()
+        state = (random(B, H), random(B, H), n, random(B, H))
+    h0, *rest = (s.unsqueeze(0) for s in state)
+    y, h, last = reference.recurrence(
+        "slstm", gx.unsqueeze(2), w_hh.unsqueeze(0), None, h0, tuple(rest)
+    )
+    c, n, m = (s[0] for s in tensors(last))
+    actual = (y, c * m.exp(), n * m.exp())
+    expected = bare_equations(gx, w_hh, state)
+    assert torch.equal(h[0], y[-1])
+    weights = [torch.randn_like(t) for t in expected]
+    inputs = [gx, w_hh, *state]
+    pairs = zip(
+        (*actual, *torch.autograd.grad(actual, inputs, weights)),
+        (*expected, *torch.autograd.grad(expected, inputs, weights)),
+        strict=True,
+    )
+    for a, e in pairs:
+        # float64 rounds at 1e-16, and C / N passes it on at most a hundredfold.
+        assert (a - e).abs().max() <= 1e-12 * e.abs().max().clamp(min=1)
+
+
+def test_it_survives_what_overflows_the_bare_equations():
+    gx = random(T, B, 1, 4 * H, scale=1000.0)
+    w_hh = random(1, 4 * H, H)
+    zero = torch.zeros(1, B, H, dtype=torch.float64, requires_grad=True)
+    y, *last = reference.recurrence("slstm", gx, w_hh, None, zero, (zero, zero, zero))
+    results = [y, *tensors(last)]
+    gradients = torch.autograd.grad(results, [gx, w_hh], [torch.ones_like(t) for t in results])
+    assert all(t.isfinite().all() for t in (*results, *gradients))
+    # The first step has nothing to remember, so h is o z whatever the input gate.
+    _, _, z, o = gx[0, :, 0].chunk(4, dim=-1)
+    assert torch.allclose(y[0], o.sigmoid() * z.tanh(), rtol=1e-12)
+    bare, *_ = bare_equations(gx[:, :, 0], w_hh[0], (zero[0],) * 4)
+    assert not bare.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        provider=["ours", "ours-gemm"],
+        dtype=["fp32", "fp16", "bf16"],
+        track=["layer", "recurrence"],
+        directions=[1, 2],
+        resets=[0.0, 0.3],
+        regime=["default", "lengths", "large", "constant", "orthogonal-1.1"],
+        shape=[(1, 1, 17), (2, 7, 5), (5, 3, 33), (17, 4, 16)],
+    ),
+    ids=label,
+)
+def test_kernels_equal_the_reference(case):
+    """Outputs, all four last states, and the gradients of all inputs, weights and first states."""
+    provider, regime, (B, T, H) = case.pop("provider"), case.pop("regime"), case.pop("shape")
+    sizes = {"cell": "slstm", "pass": "fwd+bwd", "B": B, "T": T, "I": 6, "H": H}
+    asked = make_case(**DEFAULTS | sizes | case)
+    problem = make_problem(asked, 0, DEVICE)
+    apply_regime(problem, regime)
+    found = Runner(PROVIDERS[provider], problem, machine()).errors()
+    states = ("h0", "c0", "n0", "m0")
+    assert {"y", "h_n", "c_n", "n_n", "m_n", *(f"d{name}" for name in states)} < found.keys()
+    assert verdict(found, asked) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
+@pytest.mark.parametrize("start", ["given", "zeros", "none"])
+def test_two_layers_from_any_start(start, direction):
+    D = 2 if direction == "both" else 1
+    shapes = [[(4 * H, 6 if k < D else D * H), (4 * H, H)] for k in range(2 * D)]
+    drawn = [[torch.randn(shape) / H**0.5 for shape in one] for one in shapes]
+    x, hx = torch.randn(T, B, 6), [torch.randn(2 * D, B, H) for _ in range(4)]
+    hx[2] = 1 + hx[2].abs()
+    if start == "zeros":
+        hx = [torch.zeros_like(state) for state in hx]
+    given = (x, *(weight for one in drawn for weight in one), *hx)
+    results = []
+    for package, dtype in ((kernels, torch.float32), (reference, torch.float64)):
+        leaves = [t.to(dtype, copy=True).requires_grad_() for t in given]
+        weights = list(zip(leaves[1:-4:2], leaves[2:-4:2], strict=True))
+        first = None if start == "none" else tuple(leaves[-4:])
+        y, last = package.slstm(leaves[0], weights, first, direction=direction, lengths=[6, 1, 4])
+        outputs = [y, *last]
+        inputs = leaves[:-4] if first is None else leaves
+        upstream = [(k + 1) * t.detach().cos() for k, t in enumerate(outputs)]
+        results.append([*outputs, *torch.autograd.grad(outputs, inputs, upstream)])
+    for actual, expected in zip(*results, strict=True):
+        # Some 30 roundings of float32 on the longest way, each of 6e-8 of the largest entry.
+        assert (actual - expected).abs().max() <= 2e-6 * expected.abs().max().clamp(min=1)
+
+
+def test_kernels_survive_what_overflows_the_bare_equations():
+    case = make_case(
+        **DEFAULTS | {"cell": "slstm", "dtype": "fp32", "B": 3, "T": 5, "I": 4, "H": 8}
+    )
+    problem = make_problem(case, 0, DEVICE)
+    x, (weights,) = 1000 * problem.inputs["x"], layer_weights(case, problem.inputs)
+    leaves = [t.requires_grad_() for t in (x, *weights)]
+    y, last = kernels.slstm(x, [tuple(leaves[1:])])
+    results = [y, *last]
+    gradients = torch.autograd.grad(results, leaves, [torch.ones_like(t) for t in results])
+    assert all(t.isfinite().all() for t in (*results, *gradients))
+
+
+def test_a_state_of_four_is_asked_for_in_words():
+    gx, w_hh, state = torch.zeros(2, 3, 1, 20), torch.zeros(1, 20, 5), torch.zeros(1, 3, 5)
+    with pytest.raises(
+        TypeError, match=r"c0 must be a tuple of 3 tensors \[D, B, H\], got a tensor"
+    ):
+        kernels.recurrence("slstm", gx, w_hh, c0=state)
+    with pytest.raises(ValueError, match=r"c0 must be a tuple of 3 .*, got 2 entries"):
+        kernels.recurrence("slstm", gx, w_hh, c0=(state, state))
+    with pytest.raises(ValueError, match=r"hx must be a tuple of 4 tensors .*, got 2 entries"):
+        kernels.slstm(torch.zeros(2, 3, 1), [(torch.zeros(20, 1), w_hh[0])], (state, state))

@@ -1,0 +1,279 @@
+"""The kernels against the reference in float64: outputs, last states and every gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+import reference
+from tests.helpers.paired_modules import DEVICE
+from tests.helpers.pairwise import label, pairwise
+
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "slstm": 4}
+STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1, "slstm": 4}
+CELLS = list(GATES)
+OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
+# Half the distance from 1 to the next number: the relative error of one rounding.
+ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+I = 3
+
+
+def tolerance(dtype: torch.dtype, T: int, K: int) -> float:
+    """How far an entry may be off, as a part of its tensor's largest entry.
+
+    A value passes at most 2T steps (two layers). In each it is rounded where it is stored in dtype
+    (gates' inputs, outputs, saved activations, gates' gradients), which the weights of gain below 1
+    do not amplify: 4 roundings a step, that add like a random walk. Sums are in float32, of at most
+    K terms. A wrong or missing term is off by a tenth or more in most entries.
+    """
+    return 4 * (2 * T) ** 0.5 * ROUNDOFF[dtype] + K * ROUNDOFF[torch.float32]
+
+
+def assert_close(actual: Tensor, expected: Tensor, bound: float, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    if expected.numel():
+        error, size = (actual.double() - expected).abs().max(), expected.abs().max()
+        assert error <= bound * size, (
+            f"{what}: {error / size:.2e} of the largest, {bound:.2e} is fine"
+        )
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that nobody wrote holds NaN, so that a result left unwritten is seen."""
+
+    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args: Any, **options: Any) -> Tensor:
+            tensor = make(*args, **options)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same values, not next to each other in memory."""
+    if layout == "strided":
+        wide = tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])
+        wide[..., ::2] = tensor
+        return wide[..., ::2]
+    if layout == "transposed":
+        axes = tuple(reversed(range(tensor.dim())))
+        return tensor.permute(axes).contiguous().permute(axes)
+    return tensor
+
+
+def initial_states(cell: str, *shape: int) -> list[Tensor]:
+    """As many as the cell has. The third of sLSTM is a sum of positive terms."""
+    states = [torch.randn(shape) for _ in range(STATES[cell])]
+    if cell == "slstm":
+        states[2] = states[1].abs() + 0.5
+    return states
+
+
+class Problem:
+    """The arguments of one call, and the same in float64 for the reference."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        self.case, cell, H = case, case["cell"], case["H"]
+        T, B, layers = case["T"], case["B"], case["layers"]
+        self.D = 2 if case["direction"] == "both" else 1
+        wide = self.D if case["merge"] == "concat" else 1
+        G, LD = GATES[cell], layers * self.D
+        self.x = torch.randn(T, B, I)
+        self.weights = []
+        for k in range(LD):
+            features = I if k < self.D else wide * H
+            shapes = [(G * H, features), (G * H, H), (G * H,), (G * H,)][: 4 if case["bias"] else 2]
+            # torch's initialisation at half its size
+            self.weights.append([(torch.rand(shape) - 0.5) / H**0.5 for shape in shapes])
+        self.hx = initial_states(cell, LD, B, H)
+        if cell == "rnn_relu":
+            # Near 0 a rounding would turn the gradient on or off. The first feature is 1, and its
+            # weights keep a unit's sum on one side of 0, half of the units on each.
+            self.x[..., 0] = 1
+            for one in self.weights[: self.D]:
+                one[0][:, 0] = torch.where(torch.arange(H) % 2 == 0, 2.0, -2.0)
+            for one in self.weights[self.D :]:
+                one[0][:] = one[0].abs() + 0.5 / H
+                one[0][1::2] *= -1
+        lengths = torch.randint(1, T + 1, (B,))
+        self.options: dict[str, Any] = {
+            "direction": case["direction"],
+            "merge": case["merge"],
+            "batch_first": case["batch_first"],
+            "lengths": {"none": None, "list": lengths.tolist(), "tensor": lengths}[case["lengths"]],
+            "resets": torch.rand(T, B) < 0.3 if case["resets"] else None,
+        }
+        if case["batch_first"]:
+            self.x = self.x.transpose(0, 1).contiguous()
+            if case["resets"]:
+                self.options["resets"] = self.options["resets"].t()
+        if case["lengths"] != "none":
+            padding = torch.arange(T)[:, None] >= lengths
+            self.x[padding.t() if case["batch_first"] else padding] = float("nan")
+
+    def leaf(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """The tensor rounded as the case says, then in `dtype`."""
+        rounded = laid_out(tensor.to(self.case["dtype"]), self.case["layout"])
+        return rounded.to(dtype).detach().requires_grad_(self.case["pass"] == "fwd+bwd")
+
+    def run(self, package: Any, dtype: torch.dtype, **more: Any) -> dict[str, Tensor]:
+        """All results by name, then all gradients, of a random weighted sum of the results."""
+        cell, case = self.case["cell"], self.case
+        x = self.leaf(self.x, dtype)
+        weights = [tuple(self.leaf(w, dtype) for w in one) for one in self.weights]
+        hx = [self.leaf(s, dtype) for s in self.hx] if case["hx"] else None
+        if cell.startswith("rnn_"):
+            more["nonlinearity"] = cell.removeprefix("rnn_")
+        given = None if hx is None else hx[0] if len(hx) == 1 else tuple(hx)
+        function = getattr(package, cell.split("_")[0])
+        y, last = function(x, weights, given, **self.options, **more)
+        results = [y, *([last] if isinstance(last, Tensor) else last)]
+        found = dict(zip(["y", "h_n", *OTHERS], results, strict=False))
+        if case["pass"] == "fwd":
+            assert not y.requires_grad
+            return found
+        names, inputs = ["x"], [x]
+        for k, one in enumerate(weights):
+            names += [f"{name}[{k}]" for name in ("w_ih", "w_hh", "b_ih", "b_hh")[: len(one)]]
+            inputs += one
+        if hx is not None:
+            names += ["h0", "c0", "n0", "m0"][: len(hx)]
+            inputs += hx
+        generator = torch.Generator(DEVICE).manual_seed(1)
+        above = [torch.randn(r.shape, generator=generator).to(case["dtype"]) for r in results]
+        gradients = torch.autograd.grad(results, inputs, [g.to(dtype) for g in above])
+        return found | {f"d{name}": g for name, g in zip(names, gradients, strict=True)}
+
+
+def check(case: dict[str, Any]) -> None:
+    problem = Problem(case)
+    actual = problem.run(kernels, case["dtype"], recompute=case["recompute"])
+    expected = problem.run(reference, torch.float64)
+    terms = max(case["T"] * case["B"], 2 * case["H"], I)
+    bound = tolerance(case["dtype"], case["T"], terms)
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        assert actual[name].dtype == case["dtype"], name
+        assert_close(actual[name], value, bound, name)
+
+
+SETTINGS: dict[str, list[Any]] = {
+    "cell": CELLS,
+    "pass": ["fwd", "fwd+bwd"],
+    "direction": ["forward", "reverse", "both"],
+    "bias": [True, False],
+    "lengths": ["none", "list", "tensor"],
+    "resets": [False, True],
+    "dtype": [torch.float32, torch.float16, torch.bfloat16],
+    "B": [1, 3, 17],
+    "T": [1, 2, 7],
+    "hx": [True, False],
+    "merge": ["concat", "sum"],
+    "batch_first": [False, True],
+    "layout": ["contiguous", "strided", "transposed"],
+    "recompute": [False, True],
+}
+
+
+@pytest.mark.parametrize("case", pairwise(**SETTINGS, H=[1, 5, 33], layers=[1, 2]), ids=label)
+def test_equals_the_reference(case):
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", pairwise(**SETTINGS, H=[48, 100], layers=[1]), ids=label)
+def test_equals_the_reference_in_several_programs(case):
+    check(case)
+
+
+LOOPS = pairwise(
+    cell=CELLS,
+    time=["forward", "reverse", "both"],
+    b_hh=[True, False],
+    initial=["none", "h0", "all"],
+    lengths=[False, True],
+    resets=[False, True],
+    mode=["auto", "stepwise", "gemm"],
+    layout=["contiguous", "strided", "transposed"],
+    T=[1, 4],
+    B=[1, 3],
+    H=[1, 17],
+)
+
+
+@pytest.mark.parametrize("case", LOOPS, ids=label)
+def test_the_loop_alone_equals_the_reference(case):
+    cell, (T, B, H) = case["cell"], (case["T"], case["B"], case["H"])
+    D, K = 2 if case["time"] == "both" else 1, GATES[cell] * H
+    # Sums below 1.5: near its ends tanh's gradient, 1 - h^2, would magnify the rounding of h.
+    tensors = {"gx": torch.rand(T, B, D, K) - 0.5, "w_hh": (torch.rand(D, K, H) - 0.5) / H**0.5}
+    if case["b_hh"]:
+        tensors["b_hh"] = torch.rand(D, K) - 0.5
+    states = initial_states(cell, D, B, H)
+    if case["initial"] != "none":
+        tensors["h0"] = states[0]
+    rest = states[1:] if case["initial"] == "all" else []
+    options: dict[str, Any] = {"reverse": case["time"] == "reverse"}
+    if case["lengths"]:
+        options["lengths"] = torch.randint(1, T + 1, (B,))
+        tensors["gx"][torch.arange(T)[:, None] >= options["lengths"]] = float("nan")
+    if case["resets"]:
+        options["resets"] = torch.rand(T, B) < 0.4
+
+    def run(function: Callable[..., Any], dtype: torch.dtype) -> list[Tensor]:
+        leaves = {
+            name: laid_out(t.to(dtype), case["layout"]).requires_grad_()
+            for name, t in tensors.items()
+        }
+        others = [laid_out(t.to(dtype), case["layout"]).requires_grad_() for t in rest]
+        c0 = tuple(others) if len(others) > 1 else others[0] if others else None
+        y, h_n, c_n = function(cell, **leaves, c0=c0, **options)
+        results = [y, h_n, *([] if c_n is None else [c_n] if isinstance(c_n, Tensor) else c_n)]
+        assert len(results) == 1 + STATES[cell]
+        above = [torch.linspace(-1, 1, r.numel()).view(r.shape).to(dtype) for r in results]
+        return [*results, *torch.autograd.grad(results, [*leaves.values(), *others], above)]
+
+    def ours(*args: Any, **more: Any) -> Any:
+        return kernels.recurrence(*args, **more, mode=case["mode"])
+
+    bound = tolerance(torch.float32, T, max(T * B, H))
+    names = ["y", "h_n", *OTHERS[: STATES[cell] - 1], *(f"d{name}" for name in tensors)]
+    names += [f"d{name}" for name in ("c0", "n0", "m0")[: len(rest)]]
+    actual, expected = run(ours, torch.float32), run(reference.recurrence, torch.float64)
+    for name, a, e in zip(names, actual, expected, strict=True):
+        assert_close(a, e, bound, name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_same_inputs_give_the_same_bits(cell):
+    case = {
+        "cell": cell,
+        "pass": "fwd+bwd",
+        "direction": "both",
+        "bias": True,
+        "lengths": "list",
+        "resets": True,
+        "dtype": torch.float32,
+        "B": 3,
+        "T": 2,
+        "H": 17,
+        "layers": 1,
+        "hx": True,
+        "merge": "concat",
+        "batch_first": False,
+        "layout": "contiguous",
+    }
+    problem = Problem(case)
+    first, second = (problem.run(kernels, torch.float32) for _ in range(2))
+    again = problem.run(kernels, torch.float32, recompute=True)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert torch.equal(value, again[name]), f"{name}, recomputed"

@@ -1,0 +1,367 @@
+"""The reference against torch.nn in float64: outputs, last states and every gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import reference
+from tests.helpers.pairwise import label, pairwise
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "rnn_tanh": reference.rnn,
+    "rnn_relu": lambda *args, **kw: reference.rnn(*args, nonlinearity="relu", **kw),
+    "lstm": reference.lstm,
+    "gru": reference.gru,
+}
+CELLS = list(FUNCTIONS)
+
+# Both sides round in float64 (2.2e-16) but not in the same order. An entry is a sum of fewer than
+# 300 products (H, I or T*B of them), passed through at most 21 steps (T=7, 3 layers) whose gain is
+# near 1, so rounding stays below 1e-13 of the tensor's largest entry (seen: 1e-15); a wrong term is
+# above 1e-3.
+TOLERANCE = 1e-12
+
+# T, B, I, H
+SHAPES = [(1, 1, 1, 1), (2, 3, 5, 4), (7, 1, 3, 5), (5, 4, 33, 17), (7, 17, 4, 33)]
+
+
+def make(cell: str, I: int, H: int, **options: Any) -> nn.RNNBase:
+    """torch's module for a cell, in float64."""
+    if cell.startswith("rnn_"):
+        return nn.RNN(I, H, nonlinearity=cell.removeprefix("rnn_"), **options).double()
+    return {"lstm": nn.LSTM, "gru": nn.GRU}[cell](I, H, **options).double()
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def random_hx(cell: str, *shape: int) -> Any:
+    return (random(*shape), random(*shape)) if cell == "lstm" else random(*shape)
+
+
+def flat(*values: Any) -> list[Tensor]:
+    """All tensors in nested tuples and lists, without what is None."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif value is not None:
+            found.extend(flat(*value))
+    return found
+
+
+def assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    assert actual.dtype == expected.dtype, what
+    if expected.numel():
+        error, size = (actual - expected).abs().max(), expected.abs().max()
+        assert error <= TOLERANCE * size, f"{what}: {error:.2e} off, largest entry {size:.2e}"
+
+
+def assert_same(actual: Any, expected: Any, inputs: list[Tensor]) -> None:
+    """Equal results, and equal gradients of a random weighted sum of them for all `inputs`."""
+    ours, theirs = flat(actual), flat(expected)
+    assert len(ours) == len(theirs)
+    weights = [torch.randn_like(t) for t in theirs]
+    for k, (a, e) in enumerate(zip(ours, theirs, strict=True)):
+        assert_close(a, e, f"result {k}")
+    gradients = (
+        torch.autograd.grad(results, inputs, weights, allow_unused=True, materialize_grads=True)
+        for results in (ours, theirs)
+    )
+    for k, (a, e) in enumerate(zip(*gradients, strict=True)):
+        assert_close(a, e, f"gradient {k}")
+
+
+def flip(x: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """x [T, B, ...] with each sequence turned round in its own length."""
+    if lengths is None:
+        return x.flip(0)
+    columns = [torch.cat([x[:n, b].flip(0), x[n:, b]]) for b, n in enumerate(lengths)]
+    return torch.stack(columns, dim=1)
+
+
+def draw_lengths(T: int, B: int) -> list[int]:
+    return torch.randint(1, T + 1, (B,)).tolist()
+
+
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        cell=CELLS,
+        shape=SHAPES,
+        layers=[1, 2, 3],
+        direction=["forward", "both"],
+        bias=[True, False],
+        layout=["time_first", "batch_first", "unbatched", "packed", "packed_batch_first"],
+        hx=[True, False],
+    ),
+    ids=label,
+)
+def test_equals_torch(case):
+    cell, (T, B, I, H) = case["cell"], case["shape"]
+    batch_first = case["layout"].endswith("batch_first")
+    D = 2 if case["direction"] == "both" else 1
+    module = make(
+        cell,
+        I,
+        H,
+        num_layers=case["layers"],
+        bias=case["bias"],
+        bidirectional=D == 2,
+        batch_first=batch_first,
+    )
+    LD = case["layers"] * D
+    if case["layout"] == "unbatched":
+        x, hx = random(T, I), random_hx(cell, LD, H)
+    else:
+        x, hx = random(*((B, T) if batch_first else (T, B)), I), random_hx(cell, LD, B, H)
+    hx = hx if case["hx"] else None
+    lengths = draw_lengths(T, B) if case["layout"].startswith("packed") else None
+
+    if lengths is None:
+        expected = module(x, hx)
+    else:
+        packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first, enforce_sorted=False)
+        output, last = module(packed, hx)
+        expected = pad_packed_sequence(output, batch_first, total_length=T)[0], last
+    actual = FUNCTIONS[cell](
+        x,
+        module.all_weights,
+        hx,
+        direction=case["direction"],
+        batch_first=batch_first,
+        lengths=lengths,
+    )
+    assert_same(actual, expected, flat(x, hx, module.all_weights))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cell=st.sampled_from(CELLS),
+    T=st.integers(1, 6),
+    B=st.integers(0, 4),
+    I=st.integers(1, 6),
+    H=st.integers(1, 8),
+    layers=st.integers(1, 2),
+    both=st.booleans(),
+)
+def test_equals_torch_for_any_shape(cell, T, B, I, H, layers, both):
+    module = make(cell, I, H, num_layers=layers, bidirectional=both)
+    x, hx = random(T, B, I), random_hx(cell, layers * (1 + both), B, H)
+    actual = FUNCTIONS[cell](x, module.all_weights, hx, direction="both" if both else "forward")
+    assert_same(actual, module(x, hx), flat(x, hx, module.all_weights))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_reverse_is_forward_on_the_flipped_sequences(cell, ragged):
+    T, B, I, H = 6, 4, 3, 5
+    module = make(cell, I, H, num_layers=2)
+    x, hx = random(T, B, I), random_hx(cell, 2, B, H)
+    lengths = draw_lengths(T, B) if ragged else None
+    actual = FUNCTIONS[cell](x, module.all_weights, hx, direction="reverse", lengths=lengths)
+    if lengths is None:
+        output, last = module(x.flip(0), hx)
+    else:
+        turned = pack_padded_sequence(flip(x, lengths), torch.tensor(lengths), enforce_sorted=False)
+        output, last = module(turned, hx)
+        output = pad_packed_sequence(output, total_length=T)[0]
+    assert_same(actual, (flip(output, lengths), last), flat(x, hx, module.all_weights))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_sum_adds_the_two_directions_of_each_layer(cell, count):
+    T, B, I, H = 5, 3, 4, 6
+    modules = [make(cell, I if k == 0 else H, H, bidirectional=True) for k in range(count)]
+    weights = [one for module in modules for one in module.all_weights]
+    x, hx = random(T, B, I), random_hx(cell, 2 * count, B, H)
+    actual = FUNCTIONS[cell](x, weights, hx, direction="both", merge="sum")
+
+    output, lasts = x, []
+    for k, module in enumerate(modules):
+        own = [s[2 * k : 2 * k + 2] for s in flat(hx)]
+        output, last = module(output, tuple(own) if cell == "lstm" else own[0])
+        output = output[..., :H] + output[..., H:]
+        lasts.append(flat(last))
+    expected = output, [torch.cat(states) for states in zip(*lasts, strict=True)]
+    assert_same(actual, expected, flat(x, hx, weights))
+
+
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        cell=CELLS,
+        direction=["forward", "reverse"],
+        layers=[1, 2],
+        hx=[True, False],
+        ragged=[True, False],
+        rate=[0.3, 1.0],
+        layout=["time_first", "batch_first"],
+    ),
+    ids=label,
+)
+def test_resets_equal_running_the_pieces_apart(case):
+    cell, layers = case["cell"], case["layers"]
+    T, B, I, H = 7, 4, 3, 5
+    module = make(cell, I, H, num_layers=layers)
+    x, hx = random(T, B, I), random_hx(cell, layers, B, H) if case["hx"] else None
+    lengths = draw_lengths(T, B) if case["ragged"] else None
+    resets = torch.rand(T, B) < case["rate"]
+    options: dict[str, Any] = {"direction": case["direction"], "lengths": lengths}
+    if case["layout"] == "time_first":
+        actual = FUNCTIONS[cell](x, module.all_weights, hx, resets=resets, **options)
+    else:
+        output, last = FUNCTIONS[cell](
+            x.transpose(0, 1),
+            module.all_weights,
+            hx,
+            resets=resets.t(),
+            batch_first=True,
+            **options,
+        )
+        actual = output.transpose(0, 1), last
+
+    # In flipped time a reset before step t cuts the sequence before step T - 1 - t.
+    turn = case["direction"] == "reverse"
+    columns, lasts = [], []
+    for b, n in enumerate(lengths or [T] * B):
+        order = list(range(n))[::-1] if turn else list(range(n))
+        cuts = [k for k, t in enumerate(order) if k == 0 or resets[t, b]]
+        own = [s[:, b : b + 1] for s in flat(hx)]
+        pieces = []
+        for start, stop in zip(cuts, [*cuts[1:], n], strict=True):
+            piece, last = module(
+                x[order[start:stop], b : b + 1],
+                (tuple(own) if cell == "lstm" else own[0]) if own else None,
+            )
+            pieces.append(piece[:, 0])
+        column = torch.cat(pieces)
+        column = column.flip(0) if turn else column
+        columns.append(torch.cat([column, column.new_zeros(T - n, H)]))
+        lasts.append(flat(last))
+    expected = torch.stack(columns, 1), [torch.cat(s, dim=1) for s in zip(*lasts, strict=True)]
+    assert_same(actual, expected, flat(x, hx, module.all_weights))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_resets_act_in_each_directions_own_order(cell, ragged):
+    T, B, I, H = 6, 3, 4, 5
+    module = make(cell, I, H, bidirectional=True)
+    x, hx = random(T, B, I), random_hx(cell, 2, B, H)
+    options = {"resets": torch.rand(T, B) < 0.4, "lengths": draw_lengths(T, B) if ragged else None}
+    actual = FUNCTIONS[cell](x, module.all_weights, hx, direction="both", **options)
+    halves = []
+    for d, direction in enumerate(["forward", "reverse"]):
+        own = [s[d : d + 1] for s in flat(hx)]
+        output, last = FUNCTIONS[cell](
+            x,
+            module.all_weights[d : d + 1],
+            tuple(own) if cell == "lstm" else own[0],
+            direction=direction,
+            **options,
+        )
+        halves.append([output, *flat(last)])
+    outputs, *states = zip(*halves, strict=True)
+    expected = torch.cat(outputs, dim=-1), [torch.cat(s) for s in states]
+    assert_same(actual, expected, flat(x, hx, module.all_weights))
+
+
+def test_resets_of_a_single_sequence():
+    module = make("lstm", 3, 4)
+    x, resets = random(5, 3), torch.tensor([False, False, True, False, True])
+    one = reference.lstm(x, module.all_weights, resets=resets)
+    batch = reference.lstm(x.unsqueeze(1), module.all_weights, resets=resets.unsqueeze(1))
+    assert_same(one, [t.squeeze(1) for t in flat(batch)], flat(x, module.all_weights))
+
+
+# torch.nn on a CPU draws its dropout masks layer by layer in the same way, so the same seed gives
+# the same masks; on packed sequences it draws fewer numbers, which p = 1 below covers.
+@pytest.mark.parametrize("layout", ["time_first", "batch_first", "unbatched"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropout_equals_torch_from_the_same_seed(cell, both, layout):
+    first = layout == "batch_first"
+    options = {"num_layers": 3, "dropout": 0.4, "bidirectional": both, "batch_first": first}
+    module = make(cell, 4, 6, **options)
+    x = random(5, 4) if layout == "unbatched" else random(5, 3, 4)
+    torch.manual_seed(1)
+    expected = module(x)
+    torch.manual_seed(1)
+    actual = FUNCTIONS[cell](
+        x,
+        module.all_weights,
+        direction="both" if both else "forward",
+        batch_first=first,
+        dropout=0.4,
+        training=True,
+    )
+    assert not torch.equal(expected[0], module.eval()(x)[0])
+    assert_same(actual, expected, flat(x, module.all_weights))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropout_acts_between_layers_and_only_in_training(cell):
+    function, lengths = FUNCTIONS[cell], [4, 2, 1]
+    module = make(cell, 3, 5, num_layers=2)
+    x, weights = random(4, 3, 3), module.all_weights
+    plain = function(x, weights, lengths=lengths)
+    assert_same(function(x, weights, lengths=lengths, dropout=1.0), plain, [x])
+
+    dropped = function(x, weights, lengths=lengths, dropout=1.0, training=True)
+    nothing = function(torch.zeros(4, 3, 5).double(), weights[1:], lengths=lengths)
+    assert_close(dropped[0], nothing[0], "the second layer sees zeros, and its output is kept")
+
+    single = function(x, weights[:1], dropout=1.0, training=True)
+    assert_same(single, function(x, weights[:1]), [x])
+
+
+@pytest.mark.parametrize(
+    "case",
+    pairwise(
+        cell=CELLS,
+        direction=["forward", "reverse", "both"],
+        bias=[True, False],
+        states=[True, False],
+        ragged=[True, False],
+        resets=[True, False],
+    ),
+    ids=label,
+)
+def test_recurrence_is_the_layer_without_its_input_projection(case):
+    cell, direction = case["cell"], case["direction"]
+    T, B, I, H = 6, 3, 4, 5
+    D = 2 if direction == "both" else 1
+    module = make(cell, I, H, bias=case["bias"], bidirectional=D == 2)
+    x = random(T, B, I)
+    hx = random_hx(cell, D, B, H) if case["states"] else None
+    lengths = torch.tensor(draw_lengths(T, B)) if case["ragged"] else None
+    resets = torch.rand(T, B) < 0.4 if case["resets"] else None
+    expected = FUNCTIONS[cell](
+        x, module.all_weights, hx, direction=direction, lengths=lengths, resets=resets
+    )
+
+    w_ih, w_hh, *biases = (torch.stack(w) for w in zip(*module.all_weights, strict=True))
+    b_ih, b_hh = biases or (None, None)
+    gx = torch.einsum("tbi,dgi->tbdg", x, w_ih) + (0 if b_ih is None else b_ih)
+    y, h_n, c_n = reference.recurrence(
+        cell,
+        gx,
+        w_hh,
+        b_hh,
+        *flat(hx),
+        reverse=direction == "reverse",
+        lengths=lengths,
+        resets=resets,
+    )
+    assert (c_n is None) == (cell != "lstm")
+    assert_same(flat(y, h_n, c_n), expected, flat(x, hx, module.all_weights))

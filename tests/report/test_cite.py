@@ -1,0 +1,99 @@
+"""How to cite: BibTeX, the peers a run used, and a methods paragraph of its own facts."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.cli import cite as cite_command
+from bench.report import frames
+from bench.report.pages import cite
+from tests.helpers import synthetic
+
+
+def entries(text: str) -> dict[str, str]:
+    """BibTeX entries by key, each with balanced braces."""
+    found = {}
+    for match in re.finditer(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        assert match[3].count("{") == match[3].count("}"), match[2]
+        found[match[2]] = match[3]
+    return found
+
+
+def run(**changes) -> frames.Run:
+    records = [{**record, **changes} for record in synthetic.small()]
+    return frames.Run(synthetic.DEVICE, Path("synthetic"), records)
+
+
+def test_the_suite_is_cited_from_its_citation_file():
+    (body,) = entries(cite.suite()).values()
+    assert "{The rnnbench authors}" in body and re.search(r"version = \{\d+\.\d+", body)
+
+
+def test_a_citation_file_that_lacks_something_is_refused(tmp_path):
+    path = tmp_path / "CITATION.cff"
+    path.write_text("title: rnnbench\nversion: 1.0\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks one of title, version, authors"):
+        cite.suite(path)
+
+
+def test_optional_fields_are_taken_over(tmp_path):
+    path = tmp_path / "CITATION.cff"
+    path.write_text(
+        "title: rnnbench\nversion: 1.0\ndate-released: 2026-05-04\ndoi: 10.1/x\n"
+        "authors:\n  - name: One\n  - name: Two\n",
+        encoding="utf-8",
+    )
+    body = entries(cite.suite(path))["rnnbench"]
+    assert "{2026}" in body and "{10.1/x}" in body and "{{One} and {Two}}" in body
+
+
+def test_only_whom_a_run_measured_is_cited():
+    assert set(cite.peers(run())) == {"pytorch", "triton", "cudnn", "flashrnn"}
+    small = run()
+    small.records = [r for r in small.records if r["provider"] == "reference"]
+    assert cite.peers(small) == ["pytorch"]
+    assert "deepbench" in cite.peers(run(run_id="deepbench-000000000000"))
+
+
+def test_every_entry_is_whole():
+    found = entries("\n\n".join(cite.PEERS.values()))
+    assert len(found) == len(cite.PEERS)
+    for key, body in found.items():
+        assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", body, re.MULTILINE)), (
+            key
+        )
+
+
+def test_the_methods_paragraph_is_filled_from_the_run():
+    said = cite.methods(run())
+    for words in (
+        *("commit 000000000", synthetic.DEVICE, "torch 2.13.0", "Triton 3.7.1", "cuDNN 9.20.0"),
+        *("GRU and LSTM", "bf16", "B 1 to 64", "T 64 to 512", "H 64 to 1024", "12 samples"),
+        *("CUDA events", "3 seeds", "interpreter"),
+    ):
+        assert words in said, words
+    assert "None" not in said and "nan" not in said
+
+
+def test_the_command_prints_bibtex_and_methods(capsys):
+    cite_command.command(None)
+    assert set(entries(capsys.readouterr().out)) == {"rnnbench"}
+    text = cite.text(run())
+    assert set(entries(text)) == {"rnnbench", "pytorch2", "triton", "cudnn", "flashrnn"}
+    assert f"% Methods (LaTeX), for {synthetic.DEVICE}" in text
+
+
+def test_nothing_is_said_to_have_run_that_was_only_compiled():
+    device = {"name": "compiled for sm_90", "kind": "compiled", "capability": "sm_90"}
+    records = [record | {"device": device} for record in synthetic.compiled()]
+    said = cite.methods(frames.Run(device["name"], Path("x"), records))
+    assert f"to compile {len(records)} kernels for sm_90" in said and "nothing was run" in said
+
+
+def test_the_methods_paragraph_is_latex():
+    odd = run()
+    odd.records = [
+        {**r, "device": {**r["device"], "name": "A_b 100% & #1 $x"}} for r in odd.records
+    ]
+    assert r"A\_b 100\% \& \#1 \$x" in cite.text(odd)

@@ -1,0 +1,170 @@
+"""Comparing runs, and pytest-benchmark as a second face of the same engine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bench import __main__ as cli
+from bench.cases.cases import DEFAULTS, make_case
+from bench.measure.statistics import summary
+from bench.records import store
+from bench.records.environment import ROOT
+from bench.report import compare
+
+PLUGIN = Path(__file__).parents[1] / "helpers" / "bench_plugin.py"
+runner = CliRunner()
+
+
+def record(scale: float = 1.0, noise: float = 0.01, **values: object) -> store.Record:
+    shape = {name: values.pop(name) for name in ("H", "cell") if name in values}
+    samples = list(np.random.default_rng(0).normal(scale, noise * scale, 60))
+    base = {
+        **make_case(**DEFAULTS | shape).fields(),
+        "run_id": "r", "kind": "time", "status": "ok", "provider": "ours", "mode": "event",
+        "device": {"name": "gpu"}, "software": {}, "code": "c", "seed": 0,
+        "time": "2026-01-01T00:00:00+00:00", "samples_ms": samples, **summary(samples, 0.01),
+    }  # fmt: skip
+    return store.blank(**base | values)
+
+
+def write(path: Path, *records: store.Record) -> Path:
+    with store.Writer(path) as writer:
+        for each in records:
+            writer.append(each)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scale", "noise", "verdict", "code"),
+    [
+        (1.2, 0.01, "slower", 1),
+        (1.0, 0.01, "same", 0),
+        (0.8, 0.01, "faster", 0),
+        (1.06, 0.4, "unsure", 0),  # the interval straddles the threshold
+    ],
+)
+def test_verdicts(tmp_path: Path, scale: float, noise: float, verdict: str, code: int):
+    a = write(tmp_path / "a.jsonl", record(noise=noise))
+    b = write(tmp_path / "b.jsonl", record(scale, noise))
+    (pair,) = compare.compare([a], [b])
+    assert pair.verdict == verdict
+    assert pair.low is not None and pair.ratio is not None and pair.high is not None
+    assert pair.low <= pair.ratio <= pair.high
+    found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all"])
+    assert found.exit_code == code
+    assert f"| {verdict} |" in found.stdout and "geometric mean" in found.stdout
+
+
+def test_the_threshold_is_the_users(tmp_path: Path):
+    a, b = write(tmp_path / "a.jsonl", record()), write(tmp_path / "b.jsonl", record(1.2))
+    assert runner.invoke(cli.app, ["compare", str(a), str(b), "--threshold", "30"]).exit_code == 0
+
+
+def test_what_worked_and_no_longer_does_is_a_regression(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", record())
+    gone = record(status="error", reason="broke", mode=None, median_ms=None, samples_ms=None)
+    b = write(tmp_path / "b.jsonl", gone)
+    found = runner.invoke(cli.app, ["compare", str(a), str(b), "--out", str(tmp_path / "c.md")])
+    assert found.exit_code == 1 and "broken (error: broke)" in found.stdout
+    assert (tmp_path / "c.md").read_text().strip() in found.stdout
+
+
+def test_different_devices_are_refused_unless_told(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", record())
+    b = write(tmp_path / "b.jsonl", record(device={"name": "another"}))
+    with pytest.raises(ValueError, match="different devices"):
+        compare.compare([a], [b])
+    assert compare.compare([a], [b], any_device=True)
+
+
+def test_nothing_in_common_is_said(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", record(H=128))
+    b = write(tmp_path / "b.jsonl", record(H=256))
+    with pytest.raises(ValueError, match="in common"):
+        compare.compare([a], [b])
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"no timed records in .*empty"):
+        compare.compare([a], [empty])
+    for wrong in ("nan", "-1"):
+        found = runner.invoke(cli.app, ["compare", str(a), str(b), f"--threshold={wrong}"])
+        assert "threshold is" in str(found.exception)
+    with pytest.raises(FileNotFoundError, match="run is"):
+        compare.find("no-such-run", tmp_path)
+
+
+def test_a_run_is_found_by_its_name_in_all_of_its_files(tmp_path: Path):
+    """One that went on after its records were compressed has two."""
+    folder = tmp_path / "card" / "records"
+    earlier = write(folder / "run.jsonl", record(H=128))
+    earlier.with_name("run.jsonl.gz").write_bytes(store.compressed(earlier.read_bytes()))
+    earlier.unlink()
+    assert compare.find("run", tmp_path) == [folder / "run.jsonl.gz"]
+    later = write(earlier, record(H=256))
+    files = compare.find("run", tmp_path)
+    assert files == [later, folder / "run.jsonl.gz"]
+    assert {r["H"] for r in compare.times(files).values()} == {128, 256}
+    write(tmp_path / "other" / "records" / "run.jsonl", record())
+    with pytest.raises(ValueError, match="several devices"):
+        compare.find("run", tmp_path)
+
+
+def bench(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "pytest", "bench", "-q", "--preset", "tiny", "--plugin", str(PLUGIN),
+        "--filter", "cell=lstm", "--seconds", "0.05", "--target", "0.5",
+        "--benchmark-storage", str(tmp_path / "stored"), *words,
+    ]  # fmt: skip
+    # pytest-benchmark would take this run for a worker of the one around it, and measure nothing.
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, env=env)
+
+
+@pytest.mark.slow
+def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
+    out = tmp_path / "out.json"
+    chosen = ("--providers", "good,good-too,refuses,wrong")
+    found = bench(tmp_path, *chosen, "--benchmark-autosave", "--benchmark-json", str(out))
+    assert found.returncode == 1, found.stdout + found.stderr  # one provider is wrong
+    assert "never in the mood" in found.stdout
+    assert "incorrect: y is off by" in found.stdout
+    told = json.loads(out.read_text())
+    device = told["machine_info"]["rnnbench"]["device"]
+    assert device["name"] and device["kind"] in ("cpu", "cuda")
+    assert len(told["benchmarks"]) == 4  # two passes of the two good ones
+    for each in told["benchmarks"]:
+        extra = each["extra_info"]
+        assert extra["errors"]["y"]["rel_l2"] < 1e-5
+        median = each["stats"]["median"]
+        assert extra["us_per_step"] == pytest.approx(median * 1e6 / 3)
+        assert len(each["stats"]["data"]) == each["stats"]["rounds"]
+        assert min(each["stats"]["data"]) > 0
+
+    # Its own storage and comparison work, and other devices are refused.
+    (stored,) = (tmp_path / "stored").rglob("*.json")
+    same = ("--providers", "good", "-k", "bwd", "--benchmark-compare", "--benchmark-columns=median")
+    found = bench(tmp_path, *same)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "(NOW)" in found.stdout and "(0001_" in found.stdout
+    told = json.loads(stored.read_text())
+    told["machine_info"]["rnnbench"]["device"]["name"] = "another card"
+    stored.write_text(json.dumps(told))
+    found = bench(tmp_path, *same)
+    assert found.returncode != 0
+    assert "not comparable" in found.stdout + found.stderr
+
+
+def test_replayed_samples_are_exact():
+    from bench.test_throughput import Replay
+
+    timer = Replay()
+    samples = [0.1, 0.25, 1e-7, 3.3333333]
+    timer.load(samples)
+    pairs = [(timer(), timer()) for _ in samples]
+    assert [end - start for start, end in pairs] == samples

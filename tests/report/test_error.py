@@ -1,0 +1,245 @@
+"""The figures and tables of numerical error, made from invented records."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.report import frames
+from bench.report.error import (
+    figures as figures_error,
+)
+from bench.report.error import (
+    maps as heatmaps_error,
+)
+from bench.report.error import (
+    tables as tables_error,
+)
+from bench.report.speed import figures
+from bench.report.style import plots, typeset
+from tests.helpers import synthetic
+
+NAMES = ("ours", "torch.nn", "reference")
+
+
+@pytest.fixture(scope="module")
+def error() -> pd.DataFrame:
+    """Growth with seeds, regimes and effects, a grid over B and H, and a pass without gradients."""
+    found = list(synthetic.error_records())
+    for case in synthetic.cases(cell="gru", dtype="fp32", B=[1, 3], T=16, H=[5, 33],
+                                **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
+        found += [synthetic.erroneous(case, name) for name in NAMES]
+    # Many sizes of another axis must not hide the longest growth.
+    for case in synthetic.cases(cell=["gru", "lstm"], dtype="bf16", B=2, T=[4, 16], H=33,
+                                **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
+        found += [
+            synthetic.erroneous(case, name, seed)
+            for name, seed in itertools.product((*NAMES, "ours-gemm", "ours-stepwise"), range(9))
+        ]
+    return frames.errors(found)
+
+
+def test_growth_is_shown_as_far_as_it_was_measured(error, tmp_path):
+    plots.apply_style()
+    drawn = [path for job in figures_error.curve_jobs(error) for path in job(tmp_path)]
+    data = {path.stem: pd.read_csv(path) for path in drawn if path.suffix == ".csv"}
+    rows = data["error-T-layer-1dir-bf16"]
+    assert set(rows["T"]) == {1, 4, 16, 64} and set(rows["seed"]) == {0, 1, 2}
+    assert all(set(rows["pass"]) == {"fwd+bwd"} for rows in data.values())
+
+
+def test_the_model_is_drawn_beside_ours(error):
+    one = figures_error.one_pass(figures_error.by_part(error))
+    one = one[(one["number"] == "bf16") & (one["H"] == 32) & one["regime"].isna()]
+    models = figures_error._models(one, "T")
+    assert set(models) == {"gru", "lstm"}
+    for sizes, curve in models.values():
+        assert sizes == [1, 4, 16, 64]
+        assert all(0.2 * 2**-8 < value < 2 * 2**-8 for value in curve)
+    assert figures_error._models(one.assign(cell="slstm"), "T") == {}
+    assert figures_error._models(one.assign(regime="large"), "T") == {}
+
+
+def test_error_is_mapped_over_batch_and_hidden_size(error, tmp_path):
+    plots.apply_style()
+    drawn = [path for job in heatmaps_error.jobs(error) for path in job(tmp_path)]
+    names = {path.stem for path in drawn}
+    assert {"error-map-ours-layer-1dir-fp32", "error-map-torch.nn-layer-1dir-fp32"} <= names
+    rows = pd.read_csv(tmp_path / "error-map-ours-layer-1dir-fp32.csv")
+    rows = rows[rows["cell"] == "gru"]
+    assert {(1, 5), (1, 33), (3, 5), (3, 33)} <= set(zip(rows["B"], rows["H"], strict=True))
+    assert (rows["roundoffs"] / (rows["rel_l2"] * 2.0**24) - 1).abs().max() < 1e-5
+
+
+def test_growth_regimes_and_effects_are_tabulated(error, tmp_path):
+    found = {table.name: table for table in tables_error.all_tables(error)}
+    assert set(found) == {"error-growth", "error-regimes", "error-effects"}
+    growth = found["error-growth"].shown
+    assert {"T=1", "T=4", "T=16", "T=64"} <= set(growth.columns)
+    rows = error[(error["cell"] == "gru") & (error["number"] == "fp16") & (error["T"] == 64)]
+    rows = rows[(rows["provider"] == "ours") & (rows["tensor"] == "y")]
+    line = growth[(growth["cell"] == "GRU") & (growth["number"] == "fp16")]
+    line = line[(line["provider"] == "ours") & (line["part"] == "output")]
+    assert line["T=64"].item() == pytest.approx(rows["rel_l2"].median() * 2**11)
+    regimes = found["error-regimes"].shown
+    assert list(regimes.columns[4:]) == ["default", "orthogonal-1.1", "large", "tiny"]
+    assert not regimes.isna().any(axis=None)
+    effects = found["error-effects"].shown
+    assert list(effects["rounded"].unique()) == [
+        "inputs",
+        "product",
+        "carry-fp32",
+        "carry-io",
+        "all",
+    ]
+    for table in found.values():
+        for path in typeset.write(table, tmp_path):
+            assert synthetic.DEVICE in path.read_text(encoding="utf-8")
+
+
+def test_no_records_make_no_tables():
+    empty = frames.errors([])
+    assert tables_error.all_tables(empty) == [] and list(heatmaps_error.jobs(empty)) == []
+
+
+def test_error_is_reported_without_torch():
+    words = "import sys; from bench.report.error import maps, tables; print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", words], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_largest_error_is_over_the_cases_that_both_measured():
+    def row(provider: str, case: str, cell: str = "gru") -> dict[str, object]:
+        return {"status": "ok", "tensor": "y", "regime": None, "provider": provider,
+                "case_id": case, "cell": cell, "number": "fp32"}  # fmt: skip
+
+    errors = pd.DataFrame(
+        [row("ours", "a"), row("torch.nn", "a"), row("torch.nn", "long"), row("reference", "a"),
+         row("reference", "long"), row("effect-all", "a"), row("ours", "c", "slstm")]
+    )  # fmt: skip
+    kept = frames.comparable(errors)
+    assert set(zip(kept["provider"], kept["case_id"], strict=True)) == {
+        ("ours", "a"), ("torch.nn", "a"), ("reference", "a"), ("ours", "c"),
+    }  # fmt: skip
+
+
+def drawn(monkeypatch, jobs, folder: Path) -> dict[str, plots.Sheet]:
+    """The figures of jobs by their files' names, kept instead of written."""
+    plots.apply_style()
+    found: dict[str, plots.Sheet] = {}
+
+    def keep(sheet: plots.Sheet, folder: Path, name: str, data: pd.DataFrame) -> list[Path]:
+        found[name] = sheet
+        return []
+
+    monkeypatch.setattr(plots.Sheet, "save", keep)
+    for job in jobs:
+        job(folder)
+    return found
+
+
+def words(sheet: plots.Sheet) -> str:
+    """All that is written around the panels, in one line."""
+    return " ".join(text.get_text().replace("\n", " ") for text in sheet.figure.texts)
+
+
+def letters(axes) -> list[tuple[float, str]]:
+    """The letters of failures in a panel with their places across."""
+    found = [text for text in axes.texts if len(text.get_text()) == 1]
+    return [(text.get_position()[0], text.get_text()) for text in found]
+
+
+GROWING = {"cell": ["lstm", "gru"], "dtype": ["bf16", "fp32"], "B": 4, "T": [4, 16, 64], "H": 32}
+
+
+def test_an_error_of_zero_stands_at_the_foot_and_is_said(monkeypatch, tmp_path):
+    found = []
+    for case in synthetic.cases(**GROWING, **{"pass": "fwd+bwd"}):
+        exact = synthetic.erroneous(case, "ours")
+        for metrics in exact["errors"].values():
+            metrics["rel_l2"] = 0.0
+        found += [exact, synthetic.erroneous(case, "torch.nn")]
+    error = frames.errors(found)
+    jobs = [*figures_error.curve_jobs(error), *figures_error.category_jobs(error)]
+    sheets = drawn(monkeypatch, jobs, tmp_path)
+    assert {"error-T-layer-1dir-bf16", "error-dtype-layer-1dir"} <= set(sheets)
+    for name, sheet in sheets.items():
+        assert "An error of zero stands at the foot." in words(sheet), name
+        low, high = sheet.shared.get_ylim()
+        for axes in sheet.axes.flat:
+            heights = [
+                y for line in axes.lines for y in line.get_ydata() if line.get_marker() == "o"
+            ]
+            assert heights and all(low < y < low * (high / low) ** 0.1 for y in heights), name
+
+
+def test_a_failure_is_a_letter_also_where_categories_are_compared(monkeypatch, tmp_path):
+    found = []
+    for case in synthetic.cases(**GROWING, **{"pass": "fwd+bwd"}):
+        found.append(synthetic.erroneous(case, "ours"))
+        if (case.cell, case.dtype) == ("gru", "bf16"):
+            why = "torch.nn has no such thing"
+            found.append(synthetic.failed(case, "torch.nn", "unsupported", why, kind="error"))
+        else:
+            found.append(synthetic.erroneous(case, "torch.nn"))
+    jobs = figures_error.category_jobs(frames.errors(found))
+    sheet = drawn(monkeypatch, jobs, tmp_path)["error-dtype-layer-1dir"]
+    assert "U unsupported (torch.nn): torch.nn has no such thing" in words(sheet)
+    (gru, lstm) = sheet.axes
+    assert all(len(set(letters(axes))) == 1 for axes in gru)
+    assert all(1 < place < 1.5 and letter == "U" for axes in gru for place, letter in letters(axes))
+    assert not any(letters(axes) for axes in lstm)
+
+
+def test_categories_are_compared_over_shapes_that_everyone_measured():
+    found = []
+    for case in synthetic.cases(**GROWING, **{"pass": "fwd+bwd"}):
+        found.append(synthetic.erroneous(case, "torch.nn"))
+        if case.T < 64:
+            found.append(synthetic.erroneous(case, "ours"))
+    parts = figures_error.by_part(frames.errors(found))
+    kept = figures_error.same_shapes(parts, "number")
+    assert {name: set(rows["T"]) for name, rows in kept.groupby("provider")} == {
+        "ours": {4, 16}, "torch.nn": {4, 16},
+    }  # fmt: skip
+
+
+def test_failures_of_another_pass_do_not_stand_under_this_one(monkeypatch, tmp_path):
+    cases = {name: list(synthetic.cases(**GROWING, **{"pass": name})) for name in frames.PASS_NAMES}
+    found = [synthetic.erroneous(case, "ours") for case in cases["fwd+bwd"]]
+    found += [
+        synthetic.failed(case, "ours", "timeout", "no answer", kind="error")
+        for case in cases["fwd"]
+    ]
+    sheets = drawn(monkeypatch, figures_error.curve_jobs(frames.errors(found)), tmp_path)
+    assert sheets and not any(letters(axes) for s in sheets.values() for axes in s.axes.flat)
+
+
+def test_a_cell_that_nobody_could_measure_has_a_panel_of_letters(monkeypatch, tmp_path):
+    sizes = {"B": 16, "T": 64, "H": [64, 128, 256]}
+    found = [synthetic.timed(case, "torch.nn") for case in synthetic.cases(cell="lstm", **sizes)]
+    found += [
+        synthetic.failed(case, name, "oom", "out of memory")
+        for case in synthetic.cases(cell="gru", **sizes)
+        for name in ("ours", "torch.nn")
+    ]
+    sheets = drawn(monkeypatch, figures.line_jobs(frames.flat(found)), tmp_path)
+    for name in ("throughput-H-layer-1dir-bf16-event", "step-H-layer-1dir-bf16-event"):
+        (gru, *_), (lstm, *_) = sheets[name].axes
+        assert sorted(letters(gru)) == [(H, "M") for H in (64, 64, 128, 128, 256, 256)]
+        assert not letters(lstm) and "Rows of letters, from below: ours, torch.nn." in words(
+            sheets[name]
+        )
+
+
+def test_the_number_of_seeds_is_that_of_the_points():
+    (case, other) = synthetic.cases(cell="lstm", T=[4, 16], **{"pass": "fwd+bwd"})
+    found = [synthetic.erroneous(case, "ours", seed) for seed in range(3)]
+    rows = figures_error.by_part(frames.errors([*found, synthetic.erroneous(other, "ours")]))
+    assert figures_error.seeds(rows, "T") == "1 to 3 seeds"
+    assert figures_error.seeds(rows[rows["T"] == 4], "T") == "3 seeds"
+    assert figures_error.seeds(rows[rows["T"] == 16], "T") == "1 seed"

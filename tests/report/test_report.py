@@ -1,0 +1,452 @@
+"""Tables, figures and pages from stored records: what they say, and that they stay the same."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.cases.cases import CELLS
+from bench.compiler import resources
+from bench.records import store
+from bench.report import build, frames
+from bench.report.device import compiler as compiled
+from bench.report.pages import device_page, download, facts
+from bench.report.speed import figures, tables
+from bench.report.style import plots, typeset
+from kernels.plan.devices import DEVICES
+from tests.helpers import synthetic
+
+ROOT = Path(__file__).parents[2]
+
+
+def save(folder: Path, records: list[store.Record]) -> Path:
+    """A device's folder with these records."""
+    path = folder / "records" / "synthetic.jsonl"
+    path.parent.mkdir(parents=True)
+    with store.Writer(path) as writer:
+        for record in records:
+            writer.append(record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on a little of everything."""
+    folder = save(tmp_path_factory.mktemp("results") / "synthetic", synthetic.small())
+    build.everything([folder])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(made: Path) -> frames.Run:
+    return build.load([made])[0]
+
+
+@pytest.mark.slow
+def test_every_kind_of_figure_and_table_is_made(made):
+    names = {path.stem for path in (made / "figures").glob("*.png")}
+    for start in (
+        *("throughput-H", "throughput-B", "throughput-T", "speedup-ours", "step-H"),
+        *("growth-T-fwd-layer", "growth-T-fwd-bwd", "error-T", "error-dtype", "error-regime"),
+        *("error-effects", "resources-registers", "resources-loop-instructions"),
+    ):
+        assert any(name.startswith(start) for name in names), f"no figure {start}"
+    drawn = {path.name for path in (made / "figures").iterdir()}
+    assert drawn == {f"{name}.{kind}" for name in names for kind in ("pdf", "png")}
+    written = {path.name for path in (made / "tables").iterdir()}
+    found = {Path(name).stem for name in written}
+    assert written == {f"{name}.{kind}" for name in found for kind in ("md", "tex")}
+    assert found >= {
+        *("time", "speedup", "growth", "error", "error-growth", "failures", "resources")
+    }
+    assert set(zipfile.ZipFile(made / download.NAME).namelist()) == {
+        *(f"figures/{name}.csv" for name in names),
+        *(f"tables/{name}.csv" for name in found),
+    }
+
+
+@pytest.mark.slow
+def test_every_file_names_device_versions_run_and_commit(made):
+    wanted = (synthetic.DEVICE, "2.13.0", "3.7.1", "9.20.0", "synthetic-000000000000", "0" * 9)
+    texts = {p: p.read_text(encoding="utf-8") for s in ("md", "tex") for p in made.rglob(f"*.{s}")}
+    for path in (made / "figures").glob("*.png"):
+        with Image.open(path) as picture:
+            texts[path] = picture.info["Description"]
+    with zipfile.ZipFile(made / download.NAME) as archive:
+        texts |= {Path(name): archive.read(name).decode() for name in archive.namelist()}
+    assert len(texts) > 60
+    for path, text in texts.items():
+        missing = [word for word in wanted if word not in text]
+        assert not missing, f"{path.name} lacks {missing}"
+    for path in (made / "figures").glob("*.pdf"):
+        # The document's own facts are UTF-16 where they hold a letter beyond ASCII, such as a dot.
+        assert synthetic.DEVICE.encode("utf-16-be") in path.read_bytes(), path.name
+
+
+def few() -> list[store.Record]:
+    """Less than everything, for reports that only show how a report is made."""
+    small = synthetic.small()
+    few = [r for r in small if r["cell"] == "lstm" and r["dtype"] == "bf16" and r["T"] <= 256]
+    return [r for r in few if r["B"] != 64 and r["provider"] in ("torch.nn", "ours")]
+
+
+@pytest.mark.slow
+def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
+    """Made here, and in a process where importing torch or Triton fails."""
+    folders = [save(tmp_path / name / "synthetic", few()) for name in ("one", "two")]
+    written = build.everything(folders[:1])
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['triton'] = None\n"
+        "from bench.report.build import main\n"
+        "from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        f"    main(Path({str(folders[1])!r}))\n"
+    )
+    (tmp_path / "main.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "report made in" in done.stdout
+    for path in written:
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_committed_tables_are_what_their_records_give():
+    folders = [path.parent for path in sorted((ROOT / "results").glob("*/records"))]
+    stored = [path for folder in folders for path in (folder / "tables").glob("*")]
+    if not stored:
+        pytest.skip("no results are stored under results/")
+    for run in build.load(folders):
+        for table in build.all_tables(run):
+            for kind, text in (("md", typeset.markdown(table)), ("tex", typeset.latex(table))):
+                path = run.folder / "tables" / f"{table.name}.{kind}"
+                assert path.read_text(encoding="utf-8") == text, (
+                    f"{path}: `make report` gives other bytes"
+                )
+
+
+def test_fonts_in_pdfs_are_embedded_as_type_42(made):
+    for path in (made / "figures").glob("*.pdf"):
+        data = path.read_bytes()
+        assert b"/FontFile2" in data and b"/Type3" not in data, path.name
+
+
+def test_figures_are_one_column_wide_and_nothing_is_cut_off(made):
+    for path in (made / "figures").glob("*.pdf"):
+        width = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", path.read_bytes())
+        assert width and abs(float(width[1]) / 72 - 3.3) < 0.01, path.name
+        with Image.open(path.with_suffix(".png")) as picture:
+            assert abs(picture.width / picture.info["dpi"][0] - 3.3) < 0.01, path.name
+            shades = np.asarray(picture.convert("L"))
+        for edge in (shades[0], shades[-1], shades[:, 0], shades[:, -1]):
+            assert edge.min() > 250, f"{path.stem} reaches over its edge"
+
+
+def test_a_figures_bitmap_keeps_its_colours(made):
+    """However small the area: a line's is a thousandth of the figure's."""
+    wanted = [plots.look(name).color for name in ("ours", "torch.nn", "flashrnn-fused")]
+    with Image.open(made / "figures" / "throughput-H-layer-1dir-bf16-event.png") as picture:
+        assert picture.mode == "P"
+        palette = np.asarray(picture.convert("RGB"), float).reshape(-1, 3)
+    for color in wanted:
+        rgb = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+        assert np.abs(palette - rgb).max(axis=1).min() < 12, color
+
+
+def test_maps_show_the_newest_compiler_and_the_table_all():
+    records = [r for r in synthetic.small() if r["kind"] == "resources"]
+    older = [{**r, "provider": "triton-3.6.0", "provider_version": "3.6.0"} for r in records]
+    newer = [{**r, "provider": "triton-3.10.0", "provider_version": "3.10.0"} for r in records]
+    drawn = [job.args[2] for job in compiled.jobs([*older, *newer, *records])]  # type: ignore[attr-defined]
+    assert drawn and set(drawn) == {"triton-3.10.0"}
+    table = compiled.table([*older, *newer, *records])
+    assert table is not None
+    assert set(table.shown["provider"]) == {"triton-3.6.0", "triton-3.7.1", "triton-3.10.0"}
+
+
+def test_the_download_has_the_same_bytes_whenever_it_is_packed(tmp_path):
+    packed = []
+    for when in (1_000_000_000, 1_700_000_000):
+        path = tmp_path / "tables" / "time.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a,b\n1,2\n")
+        os.utime(path, (when, when))
+        (target,) = download.pack(tmp_path, [path])
+        packed.append(target.read_bytes())
+        assert not path.exists()
+        assert [entry.date_time[0] for entry in zipfile.ZipFile(target).filelist] == [1980]
+    assert packed[0] == packed[1]
+    assert download.pack(tmp_path, []) == [] and not target.exists()
+
+
+def test_failures_stand_in_figures_and_tables_with_their_reason(made):
+    rows = synthetic.data(made, "figures/throughput-H-layer-1dir-bf16-event")
+    reasons = " ".join(rows["reason"].dropna())
+    assert "FlashRNN's fused backend has no GRU" in reasons and "out of memory: 1.00 GiB" in reasons
+    failures = (made / "tables" / "failures.md").read_text(encoding="utf-8")
+    for reason in ("no GRU", "1.00 GiB asked for", "no answer in 180 s"):
+        assert reason in failures
+    timed = [r for r in synthetic.small() if r["kind"] == "time"]
+    failed = frames.flat([r for r in timed if r["status"] != "ok"])
+    notes = plots.failure_notes(failed)
+    assert [note[0] for note in notes] == ["U", "M", "T"]  # most frequent first
+
+
+def test_no_figure_without_data(tmp_path):
+    only = [r for r in synthetic.small() if r["kind"] == "time" and r["H"] == 512 and r["B"] == 16]
+    folder = save(tmp_path / "few", [r for r in only if r["T"] == 256])
+    build.everything([folder])
+    names = [path.stem for path in (folder / "figures").glob("*.png")]
+    assert names == []
+    assert (
+        "needs a GPU"
+        not in (folder / "README.md").read_text(encoding="utf-8").split("## Caveats")[0]
+    )
+
+
+def test_files_of_an_earlier_report_are_removed(tmp_path):
+    records = [r for r in synthetic.small() if r["kind"] == "error" and r["dtype"] == "fp32"]
+    folder = save(tmp_path / "stale", records)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "throughput-H-old.png").write_bytes(b"old")
+    (folder / "figures" / "notes.txt").write_text("a reader's own", encoding="utf-8")
+    build.everything([folder])
+    assert not (folder / "figures" / "throughput-H-old.png").exists()
+    assert (folder / "figures" / "notes.txt").exists()
+
+
+def test_no_curve_joins_different_code_or_versions(run):
+    records = list(run.records)
+    short = [
+        {**r, "code": "111111111111", "time": "2026-02-01T00:00:00+00:00"}
+        for r in records
+        if r["kind"] == "time" and r["provider"] == "ours" and r["H"] == 512
+    ]
+    kept, aside = frames.one_state([*records, *short])
+    assert len(kept) == len(records) and {r["code"] for r in kept} == {"000000000000"}
+    assert aside == {"time of ours: measured with other code or versions": len(short)}
+
+
+def test_the_later_of_equally_complete_states_counts(run):
+    mine = [r for r in run.records if r["provider"] == "ours" and r["kind"] == "time"]
+    later = [{**r, "code": "1" * 12, "time": "2026-02-01T00:00:00+00:00"} for r in mine]
+    kept, _ = frames.one_state([*mine, *later])
+    assert {r["code"] for r in kept} == {"1" * 12}
+
+
+def test_a_failure_without_a_version_belongs_to_its_provider(run):
+    """A provider that failed early did not tell its version; its failure must still be shown."""
+    stepwise = [r for r in run.records if r["provider"] == "ours-stepwise"]
+    assert {r["status"] for r in stepwise} == {"ok", "timeout"}
+
+
+def test_speedup_is_over_the_same_case_and_clock():
+    case = next(synthetic.cases(H=256))
+    records = [
+        synthetic.timed(case, "torch.nn", median_ms=2.0, ci_low_ms=1.9, ci_high_ms=2.1),
+        synthetic.timed(case, "torch.nn-graph", median_ms=1.0, ci_low_ms=1.0, ci_high_ms=1.0),
+        synthetic.timed(case, "ours", median_ms=1.0, ci_low_ms=1.0, ci_high_ms=1.0),
+        synthetic.timed(case, "ours-stepwise-graph", median_ms=4.0),
+    ]
+    found = figures.speedups(frames.flat(records)).set_index("provider")
+    assert found.loc["ours", "speedup"] == pytest.approx(2.0)
+    # One side's interval is a point, so the ratio's is the other's, symmetric in the logarithm.
+    assert found.loc["ours", "speedup_high"] == pytest.approx(2.0 * (2.1 / 1.9) ** 0.5)
+    assert found.loc["ours-stepwise-graph", "speedup"] == pytest.approx(0.25)
+
+
+def test_a_paired_ratio_in_the_record_counts_more():
+    case = next(synthetic.cases(H=256))
+    versus = {"provider": "torch.nn", "ratio": 0.5, "low": 0.4, "high": 0.8}
+    records = [synthetic.timed(case, "torch.nn"), synthetic.timed(case, "ours", versus=versus)]
+    found = figures.speedups(frames.flat(records)).set_index("provider").loc["ours"]
+    assert (found["speedup"], found["speedup_low"], found["speedup_high"]) == (2.0, 1.25, 2.5)
+
+
+def test_growth_is_fitted():
+    cases = synthetic.cases(T=[64, 128, 256, 512])
+    records = [
+        synthetic.timed(case, "ours", median_ms=0.003 * case.T, peak_bytes=1000 * case.T)
+        for case in cases
+    ]
+    found = figures.growth_table(frames.flat(records)).iloc[0]
+    assert found["us_per_step_fit"] == pytest.approx(3.0)
+    assert found["time_exponent"] == pytest.approx(1.0)
+    assert found["bytes_per_step_fit"] == pytest.approx(1000)
+
+
+def test_the_cut_shows_most_points():
+    times = [synthetic.timed(c, "ours") for c in synthetic.cases(B=[1, 16], T=256, H=[64, 128])]
+    more = [synthetic.timed(c, "ours") for c in synthetic.cases(B=16, T=512, H=[64, 128, 256])]
+    found = frames.best_slice(frames.flat([*times, *more]), "H")
+    assert found is not None
+    cut, rows = found
+    assert cut == {"B": 16, "T": 512} and set(rows["H"]) == {64, 128, 256}
+
+
+def test_providers_are_told_apart_without_colour():
+    looks = [plots.look(name) for name in frames.PROVIDER_ORDER]
+    assert set(plots.LOOKS) == set(frames.PROVIDER_ORDER)
+    assert len({(look.marker, str(look.line)) for look in looks}) == len(looks)
+    mine = plots.look("somebody's own")
+    assert mine == plots.look("somebody's own") and mine.color not in {x.color for x in looks}
+
+
+def test_every_cell_has_a_name():
+    assert set(CELLS) <= set(frames.CELL_NAMES), "bench/report/frames.py: CELL_NAMES and CELL_ORDER"
+
+
+def test_the_page_of_a_run_says_what_a_reader_needs(made):
+    text = (made / "README.md").read_text(encoding="utf-8")
+    for words in (
+        *("# Synthetic test device", "## Headline numbers", "## Hardware and versions"),
+        *("## How it was measured", "## Reproduce", "## Caveats", "95 % intervals"),
+        "[data.zip](data.zip)",
+        "python -m bench report results/synthetic",
+    ):
+        assert words in text
+    assert re.search(r"`ours` runs at [\d.]+ \[[\d.]+, [\d.]+\] times", text)
+    assert "`bench/README.md` of the suite" in text and "](../" not in text  # no link leads there
+    for name in re.findall(r"\]\(((?:figures|tables|records)/[^)]+|data.zip)\)", text):
+        assert (made / name).exists(), name
+
+
+def test_the_measured_bounds_of_a_card_are_told(tmp_path):
+    folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
+    (folder / "floor.json").write_text(json.dumps(synthetic.floor()), encoding="utf-8")
+    build.everything([folder])
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "a step's barrier among 8 programs, 16 groups, nothing stored | 2.00 [1.96, 2.04] | µs",
+        "among 64 programs, 2 groups, after 3,584 bytes of stores | 3.36 [3.29, 3.43] | µs",
+        "a flag through L2 to another multiprocessor and back, 1 pairs | 1.40 [1.37, 1.43] | µs",
+        "after 512 bytes of stores, 132 programs | 650 [649, 651] | clocks",
+        "64 x 16 x 16 from shared memory in a chain of sums, bf16, 4 warps | 24.0 [23.0, 25.0]",
+        "from a load to its value in L2, 1024 KiB | 0.160 [0.157, 0.163] | µs",
+        "while all 132 read the same 64 KiB, 4 programs of 4096 words at once, 8 warps | 90.0",
+        *("alone the same 64 KiB", "| 95.0 [93.1, 96.9] | GB/s", "2900", "none is"),
+        *("in a CUDA graph | 1.00 [0.980, 1.02] | µs", "bf16 | 687 [674, 701] | TFLOP/s"),
+        "| multiply | failed: RuntimeError: no cuBLAS \\| here at all |",
+    ):
+        assert words in text, words
+    assert "| 70.0" not in text  # of each rate the best
+    full = synthetic.data(folder, "tables/floor")
+    assert len(full) == 23 and {70.0, 90.0, 95.0} <= set(full["value"])
+
+
+def test_caveats_name_what_a_reader_must_know(tmp_path):
+    case = next(synthetic.cases(H=256))
+    device = synthetic.facts()["device"] | {"throttle": ["SwPowerCap"]}
+    record = synthetic.timed(case, "ours", device=device, converged=False, dirty=True)
+    (run,) = build.load([save(tmp_path / "x", [record])])
+    said = " ".join(facts.caveats(run))
+    assert "SwPowerCap" in said and "uncommitted" in said and "less well than asked" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.000123, 3, "1.23e-4"),
+        (9.996, 3, "10.0"),
+        (1e7, 3, "1.00e7"),
+        (float("nan"), 3, ""),
+        (12.0, 0, "12"),
+        (0.5, -2, "5.0e-1"),
+    ],
+)
+def test_numbers_keep_their_digits(value, digits, text):
+    assert typeset.significant(value, digits) == text
+
+
+def test_latex_is_what_booktabs_and_siunitx_take(made):
+    for path in (made / "tables").glob("*.tex"):
+        text = path.read_text(encoding="utf-8")
+        for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label"):
+            assert text.count(command) == 1, (path.name, command)
+        assert text.count("{") == text.count("}"), path.name
+        assert text.isascii(), path.name
+        columns = re.search(r"\\begin\{tabular\}\{(.*)\}\n", text)
+        assert columns
+        count = len(re.sub(r"\[.*?\]", "", columns[1]))
+        for line in text.splitlines():
+            if line.endswith(r"\\"):
+                assert len(re.findall(r"(?<!\\)&", line)) == count - 1, line
+
+
+@pytest.mark.parametrize("text", ["a_b", "50 %", "{x}", "1 & 2", "R^2", "µs · ×", "<5>", "\\"])
+def test_special_letters_are_escaped_for_latex(text):
+    escaped = typeset.escape(text)
+    assert escaped.isascii()
+    assert not re.search(r"(?<!\\)[&%_#]", escaped)
+
+
+def test_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; RUN is"):
+        build.load([tmp_path / "nothing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no records"):
+        build.load([tmp_path / "empty"])
+    case = next(synthetic.cases())
+    device = synthetic.facts()["device"] | {"name": "Synthetic other device"}
+    two = [synthetic.timed(case, "ours"), synthetic.timed(case, "torch.nn", device=device)]
+    with pytest.raises(ValueError, match="several devices"):
+        build.load([save(tmp_path / "two", two)])
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.txt"])
+def test_a_loose_file_gets_a_folder_beside_it(tmp_path, name):
+    path = tmp_path / name
+    line = store.encode(synthetic.timed(next(synthetic.cases()), "ours"))
+    path.write_bytes(store.compressed(line) if path.suffix == ".gz" else line)
+    written = build.everything([path])
+    assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
+
+
+def test_a_part_of_a_devices_records_does_not_replace_its_report(tmp_path):
+    folder = save(tmp_path / "device", few())
+    part = folder / "records" / "part.jsonl"
+    record = synthetic.timed(next(synthetic.cases()), "ours")
+    part.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
+    written = build.everything([part])
+    assert {p.relative_to(folder).parts[0] for p in written} == {"part"}
+
+
+def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_path, monkeypatch):
+    save(tmp_path / "one", [synthetic.timed(next(synthetic.cases()), "ours")])
+    left = tmp_path / "killed" / "records" / "run.jsonl"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    monkeypatch.setattr(build, "RESULTS", tmp_path)
+    assert build.results() == [tmp_path / "one"]
+    build.everything(build.results())
+    with pytest.raises(FileNotFoundError, match="killed holds no records, only empty files"):
+        build.load([tmp_path / "killed"])
+
+
+def test_a_folder_may_be_named_from_inside_it(tmp_path, monkeypatch):
+    folder = save(tmp_path / "device", [synthetic.timed(next(synthetic.cases()), "ours")])
+    monkeypatch.chdir(folder)
+    build.everything([Path(".")])
+    assert (tmp_path / "index.html").exists() and not (folder / "index.html").exists()
+    assert "bench report results/device" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
+    found = {DEVICES[name].architecture: name for name in resources.GRIDS}
+    assert found == device_page.TARGETS
+
+
+def test_tables_need_no_page_wider_than_they_say(run):
+    for table in tables.all_tables(run):
+        assert len(table.shown) <= 2 * tables.MOST_ROWS
