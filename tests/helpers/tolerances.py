@@ -1,0 +1,43 @@
+"""The unit roundoffs of the number types, and the tolerances that several tests share.
+
+A tolerance bounds the largest absolute error in a tensor, as a part of the tensor's largest entry.
+A wrong or missing term changes most entries by a tenth or more, a wrong sum by a thousandth, which
+is well above every tolerance here.
+"""
+
+import torch
+from torch import Tensor
+
+# Half the distance from 1 to the next number: the relative error of one rounding.
+ROUNDOFF = {
+    dtype: torch.finfo(dtype).eps / 2
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
+
+# Two computations in the same type that add the same terms in different orders. A sum of K terms is
+# off by up to K unit roundoffs u, and S steps with a gain near 1 add up to K * S * u:
+# float64: K < 300, S <= 21 (seven steps of three layers), 6300 u = 7e-13 (seen: 1e-15);
+# float32: K < 50, S <= 6 (three steps of two layers), 300 u = 1.8e-5.
+REORDERED = {torch.float64: 1e-12, torch.float32: 3e-5}
+
+
+def rounded_loop(dtype: torch.dtype, T: int, K: int) -> float:
+    """The tolerance of a network in `dtype` against float64, over T steps of up to two layers.
+
+    A value passes at most 2T steps. In each it is rounded where it is stored in `dtype` (gates'
+    inputs, outputs, saved activations, gates' gradients): 4 roundings a step, which add like a
+    random walk and which weights of gain below 1 do not amplify. Sums are in float32, of at most K
+    terms.
+    """
+    return 4 * (2 * T) ** 0.5 * ROUNDOFF[dtype] + K * ROUNDOFF[torch.float32]
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
+    """Shapes agree, and no entry is further off than `tolerance` times the largest expected one."""
+    assert actual.shape == expected.shape, name
+    if expected.numel():
+        error = (actual.double() - expected.double()).abs().max().item()
+        size = expected.abs().max().item()
+        assert error <= tolerance * size, (
+            f"{name}: off by {error:.2e}; accepted: {tolerance:.1e} of the largest entry {size:.2e}"
+        )
