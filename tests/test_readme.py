@@ -1,4 +1,4 @@
-"""What the README says is there is there, and what it shows runs."""
+"""What README.md and CONTRIBUTING.md name exists, and what the README shows runs."""
 
 import re
 import subprocess
@@ -11,13 +11,18 @@ from bench.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_every_linked_file_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("document", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_every_linked_file_exists_and_holds_what_is_said_to_be_in_it(document):
+    links = re.findall(r"\]\(([^)#]+)\)", document)
     assert links
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+    named = re.findall(r"`(\w+)` in\s+\[[^]]*\]\(([^)]+)\)", document)
+    assert named
+    assert [name for name, path in named if name not in (ROOT / path).read_text()] == []
 
 
 def test_every_command_exists():

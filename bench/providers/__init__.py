@@ -1,4 +1,7 @@
-"""Who is measured: the registry, and what every provider must tell. Imports no torch."""
+"""Who is measured: the registry, and what a provider states. Imports no torch.
+
+Import `provider` to register one, `load` and `PROVIDERS` to have them all.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Everything people look at, out of stored records. No file in here imports torch."""
+"""Tables, figures and pages from stored records, by topic: speed, error, device.
+
+Import `build` to make them all, `frames` to read records. Nothing in here imports torch.
+"""

@@ -1,4 +1,7 @@
-"""The cells by name. A new cell is one file beside `lstm.py` and one line here."""
+"""What differs between cells: the pointwise time step and its gradient, as device functions.
+
+Import `CELLS`, the cells by name. A new cell is one file beside `lstm` and its name below.
+"""
 
 from .cell import Cell
 from .gru import GRU

@@ -1,0 +1,4 @@
+"""Tests of bench/report, from invented records.
+
+Nothing is imported from here.
+"""

@@ -1,0 +1,4 @@
+"""The report's topic "speed": figures, tables and heatmaps of time and throughput.
+
+Import `figures`, `tables` and `maps`.
+"""
