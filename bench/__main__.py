@@ -26,7 +26,6 @@ COMMANDS = {
     "merge": ("bench.cli.merge", "Join the records of shards or calls into one file."),
     "report": ("bench.cli.report", "Tables, figures and page from stored records."),
     "cite": ("bench.cli.cite", "How to cite the suite and a run."),
-    "schema": ("bench.cli.schema", "Write the published schema of a record."),
 }
 
 

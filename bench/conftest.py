@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.cases.presets import PRESETS
-from bench.records import environment, store
+from bench.records import environment, files, provenance, store
 from bench.sweep import sweep
 from bench.sweep.worker_process import Isolated
 
@@ -73,7 +73,7 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     option = request.config.getoption
     settings = {name: option(f"--{name}") for name in ("seconds", "target")}
     settings["seed"] = option("--input-seed")
-    folder = sweep.RESULTS / environment.slug(environment.probe().name)
+    folder = files.RESULTS / provenance.slug(environment.probe().name)
     plugins = chosen_options(request.config).plugins
     with Isolated(settings, folder, plugins=plugins) as isolated:
         yield isolated
@@ -114,8 +114,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """Put the device and versions into the JSON, beside what pytest-benchmark knows."""
     machine_info["rnnbench"] = {
         "device": environment.device_facts(),
-        "software": environment.software_facts(),
-        "code": environment.code_hash(),
+        "software": provenance.software_facts(),
+        "code": provenance.code_hash(),
     }
 
 

@@ -15,7 +15,7 @@ class Words(Container[Any], Iterable[Any], Protocol):
     """A list of words, or a mapping whose keys they are."""
 
 
-def accept(name: str, value: Any, accepted: Words) -> None:
+def check_choice(name: str, value: Any, accepted: Words) -> None:
     """Raise ValueError unless a value is one of those accepted."""
     if value not in accepted:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")

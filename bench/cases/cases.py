@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cases.numbers import DTYPES, PRECISIONS, number_type, split_number_type
+
 PASSES = ("fwd", "fwd+bwd")
 TRACKS = ("recurrence", "layer")
-DTYPES = ("fp32", "fp16", "bf16")
-PRECISIONS = ("ieee", "tf32", "tf32x3", "none")
 # What error is measured under; ``bench.cases.regimes`` applies them.
 REGIMES = {
     "default": "torch's initial weights, normal inputs",
@@ -25,7 +25,6 @@ REGIMES = {
     "tiny": "inputs, states and biases times 1e-4: cancellation near zero",
     "lengths": "sequences of different lengths",
 }
-ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -148,14 +147,14 @@ class Case:
             raise ValueError(f"resets is {self.resets!r}; accepted: a fraction from 0 to 1")
 
     @property
-    def kind(self) -> Cell:
+    def cell_info(self) -> Cell:
         return CELLS[self.cell]
 
     @functools.cached_property
     def case_id(self) -> str:
         """The case in words: equal cases, and only those, share it."""
-        number = self.dtype if self.precision == "none" else f"{self.dtype}:{self.precision}"
-        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
+        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir"]
+        parts.append(number_type(self.dtype, self.precision))
         parts.append(f"L{self.layers}")
         parts += [f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
         if self.resets:
@@ -215,9 +214,7 @@ DEFAULTS: dict[str, Any] = {
 def make_case(**values: Any) -> Case:
     """A case from axis values as presets write them (see ``bench.cases.presets``)."""
     values["cell"] = find_cell(values["cell"])
-    dtype, _, precision = str(values.pop("dtype")).partition(":")
-    if not precision:
-        precision = "ieee" if dtype == "fp32" else "none"
+    dtype, precision = split_number_type(str(values.pop("dtype")))
     inputs = values.pop("I")
     if values["track"] == "recurrence":
         inputs = 0

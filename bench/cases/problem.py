@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bench.cases.cases import Case
+from bench.cases.numbers import TORCH_NAMES
 
-DTYPE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPE: dict[str, torch.dtype] = {dtype: getattr(torch, name) for dtype, name in TORCH_NAMES.items()}
 # Tensors up to this size come from the CPU's generator and are the same on every machine;
 # larger ones come from the device's own, because sending them would take longer than measuring.
 SAME_EVERYWHERE = 1 << 22
@@ -79,7 +80,7 @@ def loop_state(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | tuple[Tensor
 
 
 def output_names(case: Case) -> tuple[str, ...]:
-    return ("y", *(f"{name}_n" for name in case.kind.states))
+    return ("y", *(f"{name}_n" for name in case.cell_info.states))
 
 
 class Source:
@@ -118,7 +119,7 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
     source = Source(seed, device)
     dtype = DTYPE[case.dtype]
     T, B, H, D = case.T, case.B, case.H, case.directions
-    rows = case.kind.gates * H
+    rows = case.cell_info.gates * H
     bound = 1 / math.sqrt(H)
     drawn: dict[str, Tensor] = {}
     if case.track == "layer":
@@ -134,7 +135,7 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
         drawn["gx"] = source.normal("gx", T, B, D, rows).mul_(math.sqrt(1 / 3))
         drawn["w_hh"] = source.uniform("w_hh", bound, D, rows, H)
         drawn["b_hh"] = source.uniform("b_hh", bound, D, rows)
-    for name in case.kind.states:
+    for name in case.cell_info.states:
         state = source.normal(f"{name}0", case.layers * D, B, H).mul_(0.5)
         drawn[f"{name}0"] = 1 + state.abs() if name == "n" else state
     upstream = {"y": source.normal("dy", T, B, D * H)}
@@ -200,7 +201,7 @@ def checked_rows(problem: Problem) -> Tensor:
     upstream gradients into these rows only.
     """
     case = problem.case
-    kept = 8 * (2 * case.kind.gates + 4) * case.H * case.directions * case.T * case.layers
+    kept = 8 * (2 * case.cell_info.gates + 4) * case.H * case.directions * case.T * case.layers
     rows = max(1, min(case.B, TRUTH_BYTES // kept))
     picked = torch.linspace(0, case.B - 1, rows, device=problem.device).round().long()
     return torch.unique(picked)

@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench.cases import limits
-from bench.cases.cases import ITEM_BYTES, Case
-from bench.cases.limits import FLOOR_FILE as FLOOR_FILE
-from bench.cases.limits import LIMITS_FILE, NUMBERS, Measured
+from bench.cases.cases import Case
+from bench.cases.numbers import ITEM_BYTES, product_format
 
 
 @dataclass(frozen=True)
@@ -46,28 +43,6 @@ class Limits:
         return self.barrier_us[str(size)] / 1e3
 
 
-def limits_of(measured: Measured) -> Limits | None:
-    """What the floor is made of; None where a part of it has not been measured."""
-    if measured.hbm_gbps is None or measured.gather_gbps is None or not measured.barrier_us:
-        return None
-    if not measured.tflops.keys() >= set(NUMBERS):
-        return None
-    return Limits(
-        measured.tflops, measured.hbm_gbps, measured.gather_gbps, measured.barrier_us,
-        measured.shared_bytes, measured.multiprocessors,
-    )  # fmt: skip
-
-
-def load_limits(folder: Path) -> Limits | None:
-    """A device's limits from its results folder; None where they have not been measured.
-
-    Raises:
-        ValueError: if the folder's file is not one that ``bench.gpu.floor`` wrote.
-    """
-    path = folder / LIMITS_FILE
-    return limits_of(limits.read(path)) if path.exists() else None
-
-
 def layer_inputs(case: Case) -> Iterator[int]:
     """Input features of each layer."""
     for layer in range(case.layers):
@@ -79,14 +54,14 @@ def loop_operations(case: Case) -> int:
 
     A multiplication and an addition count as two. Gate math is left out, as is the custom.
     """
-    return 2 * case.kind.gates * case.H**2 * case.B * case.T * case.directions * case.layers
+    return 2 * case.cell_info.gates * case.H**2 * case.B * case.T * case.directions * case.layers
 
 
 def projection_operations(case: Case) -> int:
     """Operations of the input projections, forward: 2 G H I_l B T D per layer."""
     if case.track == "recurrence":
         return 0
-    per_feature = 2 * case.kind.gates * case.H * case.B * case.T * case.directions
+    per_feature = 2 * case.cell_info.gates * case.H * case.B * case.T * case.directions
     return sum(per_feature * inputs for inputs in layer_inputs(case))
 
 
@@ -104,12 +79,12 @@ def loop_bytes(case: Case) -> int:
     read what is saved (N S H each; S = G, and 1 more for each state beside h), read dy (N H),
     write dz (N G H), read W again.
     """
-    b, G, H = ITEM_BYTES[case.dtype], case.kind.gates, case.H
+    b, G, H = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H
     N = case.T * case.B * case.directions
     weights = case.directions * G * H * H
     total = N * (G + 1) * H + weights
     if case.pass_ != "fwd":
-        saved = G + len(case.kind.states) - 1
+        saved = G + len(case.cell_info.states) - 1
         total += N * H * (2 * saved + 1 + G) + weights
     return total * b * case.layers
 
@@ -121,7 +96,7 @@ def gemm_bytes(case: Case) -> int:
     With backward: dW_hh reads dz (N G H) and h (N H) and writes D G H^2; on the layer track dW_ih
     reads dz and x and writes D G H I_l, dx reads dz and W_ih and writes T B I_l.
     """
-    b, G, H = ITEM_BYTES[case.dtype], case.kind.gates, case.H
+    b, G, H = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H
     N = case.T * case.B * case.directions
     total = 0
     for inputs in [0] if case.track == "recurrence" else layer_inputs(case):
@@ -140,11 +115,6 @@ def bytes_moved(case: Case) -> int:
     return loop_bytes(case) + gemm_bytes(case)
 
 
-def number(case: Case) -> str:
-    """The key of ``Limits.tflops`` for a case's products."""
-    return case.precision if case.dtype == "fp32" else case.dtype
-
-
 def floor_ms(case: Case, limits: Limits) -> float:
     """The time under which no persistent loop on this device can get, in ms.
 
@@ -159,8 +129,8 @@ def floor_ms(case: Case, limits: Limits) -> float:
     steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
     add max(operations / peak, bytes / hbm_gbps).
     """
-    b, G, H, D = ITEM_BYTES[case.dtype], case.kind.gates, case.H, case.directions
-    peak = limits.tflops[number(case)] * 1e9  # operations per ms
+    b, G, H, D = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H, case.directions
+    peak = limits.tflops[product_format(case.dtype, case.precision)] * 1e9  # operations per ms
     memory = limits.hbm_gbps * 1e6  # bytes per ms
     programs = math.ceil(G * H * H * b / limits.shared_bytes)
     groups = min(case.B, max(1, limits.multiprocessors // (programs * D)))

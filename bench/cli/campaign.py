@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cases import arguments, limits
+from bench.cases import arguments
 from bench.cases.cases import CELLS
 from bench.cases.presets import load_preset
 from bench.cli.error import TookTooLong, run_alone
@@ -31,7 +31,7 @@ from bench.cli.sweep import outcome
 from bench.gpu import check_gpu, checks, precompile, repetitions
 from bench.gpu.pool import FAIL, PASS, Pool
 from bench.measure import interpreter
-from bench.records import archive, doubts, environment, store
+from bench.records import archive, doubts, environment, files, provenance, store
 from bench.sweep import sweep, toolchain
 from bench.sweep.worker_process import Item
 
@@ -89,7 +89,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.machine = environment.probe()
-        self.folder = self.results / environment.slug(self.machine.name)
+        self.folder = self.results / provenance.slug(self.machine.name)
         self.run_id = sweep.default_run("campaign")
         self.state = store.read_state(self.folder / STATE)
         self._saved = time.monotonic()
@@ -214,7 +214,7 @@ class Campaign:
         path = sweep.record_file(self.folder, self.run_id)
         files = store.record_files(self.folder / "records", self.run_id)
         records = [record for file in files for record in store.read(file)]
-        instead = doubts.withdraw(records, self.doubtful, sweep.now())
+        instead = doubts.withdraw(records, self.doubtful, provenance.now())
         if instead:
             with store.Writer(path) as writer:
                 for record in instead:
@@ -223,10 +223,10 @@ class Campaign:
 
     def floor(self) -> None:
         """The bounds of this device, unless this code has measured all of them."""
-        found = store.read_state(self.folder / limits.FLOOR_FILE)
+        found = store.read_state(self.folder / files.FLOOR)
         # While it measures it names what it is at.
         whole = found.get("problems") == {} and "running" in found and found["running"] is None
-        if whole and found["code"] == environment.code_hash():
+        if whole and found["code"] == provenance.code_hash():
             print("bench.gpu.floor: measured before")
             return
         seconds = self.share(FLOOR)
@@ -241,7 +241,7 @@ class Campaign:
         for module, name, brief in STUDIES:
             found = store.read_state(self.folder / "records" / name)
             words = [brief] * self.rehearse
-            if found.get("code") == environment.code_hash():
+            if found.get("code") == provenance.code_hash():
                 print(f"{module}: measured before")
             elif self.seconds_left() < LEAST_STUDY and not self.rehearse:
                 print(f"{module}: left for the next call")
@@ -385,7 +385,7 @@ def command(
     sweep.check_settings(settings, timeout)
     settings["compiled_before"] = machine.is_cuda
     # The processes that measure run in the checkout, wherever this one was started.
-    results = (out or sweep.RESULTS).resolve()
+    results = (out or files.RESULTS).resolve()
     kept_in = archive_.resolve() if archive_ is not None else None
     if machine.is_cuda:
         toolchain.check()

@@ -16,7 +16,7 @@ from bench.cases.presets import PRESETS
 from bench.cli.progress import bar
 from bench.cli.sweep import outcome
 from bench.measure import interpreter
-from bench.records import environment
+from bench.records import environment, files, provenance
 from bench.sweep import sweep
 
 ALONE_SECONDS = 600.0
@@ -39,7 +39,7 @@ def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SEC
     try:
         done = subprocess.run(
             [sys.executable, "-m", module, str(folder), *words],
-            cwd=environment.ROOT,
+            cwd=provenance.ROOT,
             env=os.environ | {"TRITON_INTERPRET": interpreted},
             capture_output=True,
             text=True,
@@ -68,7 +68,7 @@ def command(
     plugin: Annotated[list[Path] | None, typer.Option(help="A file with providers.")] = None,
     run: Annotated[str | None, typer.Option(help="The run's name; the same resumes.")] = None,
     seed: Annotated[int, typer.Option(help="First seed of the inputs.")] = 0,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Measure how far each implementation is from float64, why, and how it grows with time.
 
@@ -81,7 +81,7 @@ def command(
     machine = environment.probe()
     if not machine.is_cuda:
         interpreter.check()
-    folder = results / environment.slug(machine.name)
+    folder = results / provenance.slug(machine.name)
     preset = preset or ("error" if machine.is_cuda else "error-cpu")
     # Nothing here is timed, so the parts may share the machine.
     with ThreadPoolExecutor(1) as pool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.cases import arguments
-from bench.cases.arguments import accept
+from bench.cases.arguments import check_choice
 from bench.cases.cases import CELLS, cell_words, find_cell
 
 NUMBERS = {
@@ -54,11 +54,11 @@ def command(
 
     cell = find_cell(cell)
     if device is not None:
-        accept("device", device, DEVICES)
-    accept("dtype", dtype, NUMBERS)
-    accept("pass", pass_, PASSES)
-    accept("directions", directions, (1, 2))
-    accept("mode", mode, MODES)
+        check_choice("device", device, DEVICES)
+    check_choice("dtype", dtype, NUMBERS)
+    check_choice("pass", pass_, PASSES)
+    check_choice("directions", directions, (1, 2))
+    check_choice("mode", mode, MODES)
     arguments.sizes(hidden, batch)
     card, measured = chosen_device(device, limits)
     problem = Problem(CELLS[cell].gates, batch, hidden, directions, *NUMBERS[dtype])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.cases import arguments
-from bench.cases.arguments import accept
+from bench.cases.arguments import check_choice
 from bench.cases.cases import find_cell
 from bench.sweep import toolchain
 
@@ -33,10 +33,10 @@ def command(
     from kernels.plan.devices import DEVICES
 
     cell = find_cell(cell, resources.CELL_NAMES)
-    accept("dtype", dtype, resources.NUMBERS)
+    check_choice("dtype", dtype, resources.NUMBERS)
     arguments.sizes(hidden, batch)
     if device is not None:
-        accept("device", device, DEVICES)
+        check_choice("device", device, DEVICES)
     here = profile.present() if device is None else None
     if here is not None:
         toolchain.check()

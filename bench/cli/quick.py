@@ -13,7 +13,7 @@ from bench.cases import arguments
 from bench.cli.progress import bar
 from bench.cli.sweep import outcome
 from bench.measure import interpreter
-from bench.records import environment, store
+from bench.records import environment, files, provenance
 from bench.sweep import sweep
 
 # Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
@@ -26,9 +26,9 @@ def run_name(preset: str, folder: Path) -> str:
     committed: another machine of the same name may have made them, and this one shall measure.
     """
     name = sweep.default_run(preset)
-    taken = environment.committed(folder / "records")
+    taken = provenance.committed(folder / "records")
     names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
-    return next(n for n in names if not any(n + suffix in taken for suffix in store.SUFFIXES))
+    return next(n for n in names if not any(n + suffix in taken for suffix in files.SUFFIXES))
 
 
 def command(
@@ -37,7 +37,7 @@ def command(
         str | None, typer.Option(help="Measure another preset as briefly as quick or quick-gpu.")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Measure error and speed of what this machine can honestly run, then make tables and plots.
 
@@ -49,7 +49,7 @@ def command(
     if not cuda:
         interpreter.check()
     preset = preset or ("quick-gpu" if cuda else "quick")
-    run = run_name(preset, results / environment.slug(environment.probe().name))
+    run = run_name(preset, results / provenance.slug(environment.probe().name))
     settings = {"seconds": 0.3, "target": 0.02, "seed": 0}
     started = time.monotonic()
     folder = results

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.records import archive
-from bench.sweep import sweep
+from bench.records import archive, files
 
 
 def command(
@@ -32,4 +31,4 @@ def unpacked(path: Path) -> list[Path]:
     Raises:
         ValueError: for an archive that no campaign wrote.
     """
-    return archive.restore(path, sweep.RESULTS) if path.suffixes[-2:] == [".tar", ".gz"] else [path]
+    return archive.restore(path, files.RESULTS) if path.suffixes[-2:] == [".tar", ".gz"] else [path]

@@ -9,7 +9,7 @@ import typer
 
 from bench.cases import arguments
 from bench.cases.cases import find_cell
-from bench.records import environment
+from bench.records import files, provenance
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Compile again what is recorded.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Begin nothing after this.")] = None,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = environment.ROOT / "results",
+    results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Compile every planned kernel of a grid for GPUs that need not be here, and record the facts.
 
@@ -48,7 +48,7 @@ def command(
         )
         seconds = 1e99 if max_minutes is None else max_minutes * 60
         folder, records, left = resources.run(name, todo, results, dump, seconds, fresh)
-        version = environment.version("triton")
+        version = provenance.version("triton")
         print(f"Triton {version}:", *resources.summary(records), sep="\n")
         if left:
             print(f"{left} left for the next call")

@@ -12,7 +12,7 @@ import typer
 from bench.cases import arguments
 from bench.cases.presets import PRESETS, preset_names
 from bench.cli.progress import bar
-from bench.records import environment
+from bench.records import environment, files, provenance
 from bench.sweep import sweep
 
 Kind = Annotated[str, typer.Option(help="What to measure: time, error, or time,error.")]
@@ -42,7 +42,7 @@ def command(
     ] = 0.01,
     timeout: Annotated[float, typer.Option(help="Seconds of silence that mean a hang.")] = 180.0,
     seed: Annotated[int, typer.Option(help="Of inputs and of the order of providers.")] = 0,
-    results: Annotated[Path, typer.Option(help="Where results go.")] = sweep.RESULTS,
+    results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Measure a preset's cases for its providers, the most informative first.
 
@@ -72,7 +72,7 @@ def command(
     if dry_run:
         gc.disable()  # looking for garbage among so many cases takes as long as finding them
         machine = environment.probe()
-        folder = results / environment.slug(machine.name)
+        folder = results / provenance.slug(machine.name)
         plan = sweep.make_plan(options, machine, folder)
         not_empty(plan)
         for line in sweep.describe(plan, machine, seconds):

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.cases.numbers import TORCH_NAMES
 from kernels.plan import Plan
 from kernels.plan.devices import Device
 
-TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-TRITON_NAMES = {
-    "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "i32", "int64": "i64",
-    "uint8": "u8",
+TRITON_NAMES = {name: dtype for dtype, name in TORCH_NAMES.items()} | {
+    "int32": "i32", "int64": "i64", "uint8": "u8",
 }  # fmt: skip
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "v_mfma")
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 from bench.cases.cases import CELLS
+from bench.cases.numbers import TORCH_NAMES
 from bench.compiler import compile_kernel, resources
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import Device
@@ -32,7 +33,7 @@ def variants(
 
     dtype, _, precision = number.partition(":")
     precision = precision or "ieee"
-    problem = Problem(CELLS[cell].gates, B, H, 1, compile_kernel.TORCH_NAMES[dtype], precision)
+    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision)
     plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, "persistent")
     whole = compile_kernel.Variant(
         cell, loop, H, 1, dtype, precision, plan, features=("bias", "lengths", "save")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import datetime
 import functools
 import hashlib
 import json
@@ -25,11 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases.arguments import accept
+from bench.cases.arguments import check_choice
 from bench.cases.cases import CELLS, make_case
+from bench.cases.numbers import TORCH_NAMES, number_type
 from bench.compiler import compile_kernel
-from bench.compiler.compile_kernel import TORCH_NAMES, Variant
-from bench.records import environment, store
+from bench.compiler.compile_kernel import Variant
+from bench.records import provenance, schema, store
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES, Device
 
@@ -64,7 +64,7 @@ def chosen(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
     """Comma-separated words, each of which must be accepted."""
     found = tuple(words.split(","))
     for word in found:
-        accept(name, word, accepted)
+        check_choice(name, word, accepted)
     return found
 
 
@@ -112,7 +112,7 @@ def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
     """
     digest = hashlib.sha256()
     for name in names:
-        tree = ast.parse((environment.ROOT / "kernels" / f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((provenance.ROOT / "kernels" / f"{name}.py").read_text(encoding="utf-8"))
         tree.body = [
             node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)
         ]
@@ -247,13 +247,12 @@ def faults(job: Job, found: dict[str, Any]) -> list[str]:
 def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str) -> store.Record:
     """The record of one compiled variant; ``B`` is the smallest batch it serves."""
     variant, device = job.variant, DEVICES[job.device]
-    number = variant.dtype if variant.dtype != "fp32" else f"fp32:{variant.precision}"
     case = make_case(
-        cell=variant.cell, track="recurrence", directions=variant.directions, dtype=number,
+        cell=variant.cell, track="recurrence", directions=variant.directions,
+        dtype=number_type(variant.dtype, variant.precision),
         layers=1, B=job.batches[0], T=1, I=0, H=variant.H, resets=0.0,
         **{"pass": "fwd" if variant.pass_ == "fwd" else "fwd+bwd"},
     )  # fmt: skip
-    commit, dirty = environment.git_state()
     found = result.get("resources")
     if found is not None:
         found = found | {
@@ -264,24 +263,20 @@ def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str
             "faults": faults(job, found),
             "key": key,
         }
-    return store.blank(
+    target = {"name": device_name(device), "kind": "compiled", "capability": device.architecture}
+    return schema.new_record(
         **case.fields(),
         run_id=run_id,
         kind="resources",
         status=result["status"],
         reason=result["reason"],
-        provider=f"triton-{environment.version('triton')}",
-        provider_version=environment.version("triton"),
+        provider=f"triton-{provenance.version('triton')}",
+        provider_version=provenance.version("triton"),
         compile_s=result["compile_s"],
         plan=asdict(variant.plan),
         resources=found,
-        device={"name": device_name(device), "kind": "compiled", "capability": device.architecture},
-        software=environment.software_facts(),
-        code=code,
-        commit=commit,
-        dirty=dirty,
         seed=0,
-        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance.provenance(target, code),
     )
 
 
@@ -316,7 +311,7 @@ def run(
     from bench.cli.progress import count_bar
 
     folder = folder_of(DEVICES[device], results)
-    triton = environment.version("triton")
+    triton = provenance.version("triton")
     key = functools.partial(key_of, code=code_hash(), triton=triton)
     code = code_hash(DEVICE_CODE + PLAN_CODE)
     run_id = f"resources-{triton}-{code}"

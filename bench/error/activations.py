@@ -18,10 +18,9 @@ import triton.language as tl
 from torch.nn.functional import logsigmoid
 
 from bench.measure import interpreter, metrics
-from bench.records import environment
+from bench.records import environment, files, provenance
 from kernels import math as device
 
-FILE = "activations.json"
 PER_EXPONENT = 1 << 13  # points of each sign in each of the 256 exponents: 2^22 in all
 BLOCK = 1 << 12
 SPECIAL = (float("inf"), float("-inf"), float("nan"), 0.0, -0.0)
@@ -100,16 +99,11 @@ def measure(device_name: str = "cpu", per_exponent: int = PER_EXPONENT) -> dict[
         library = getattr(torch, name, None)
         if library is not None:
             functions[name]["torch"] = metrics.errors(library(argument), truth, torch.float32)
-    commit, dirty = environment.git_state()
     return {
         "points": x.numel(),
         "interpreted": environment.interpreted(),
         "functions": functions,
-        "device": environment.device_facts(),
-        "software": environment.software_facts(),
-        "code": environment.code_hash(),
-        "commit": commit,
-        "dirty": dirty,
+        **provenance.provenance(environment.device_facts()),
     }
 
 
@@ -120,7 +114,7 @@ def _special(name: str, function: Any, device_name: str) -> dict[str, str]:
 
 
 def write(folder: Path, found: dict[str, Any]) -> Path:
-    path = folder / "records" / FILE
+    path = folder / files.RECORDS / files.ACTIVATIONS
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return path

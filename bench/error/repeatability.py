@@ -22,9 +22,8 @@ from bench.cases.cases import DEFAULTS, TRACKS, Case, make_case, matches
 from bench.cases.problem import BATCHED, Problem, make_problem, take_rows
 from bench.measure import interpreter
 from bench.measure.runner import Runner
-from bench.records import environment
+from bench.records import environment, files, provenance
 
-FILE = "repeatability.json"
 PROVIDERS = ("ours", "ours-persistent", "ours-stepwise", "ours-gemm", "torch.nn", "reference")
 SAME_INTERPRETED = "ours-stepwise"  # is what the interpreter runs for "ours" anyway
 FEW = 3  # rows of the smaller batch
@@ -99,19 +98,19 @@ def questions(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each question and its answer for one provider."""
     runner = Runner(provider, problem, machine)
-    whole = runner.values()
-    yield "same call twice", compare(whole, runner.values())
-    yield "prepared anew", compare(whole, Runner(provider, problem, machine).values())
+    whole = runner.checked_outputs()
+    yield "same call twice", compare(whole, runner.checked_outputs())
+    yield "prepared anew", compare(whole, Runner(provider, problem, machine).checked_outputs())
     B = problem.case.B
     few = torch.arange(FEW, device=problem.device)
-    smaller = Runner(provider, part(problem, few), machine).values()
+    smaller = Runner(provider, part(problem, few), machine).checked_outputs()
     yield "batch of 3 against 3 of the batch", compare(rows_of(whole, few), rows_of(smaller))
     turned = torch.arange(B - 1, -1, -1, device=problem.device)
-    moved = Runner(provider, part(problem, turned), machine).values()
+    moved = Runner(provider, part(problem, turned), machine).checked_outputs()
     yield "rows in another order", compare(rows_of(whole, turned), rows_of(moved))
     if provider.name.startswith("ours"):
         with other_tiles() as used:
-            cut = Runner(provider, problem, machine).values()
+            cut = Runner(provider, problem, machine).checked_outputs()
         if used:
             yield "cut into other tiles", compare(whole, cut)
 
@@ -134,21 +133,16 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
             for question, answer in questions(provider, problem, machine):
                 rows.append(case.fields() | {"provider": name, "question": question} | answer)
             if name.startswith("ours"):
-                ways[name] = Runner(provider, problem, machine).values()
+                ways[name] = Runner(provider, problem, machine).checked_outputs()
         first = next(iter(ways), "")
         for other in list(ways)[1:]:
             answer = compare(ways[first], ways[other])
             words = {"provider": other, "question": f"against {first}"}
             rows.append(case.fields() | words | answer)
-    commit, dirty = environment.git_state()
     return {
         "rows": rows,
         "interpreted": machine.interpreted,
-        "device": environment.device_facts(),
-        "software": environment.software_facts(),
-        "code": environment.code_hash(),
-        "commit": commit,
-        "dirty": dirty,
+        **provenance.provenance(environment.device_facts()),
     }
 
 
@@ -169,7 +163,7 @@ def main() -> None:
     if environment.interpreted():
         interpreter.check()
         interpreter.round_to_nearest()
-    path = Path(sys.argv[1]) / "records" / FILE
+    path = Path(sys.argv[1]) / files.RECORDS / files.REPEATABILITY
     path.parent.mkdir(parents=True, exist_ok=True)
     which = sys.argv[2] if len(sys.argv) > 2 else ""
     asked = [case for case in cases(torch.cuda.is_available()) if matches(case, which)]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.cases.cases import Case
+from bench.cases.numbers import ROUNDOFF, product_roundoff
 
-UNIT = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 # A rounding to nearest is uniform over one spacing, whose half is u 2^e: its mean square is
 # (u 2^e)^2 / 3. The number itself is m 2^e with m in [1, 2), whose mean square is 3 / (2 ln 2) if m
 # is distributed as leading digits are (Hamming, 1970).
@@ -129,9 +129,9 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
         ValueError: for a cell the model does not know.
     """
     gain, m = recurrent_gain(case, regime), moments(case, regime)
-    io2 = ROUNDING * UNIT[case.dtype] ** 2
-    u2 = ROUNDING * UNIT["fp32"] ** 2
-    operand2 = ROUNDING * UNIT["tf32"] ** 2 if case.precision == "tf32" else io2
+    io2 = ROUNDING * ROUNDOFF[case.dtype] ** 2
+    u2 = ROUNDING * ROUNDOFF["fp32"] ** 2
+    operand2 = ROUNDING * product_roundoff(case.dtype, case.precision) ** 2
     if case.precision == "tf32":
         # Both operands are cut, W as well as h.
         operand2 *= 2

@@ -19,9 +19,8 @@ import kernels
 from bench.cases.cases import find_cell
 from bench.cases.problem import torch_precision
 from bench.measure import interpreter
-from bench.records import environment
+from bench.records import environment, files, provenance
 
-FILE = "training.json"
 # Each cell's class in kernels, in torch.nn, and its arguments.
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "rnn_tanh": (kernels.RNN, nn.RNN, {}),
@@ -29,7 +28,7 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "lstm": (kernels.LSTM, nn.LSTM, {}),
     "gru": (kernels.GRU, nn.GRU, {}),
 }
-LICENCE = environment.ROOT / "LICENSE"
+LICENCE = provenance.ROOT / "LICENSE"
 LETTERS = 4000  # of the text
 T, B, I, H, STEPS = 8, 4, 8, 16, 50
 # The gradients of both sides differ by some 1e-6 of their size (float32, sums in another order).
@@ -98,18 +97,13 @@ def measure(
     """Both curves of each cell, the bound on their difference, and provenance."""
     device = "cuda" if environment.probe().is_cuda else "cpu"
     found = {cell: curves(cell, seed, device, steps) for cell in cells}
-    commit, dirty = environment.git_state()
     return {
         "losses": found,
         "bound": BOUND,
         "sizes": {"T": T, "B": B, "I": I, "H": H},
         "seed": seed,
         "interpreted": environment.interpreted(),
-        "device": environment.device_facts(),
-        "software": environment.software_facts(),
-        "code": environment.code_hash(),
-        "commit": commit,
-        "dirty": dirty,
+        **provenance.provenance(environment.device_facts()),
     }
 
 
@@ -117,7 +111,7 @@ def main() -> None:
     """The process of ``bench.cli.error``: ``python -m bench.error.training FOLDER [CELL,...]``."""
     if environment.interpreted():
         interpreter.check()
-    path = Path(sys.argv[1]) / "records" / FILE
+    path = Path(sys.argv[1]) / files.RECORDS / files.TRAINING
     path.parent.mkdir(parents=True, exist_ok=True)
     names = sys.argv[2].split(",") if len(sys.argv) > 2 else CELLS
     found = measure([find_cell(name, CELLS) for name in names])

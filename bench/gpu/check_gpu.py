@@ -26,11 +26,10 @@ from bench.cases import arguments
 from bench.gpu import checks, repetitions, sanitizer
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
 from bench.measure import interpreter
-from bench.records import environment, store
+from bench.records import environment, files, provenance, store
 from bench.records.doubts import Doubt, from_json, to_json
 from bench.sweep import toolchain
 
-FILE = "check_gpu.json"
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
 TRIES = 2  # what twice did not end for reasons of its own is not begun again
 UNFINISHED = 3  # exit code
@@ -151,10 +150,10 @@ def key(rehearse: bool) -> dict[str, Any]:
     digest = hashlib.sha256()
     for module in (checks.__file__, repetitions.__file__, sanitizer.__file__, __file__):
         digest.update(Path(module).read_bytes())
-    software = environment.software_facts()
+    software = provenance.software_facts()
     return {
         "device": environment.probe().name,
-        "code": environment.code_hash(),
+        "code": provenance.code_hash(),
         "checks": digest.hexdigest()[:12],
         "rehearsal": rehearse,
         **{name: software[name] for name in ("python", "torch", "triton")},
@@ -163,7 +162,7 @@ def key(rehearse: bool) -> dict[str, Any]:
 
 def stored(folder: Path, wanted: dict[str, Any]) -> list[Row]:
     """The outcomes in a folder, if they are of this device, code and software."""
-    found = store.read_state(folder / FILE)
+    found = store.read_state(folder / files.CHECKS)
     return [Row(**row) for row in found["rows"]] if found.get("key") == wanted else []
 
 
@@ -183,16 +182,8 @@ def unfinished(rows: Sequence[Row]) -> list[Row]:
 
 def write(folder: Path, rows: Sequence[Row], wanted: dict[str, Any], **facts: Any) -> None:
     """Replace the folder's outcomes at once."""
-    commit, dirty = environment.git_state()
-    found = {
-        "key": wanted,
-        "code": wanted["code"],
-        "commit": commit,
-        "dirty": dirty,
-        "software": environment.software_facts(),
-        "device": {"name": wanted["device"]},
-    }
-    store.write_state(folder / FILE, found | facts | {"rows": [asdict(row) for row in rows]})
+    found = provenance.provenance({"name": wanted["device"]}, wanted["code"]) | {"key": wanted}
+    store.write_state(folder / files.CHECKS, found | facts | {"rows": list(map(asdict, rows))})
 
 
 def doubts(rows: Sequence[Row]) -> tuple[Doubt, ...]:
@@ -274,7 +265,7 @@ def command(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"A folder that gets every outcome as {FILE}; the next call goes on."),
+        typer.Option(help=f"A folder to keep outcomes in ({files.CHECKS}); the next call goes on."),
     ] = None,
     max_minutes: Annotated[float, typer.Option(help="What is not done by then is left.")] = 5.0,
 ) -> None:

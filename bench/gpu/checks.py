@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import CELLS, Case
+from bench.cases.numbers import number_type, product_roundoff
 from bench.gpu.pool import Failed, Skipped
-from bench.records.doubts import Doubt, number_type
+from bench.records.doubts import Doubt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,13 +169,12 @@ def tolerance(value: Value, name: str) -> float:
     is off by at most 0.57 sqrt(u). So 1.6 sqrt(u), in bf16 0.1: less than what one missing step's
     term makes of a gradient of 50 (1 / sqrt(50) = 0.14).
     """
-    from bench.measure.metrics import ROUNDOFF
     from bench.measure.metrics import tolerance as at_any_shape
 
     bound = at_any_shape(value.case, name)
-    if not name.startswith("d") or value.case.kind.nonlinearity != "relu" or value.H < 64:
+    if not name.startswith("d") or value.case.cell_info.nonlinearity != "relu" or value.H < 64:
         return bound
-    u = ROUNDOFF["tf32" if value.precision == "tf32" else value.dtype]
+    u = product_roundoff(value.dtype, value.precision)
     return min(bound, RELU * math.sqrt(u))
 
 

@@ -26,17 +26,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cases import limits, roofline
 from bench.measure import interpreter
-from bench.records import environment, store
-from bench.sweep import sweep
+from bench.records import environment, files, limits, provenance, schema, store
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     import torch
 
-FILE = limits.FLOOR_FILE
 BEGAN = time.monotonic()
 MAX_SECONDS = 60.0
 END_SECONDS = 15.0  # after its time, for the kernel under way and to let go of the GPU
@@ -48,10 +45,10 @@ SOURCES = ("floor_kernels", "floor_launches", "floor_timing")
 
 def identity(card: dict[str, Any]) -> str:
     """A hash of what is measured, on which card and with which software."""
-    software = environment.software_facts()
-    words = [json.dumps(card, sort_keys=True), environment.code_hash()]
+    software = provenance.software_facts()
+    words = [json.dumps(card, sort_keys=True), provenance.code_hash()]
     words += [str(software[name]) for name in ("torch", "triton")]
-    words += [(environment.ROOT / f"bench/gpu/{name}.py").read_text("utf-8") for name in SOURCES]
+    words += [(provenance.ROOT / f"bench/gpu/{name}.py").read_text("utf-8") for name in SOURCES]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
@@ -67,7 +64,7 @@ def card_facts(device: torch.device) -> dict[str, Any]:
 def read(folder: Path) -> dict[str, Any]:
     """What a folder's ``floor.json`` holds; empty without one, or where it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / files.FLOOR).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found
     return {}
@@ -75,10 +72,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, found: dict[str, Any]) -> None:
     """Put all that was measured, and the bounds once they are all there."""
-    measured = limits.of_floor(store.clean(found))
-    store.write_state(folder / FILE, found)
-    if roofline.limits_of(measured) is not None and not limits.faults(measured):
-        store.write_state(folder / limits.LIMITS_FILE, dataclasses.asdict(measured))
+    measured = limits.of_floor(schema.to_json(found))
+    store.write_state(folder / files.FLOOR, found)
+    if limits.limits_of(measured) is not None and not limits.faults(measured):
+        store.write_state(folder / files.LIMITS, dataclasses.asdict(measured))
 
 
 def measure(folder: Path, device: torch.device, deadline: float, skip: Collection[str]) -> bool:
@@ -96,19 +93,11 @@ def measure(folder: Path, device: torch.device, deadline: float, skip: Collectio
     if found.get("identity") != made:
         found = {"identity": made, "card": card, "problems": {}}
     before = environment.sensors()
-    commit, dirty = environment.git_state()
 
     def save(running: str | None) -> None:
         facts = environment.device_facts()
-        found.update(
-            running=running,
-            device=environment.with_sensors(facts, before, environment.sensors()),
-            software=environment.software_facts(),
-            code=environment.code_hash(),
-            commit=commit,
-            dirty=dirty,
-            time=sweep.now(),
-        )
+        device = environment.with_sensors(facts, before, environment.sensors())
+        found.update(running=running, **provenance.provenance(device))
         write(folder, found)
 
     problems = found["problems"]
@@ -212,7 +201,7 @@ def forget_running(folder: Path) -> None:
     """Blame nothing that an earlier process was at."""
     found = read(folder)
     if found.get("running"):
-        store.write_state(folder / FILE, found | {"running": None})
+        store.write_state(folder / files.FLOOR, found | {"running": None})
 
 
 def how_it_ended(code: int | None) -> str:
@@ -221,7 +210,7 @@ def how_it_ended(code: int | None) -> str:
 
 def ended(words: list[str], seconds: float) -> int | None:
     """A command's exit code, or None if it was ended for taking longer."""
-    process = subprocess.Popen(words, cwd=environment.ROOT, stdin=subprocess.PIPE)
+    process = subprocess.Popen(words, cwd=provenance.ROOT, stdin=subprocess.PIPE)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -253,7 +242,7 @@ def main(words: list[str] | None = None) -> int:
     for name, why in problems.items():
         failed = failed or why.startswith("failed")
         print(f"{name}: {why}", file=sys.stderr)
-    print(folder / FILE)
+    print(folder / files.FLOOR)
     return int(failed)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.cases import Case
+from bench.cases.numbers import TORCH_NAMES
 from bench.cases.presets import Request
 from bench.gpu.checks import Value
 from bench.gpu.pool import FAIL, PASS, Outcome, Pool, Unit
@@ -75,7 +76,7 @@ def of_requests(requests: Iterable[Request], providers: Sequence[str]) -> list[U
     for request in requests:
         case, backward = request.case, request.case.pass_ == "fwd+bwd"
         for name in request.providers or providers:
-            if name not in MODES or not case.kind.kernels:
+            if name not in MODES or not case.cell_info.kernels:
                 continue
             for loop in ("fwd", "bwd") if backward else ("fwd",):
                 lengths = request.regime == "lengths"
@@ -87,13 +88,13 @@ def variant(use: Use) -> Any:
     """The kernel that this use launches on the GPU at hand, by its plan."""
     import torch
 
-    from bench.compiler.compile_kernel import TORCH_NAMES, Variant
+    from bench.compiler.compile_kernel import Variant
     from kernels.autograd import device_limits
     from kernels.plan import Problem, backward_plan, forward_plan
 
     case = use.case
     precision = "ieee" if case.precision == "none" else case.precision
-    gates, D = case.kind.gates, case.directions
+    gates, D = case.cell_info.gates, case.directions
     problem = Problem(gates, case.B, case.H, D, TORCH_NAMES[case.dtype], precision)
     limits = device_limits(torch.device("cuda", 0))
     plan = (forward_plan if use.loop == "fwd" else backward_plan)(problem, limits, use.mode)

@@ -7,13 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from bench.cases import limits
-from bench.cases.limits import Measured
+from bench.cases.numbers import TORCH_NAMES
+from bench.records import limits
+from bench.records.limits import Measured
 from kernels.plan.devices import DEVICES, Device, Rates, describe
 
 DEFAULT = "h100"
-# A large GEMM's number types as `Rates.gemm_tflops` has them.
-GEMMS = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def chosen_device(name: str | None, path: Path | None) -> tuple[Device, frozenset[str]]:
@@ -57,7 +56,7 @@ def measured_rates(measured: Measured, card: Device) -> dict[str, Any]:
         "launch_us": measured.launch_us,
         "barriers_us": by_number(measured.loaded_barrier_us),
         "product_clocks": by_number(measured.product_clocks),
-        "gemm_tflops": tuple((GEMMS.get(n, n), rate) for n, rate in measured.tflops.items()),
+        "gemm_tflops": tuple((TORCH_NAMES.get(n, n), rate) for n, rate in measured.tflops.items()),
     }
     if measured.loaded_barrier_us:
         rates["split_barrier"] = 1.0  # the barrier of so few was measured itself

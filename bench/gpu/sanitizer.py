@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from bench.gpu.pool import Failed, NotDone, Skipped
-from bench.records import environment
+from bench.records import provenance
 
 SECONDS = 120.0
 TOOLS = ("memcheck", "synccheck")
@@ -45,7 +45,7 @@ def run(tool: str, cell: str, cuda: bool) -> str:
     with tempfile.TemporaryFile("w+") as output:
         try:
             code = subprocess.run(
-                [*words, sys.executable, "-m", __name__, cell], cwd=environment.ROOT, stdout=output,
+                [*words, sys.executable, "-m", __name__, cell], cwd=provenance.ROOT, stdout=output,
                 stderr=output, timeout=SECONDS,
                 env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             ).returncode  # fmt: skip

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.cases.cases import Case
+from bench.cases.numbers import ROUNDOFF, product_roundoff
 
-# Significand bits (with the hidden one) and the exponent of the smallest normal number.
-FORMATS = {
-    torch.float64: (53, -1022),
-    torch.float32: (24, -126),
-    torch.float16: (11, -14),
-    torch.bfloat16: (8, -126),
-}
-ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-11}
 QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
 
 
@@ -49,11 +42,10 @@ def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
 
     Below the smallest normal number the spacing is that of the subnormal numbers.
     """
-    bits, lowest = FORMATS[dtype]
-    _, exponent = torch.frexp(truth)
+    info = torch.finfo(dtype)
     # frexp's fraction is in [1/2, 1), so its exponent is one above the number's own.
-    exponent = torch.where(truth == 0, lowest, exponent - 1).clamp_min(lowest)
-    return torch.ldexp(torch.ones_like(truth), exponent - (bits - 1))
+    _, exponent = torch.frexp(truth.abs().clamp_min(info.smallest_normal))
+    return torch.ldexp(torch.full_like(truth, info.eps), exponent - 1)
 
 
 def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict[str, float]:
@@ -106,10 +98,8 @@ def tolerance(case: Case, name: str) -> float:
     Gradients of rnn_relu get 8 sqrt(u), which still catches a wrong sign or a missing term in any
     type; its outputs have the bound of all.
     """
-    if case.dtype == "fp32" and case.precision != "tf32":
-        u, factor = ROUNDOFF["fp32"], 256.0
-    else:
-        u, factor = ROUNDOFF["tf32" if case.precision == "tf32" else case.dtype], 8.0
+    u = product_roundoff(case.dtype, case.precision)
+    factor = 256.0 if u == ROUNDOFF["fp32"] else 8.0
     if not name.startswith("d"):
         return factor * u
-    return max(2 * factor * u, 8 * math.sqrt(u) if case.kind.nonlinearity == "relu" else 0.0)
+    return max(2 * factor * u, 8 * math.sqrt(u) if case.cell_info.nonlinearity == "relu" else 0.0)

@@ -121,7 +121,7 @@ class Runner:
         self.call.after()
         return time.perf_counter() - start
 
-    def values(self) -> dict[str, Tensor]:
+    def checked_outputs(self) -> dict[str, Tensor]:
         """Outputs and gradients of the checked rows in torch's layout, computed as timed.
 
         Upstream gradients enter through the checked rows only, so that weight gradients, which
@@ -163,7 +163,8 @@ class Runner:
         exact = truth(self.problem, self.backward)
         dtype = DTYPE[self.case.dtype]
         return {
-            name: metrics.errors(value, exact[name], dtype) for name, value in self.values().items()
+            name: metrics.errors(value, exact[name], dtype)
+            for name, value in self.checked_outputs().items()
         }
 
     def sample(self, count: int) -> None:
@@ -226,7 +227,7 @@ class Runner:
         return torch.cuda.max_memory_allocated() - before
 
     @property
-    def visit(self) -> int:
+    def samples_per_visit(self) -> int:
         """Samples per visit: as many as fit its length, from 1 to ``MOST_PER_VISIT``."""
         return max(1, min(MOST_PER_VISIT, round(VISIT_MS / max(self.call_ms, 1e-3))))
 
@@ -306,7 +307,7 @@ def _take_turns(
         for runner in turn:
             note(runner)
             try:
-                runner.sample(runner.visit)
+                runner.sample(runner.samples_per_visit)
             except Exception as problem:
                 if failed is None:
                     raise

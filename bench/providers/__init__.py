@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import Case
-from bench.records.environment import Machine, version
+from bench.records.environment import Machine
+from bench.records.provenance import version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,7 +186,7 @@ def unsupported(provider: Provider, case: Case, machine: Machine) -> str | None:
     return reason
 
 
-def chosen(names: str | tuple[str, ...]) -> list[Provider]:
+def select(names: str | tuple[str, ...]) -> list[Provider]:
     """The loaded providers of a comma-separated list or tuple, in that order.
 
     Raises:
@@ -198,7 +199,7 @@ def chosen(names: str | tuple[str, ...]) -> list[Provider]:
     return [PROVIDERS[name] for name in wanted]
 
 
-def needs(case: Case, **wanted: tuple[Any, ...]) -> str | None:
+def require(case: Case, **wanted: tuple[Any, ...]) -> str | None:
     """A reason if a field of the case is none of the wanted values."""
     have = case.fields()
     for name, values in wanted.items():

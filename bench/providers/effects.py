@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import Case
-from bench.providers import Call, needs, provider
+from bench.providers import Call, provider, require
 from bench.records.environment import Machine
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ EFFECTS = {
 
 
 def supports(case: Case, machine: Machine) -> str | None:
-    reason = needs(
+    reason = require(
         case, track=("layer",), directions=(1,), layers=(1,), resets=(0.0,), **{"pass": ("fwd",)}
     )
     return f"the effects are separated without {reason}" if reason else None
@@ -121,13 +121,14 @@ def build(problem: Problem, roundings: Roundings) -> Call:
             gx = linear(*operands)
         if roundings.projection:
             gx = rounded(gx, io)
-        initial = tuple(leaves[f"{name}0"][0] for name in case.kind.states)
+        initial = tuple(leaves[f"{name}0"][0] for name in case.cell_info.states)
         with Loop():
             y, last = unroll(
                 cell._replace(step=step), gx, leaves["w_hh_l0"], leaves["b_hh_l0"], initial
             )
         found = {"y": y} | {
-            f"{name}_n": state[None] for name, state in zip(case.kind.states, last, strict=True)
+            f"{name}_n": state[None]
+            for name, state in zip(case.cell_info.states, last, strict=True)
         }
         if roundings.output:
             found = {name: rounded(value, io) for name, value in found.items()}

@@ -12,8 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.cases.cases import Case
-from bench.providers import Call, needs, provider
-from bench.records.environment import Machine, version
+from bench.cases.numbers import TORCH_NAMES
+from bench.providers import Call, provider, require
+from bench.records.environment import Machine
+from bench.records.provenance import version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from bench.cases.problem import Problem
 
 FUNCTIONS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "elman"}
-NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Building its CUDA code for a shape takes minutes, which is no hang.
 PATIENCE = 1200.0
 
@@ -29,7 +30,7 @@ PATIENCE = 1200.0
 def supports(
     case: Case, machine: Machine, backend: str, cells: tuple[str, ...], number: str | None
 ) -> str | None:
-    reason = needs(case, cell=cells, directions=(1,), layers=(1,), resets=(0.0,))
+    reason = require(case, cell=cells, directions=(1,), layers=(1,), resets=(0.0,))
     if reason:
         return f"FlashRNN {backend} does not support {reason}"
     if case.dtype == "fp32" and case.precision != number:
@@ -54,13 +55,13 @@ def supports(
 
 def recurrent_weight(case: Case, w_hh: Tensor) -> Tensor:
     """torch's [G*H,H] as FlashRNN's [G,1,H,H], in its gate order."""
-    gates = w_hh.view(case.kind.gates, 1, case.H, case.H)
+    gates = w_hh.view(case.cell_info.gates, 1, case.H, case.H)
     return gates[[2, 0, 1]] if case.cell == "gru" else gates
 
 
 def bias(case: Case, b_hh: Tensor) -> Tensor:
     """torch's recurrent bias [G*H] as FlashRNN's [G,1,H]; the input's own bias is in the input."""
-    gates = b_hh.view(case.kind.gates, 1, case.H)
+    gates = b_hh.view(case.cell_info.gates, 1, case.H)
     if case.cell != "gru":
         return gates
     return gates.new_zeros(4, 1, case.H).index_copy(0, gates.new_tensor([1, 2, 0]).long(), gates)
@@ -79,7 +80,7 @@ def build(problem: Problem, backend: str) -> Call:
     from torch.nn.functional import linear
 
     case, inputs = problem.case, problem.inputs
-    G, H = case.kind.gates, case.H
+    G, H = case.cell_info.gates, case.H
     layer = case.track == "layer"
     w_hh, b_hh = (
         (inputs["w_hh_l0"], inputs["b_hh_l0"]) if layer else (inputs["w_hh"][0], inputs["b_hh"][0])
@@ -96,7 +97,7 @@ def build(problem: Problem, backend: str) -> Call:
     else:
         wx = inputs["gx"].view(case.T, case.B, G, 1, H)
         leaves["gx"] = wx.transpose(0, 1).contiguous()
-    function, dtype = FUNCTIONS[case.cell], NAMES[case.dtype]
+    function, dtype = FUNCTIONS[case.cell], TORCH_NAMES[case.dtype]
 
     def forward() -> dict[str, Tensor]:
         if layer:

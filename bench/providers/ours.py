@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
-    if not case.kind.kernels:
+    if not case.cell_info.kernels:
         return f"kernels has no cell {case.cell}"
     if graph and not machine.is_cuda:
         return "a CUDA graph needs a CUDA device"

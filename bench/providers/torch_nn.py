@@ -33,7 +33,7 @@ def cudnn_algorithm(case: Case, machine: Machine) -> str | None:
 
 
 def _algorithm(case: Case, machine: Machine, forward: bool) -> str:
-    plain = case.kind.torch_class == "RNN"
+    plain = case.cell_info.torch_class == "RNN"
     major, minor = machine.capability
     largest = (384 if forward else 256) if plain else (192 if forward else 128)
     if major >= 6 and largest >= case.H:
@@ -64,7 +64,7 @@ def _device_persists(case: Case, machine: Machine, major: int, minor: int) -> bo
 def supports(case: Case, machine: Machine) -> str | None:
     if case.track == "recurrence":
         return "torch.nn does not expose the loop without the input projection"
-    if case.kind.torch_class is None:
+    if case.cell_info.torch_class is None:
         return f"torch.nn has no cell {case.cell}"
     if case.resets:
         return "torch.nn cannot reset a state inside a sequence"
@@ -82,8 +82,8 @@ def build(problem: Problem) -> Call:
     from bench.cases.problem import named_outputs, weight_names
 
     case = problem.case
-    extra = {"nonlinearity": case.kind.nonlinearity} if case.kind.nonlinearity else {}
-    module = getattr(torch.nn, str(case.kind.torch_class))(
+    extra = {"nonlinearity": case.cell_info.nonlinearity} if case.cell_info.nonlinearity else {}
+    module = getattr(torch.nn, str(case.cell_info.torch_class))(
         case.I, case.H, case.layers, bidirectional=case.directions == 2, **extra
     ).to(problem.device, problem.inputs["x"].dtype)
     leaves: dict[str, Tensor] = {

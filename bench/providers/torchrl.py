@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.cases.cases import Case
-from bench.providers import Call, needs, provider
-from bench.records.environment import Machine, version
+from bench.providers import Call, provider, require
+from bench.records.environment import Machine
+from bench.records.provenance import version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ PATIENCE = 900.0
 
 
 def supports(case: Case, machine: Machine) -> str | None:
-    reason = needs(
+    reason = require(
         case,
         track=("layer",),
         cell=("lstm", "gru"),

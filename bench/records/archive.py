@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from bench.records import store
+from bench.records import files, store
 
 # Below a device's folder. The bound is far above any run's, and under what a small disk holds.
-MEASURED = ("*.json", "records/*.json", *(f"records/*{suffix}" for suffix in store.SUFFIXES))
+MEASURED = ("*.json", "records/*.json", *(f"records/*{suffix}" for suffix in files.SUFFIXES))
 MOST_BYTES = 2 << 30
 SUFFIX = ".tar.gz"
 
@@ -101,12 +101,12 @@ def _decompress(file: Path, plain: IO[bytes]) -> None:
 def _add(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     data = path.read_bytes()
-    if target.exists() and target.name.endswith(store.SUFFIXES):
+    if target.exists() and target.name.endswith(files.SUFFIXES):
         there = _lines(target)
         known = set(there)
         data = b"".join([*there, *(line for line in _lines(path) if line not in known)])
         data = store.compressed(data) if target.suffix == ".gz" else data
-    store.put(target, data)
+    store.write_atomically(target, data)
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -150,7 +150,7 @@ def _only_writer(file: Path) -> Iterator[None]:
     """Refuse to begin while another process writes this archive, whose end would be lost."""
     lock = file.with_name(f".{file.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = store.open_alone(lock, "give this one another --archive")
+    held = store.open_exclusively(lock, "give this one another --archive")
     try:
         yield
     finally:

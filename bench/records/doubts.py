@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cases.cases import Case
-from bench.records import store
+from bench.cases.numbers import number_type
+from bench.records import schema, store
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Doubt:
         cell: a name in ``bench.cases.cases.CELLS``.
         loop: "forward" or "backward".
         mode: of ``kernels.plan.MODES``, as the plan chose it.
-        number: a dtype with its precision, as :func:`number_type` writes it.
+        number: a dtype with its precision, as ``numbers.number_type`` writes it.
     """
 
     check: str
@@ -45,15 +46,6 @@ class Doubt:
                 for loop, mode in modes.items()
             )
         )
-
-
-def number_type(dtype: str, precision: str) -> str:
-    """A dtype and the precision of its products as one word.
-
-    >>> number_type("bf16", "none"), number_type("fp32", "tf32")
-    ('bf16', 'fp32:tf32')
-    """
-    return dtype if precision == "none" else f"{dtype}:{precision}"
 
 
 def why_not_measured(
@@ -87,7 +79,7 @@ def withdraw(
             kept = ("run_id", "kind", "provider", "provider_version", "mode", "plan", "device",
                     "software", "code", "commit", "dirty", "seed", "regime")  # fmt: skip
             found.append(
-                store.blank(
+                schema.new_record(
                     **case.fields() | {name: record[name] for name in kept},
                     status="incorrect", reason=why, time=time,
                 )

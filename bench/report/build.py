@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench.records import environment, store
+from bench.records import files, store
 from bench.report import frames
 from bench.report.device import checks as check_table
 from bench.report.device import compiler as compiled
@@ -40,7 +40,6 @@ from bench.report.speed import figures, tables
 from bench.report.speed import maps as heatmaps
 from bench.report.style import plots, typeset
 
-RESULTS = environment.ROOT / "results"
 FEW = 12  # figures that one process draws sooner than others start
 
 
@@ -239,9 +238,9 @@ def results() -> list[Path]:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = [path for path in sorted(RESULTS.glob("*/")) if measured(path)]
+    found = [path for path in sorted(files.RESULTS.glob("*/")) if measured(path)]
     if not found:
         raise FileNotFoundError(
-            f"no records under {RESULTS}; `python -m bench quick` measures this machine"
+            f"no records under {files.RESULTS}; `python -m bench quick` measures this machine"
         )
     return found

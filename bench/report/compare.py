@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.records import store
-from bench.sweep.sweep import RESULTS
+from bench.records import files, store
 
 REGRESSION, IMPROVEMENT, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
 
@@ -33,7 +32,7 @@ class Pair:
     reason: str = ""
 
 
-def find(run: str, results: Path = RESULTS) -> list[Path]:
+def find(run: str, results: Path = files.RESULTS) -> list[Path]:
     """A run by its file, its folder, or its name under results/: its files, compressed or not.
 
     Raises:
@@ -199,7 +198,7 @@ def command(
     any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
-    results: Annotated[Path, typer.Option(help="Where runs are looked up by name.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Where named runs are found.")] = files.RESULTS,
 ) -> None:
     """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
     if not (math.isfinite(threshold) and threshold >= 0):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records import store
+from bench.records import schema, store
 
 # Who a speed-up is over: the same library timed by the same clock.
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
@@ -206,9 +206,9 @@ def errors(records: Sequence[store.Record]) -> pd.DataFrame:
     for record in records:
         base = {name: record[name] for name in _ERROR_FLAT} | _named(record)
         for tensor, metrics in (record["errors"] or {None: {}}).items():
-            values = {name: metrics.get(name) for name in store.ERROR_FIELDS}
+            values = {name: metrics.get(name) for name in schema.ERROR_FIELDS}
             rows.append(base | {"tensor": tensor, "part": part(tensor)} | values)
-    columns = [*_ERROR_FLAT, *_NAMED, "tensor", "part", *store.ERROR_FIELDS]
+    columns = [*_ERROR_FLAT, *_NAMED, "tensor", "part", *schema.ERROR_FIELDS]
     return ordered(pd.DataFrame(rows, columns=columns))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import glob
 import math
@@ -20,12 +19,11 @@ from bench.cases import roofline
 from bench.cases.cases import matches, shard
 from bench.cases.presets import KINDS, PRESETS, load_preset
 from bench.measure import interpreter
-from bench.records import environment, store
+from bench.records import environment, files, provenance, schema, store
 from bench.records.environment import Machine
 from bench.sweep import toolchain
 from bench.sweep.worker_process import Isolated, Item, Stopped
 
-RESULTS = environment.ROOT / "results"
 FAILED = ("error", "oom", "timeout", "incorrect")
 CASE_SECONDS = 1.0  # the truth and the checks, for the estimate
 
@@ -86,7 +84,7 @@ def record_file(folder: Path, run_id: str, which: str = "1/1") -> Path:
 
 def default_run(preset: str) -> str:
     """Equal code and preset give equal names, so that the next call resumes the last."""
-    return f"{preset}-{environment.code_hash()}"
+    return f"{preset}-{provenance.code_hash()}"
 
 
 def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
@@ -125,7 +123,7 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
 
     @functools.cache
     def asked(names: str | tuple[str, ...]) -> dict[str, providers.Provider]:
-        return {each.name: each for each in providers.chosen(names)}
+        return {each.name: each for each in providers.select(names)}
 
     for request in shard(requests, options.shard):
         kind, case, regime = request.kind, request.case, request.regime
@@ -167,11 +165,11 @@ def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     if text in ("failed", "all"):
-        return FAILED if text == "failed" else store.STATUSES
+        return FAILED if text == "failed" else schema.STATUSES
     asked = tuple(text.split(","))
     for name in asked:
-        if name not in store.STATUSES:
-            accepted = ", ".join(("failed", "all", *store.STATUSES))
+        if name not in schema.STATUSES:
+            accepted = ", ".join(("failed", "all", *schema.STATUSES))
             raise ValueError(f"rerun is {name!r}; accepted: {accepted}")
     return asked
 
@@ -215,30 +213,23 @@ def carry_out(
     started = time.monotonic()
     deadline = None if max_seconds is None else started + max_seconds
     counts: Counter[str] = Counter()
-    base = {
-        "run_id": plan.run_id,
-        "code": environment.code_hash(),
-        "software": environment.software_facts(),
-        "interpreted": False,
-    }
-    base["commit"], base["dirty"] = environment.git_state()
+    base = {"run_id": plan.run_id, "interpreted": False}
     facts = None
     without = [("unsupported", *each) for each in plan.skipped]
     without += [("error", *each) for each in plan.broken]
     for status, item, provider, reason in without:
         facts = facts or workers(item.kind).hello()["device"]
         writer.append(
-            store.blank(
+            schema.new_record(
                 **base,
+                **provenance.provenance(facts),
                 **item.case.fields(),
                 kind=item.kind,
                 provider=provider,
                 status=status,
                 reason=reason,
-                device=facts,
                 regime=item.regime,
                 seed=item.seed,
-                time=now(),
             ),
             sync=False,
         )
@@ -258,16 +249,11 @@ def carry_out(
             return counts, len(plan.items) - index
         for answer in answers:
             mode = known[answer["provider"]].mode(machine) if item.kind == "time" else None
-            record = store.blank(
+            record = schema.new_record(
                 **base
+                | provenance.provenance(answer["device"])
                 | item.case.fields()
-                | {
-                    "kind": item.kind,
-                    "regime": item.regime,
-                    "seed": item.seed,
-                    "time": now(),
-                    "mode": mode,
-                }
+                | {"kind": item.kind, "regime": item.regime, "seed": item.seed, "mode": mode}
                 | answer
             )
             writer.append(record)
@@ -275,14 +261,10 @@ def carry_out(
     return counts, 0
 
 
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def sweep(
     options: Options,
     settings: dict[str, Any],
-    results: Path = RESULTS,
+    results: Path = files.RESULTS,
     max_minutes: float | None = None,
     timeout: float = 180.0,
     progress: Progress = quiet,
@@ -301,7 +283,7 @@ def sweep(
     check_results(results)
     providers.load(options.plugins)  # in here a broken plugin is one sentence
     with ExitStack() as stack:
-        guess = results / environment.slug(environment.probe().name)
+        guess = results / provenance.slug(environment.probe().name)
         started: dict[bool, Isolated] = {}
 
         def worker(interpreted: bool) -> Isolated:
@@ -320,7 +302,7 @@ def sweep(
             return worker(kind == "error" and not cuda)
 
         machine = replace(workers(options.kinds[0]).machine(), interpreted=False)
-        folder = results / environment.slug(machine.name)
+        folder = results / provenance.slug(machine.name)
         plan = make_plan(options, machine, folder)
         announce(plan, machine, folder)
         # Starting the process that measures takes its share of the time, too.

@@ -26,7 +26,7 @@ from bench.cases.regimes import apply_regime
 from bench.measure import metrics
 from bench.measure import runner as measure
 from bench.measure.statistics import paired_ratio, summary
-from bench.records import environment, store
+from bench.records import environment, limits, provenance, schema
 from bench.records.doubts import from_json, why_not_measured
 
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
@@ -60,17 +60,17 @@ class Worker:
         self.answers, self.settings = answers, settings
         self.machine = environment.machine()
         self.device = torch.device("cuda" if self.machine.is_cuda else "cpu")
-        self.limits = roofline.load_limits(folder)
+        self.limits = limits.load_limits(folder)
         self.facts = environment.device_facts()
         self.doubts = from_json(settings.doubts)
 
     def say(self, **message: Any) -> None:
-        self.answers.write(json.dumps(store.clean(message)) + "\n")
+        self.answers.write(json.dumps(schema.to_json(message)) + "\n")
         self.answers.flush()
 
     def hello(self) -> None:
         machine = dataclasses.asdict(self.machine)
-        self.say(hello=machine, device=self.facts, software=environment.software_facts())
+        self.say(hello=machine, device=self.facts, software=provenance.software_facts())
 
     def serve(self, item: dict[str, Any]) -> None:
         case = Case.from_fields(item["case"])

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.cases import Case
-from bench.records.environment import ROOT, Machine
+from bench.records.environment import Machine
+from bench.records.provenance import ROOT
 from bench.sweep.toolchain import cache_folder
 
 START_SECONDS = 120.0  # importing torch on a cold disk

@@ -10,7 +10,7 @@ import pytest
 
 from bench.cli import resources as resources_command
 from bench.compiler import compile_kernel, resources
-from bench.records import store
+from bench.records import schema, store
 from kernels.plan.devices import DEVICES
 
 H100 = DEVICES["h100"]
@@ -173,7 +173,7 @@ def test_a_record_survives_json():
     )
     result = {"status": "ok", "reason": None, "compile_s": 1.5, "resources": FOUND}
     record = resources.record_of(job, result, "run", "code", "key")
-    store.check(json.loads(json.dumps(store.clean(record))))
+    schema.check(json.loads(json.dumps(schema.to_json(record))))
     assert (record["pass"], record["precision"]) == ("fwd+bwd", "tf32")
     assert record["plan"]["mode"] == "persistent"
 

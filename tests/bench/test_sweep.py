@@ -20,8 +20,8 @@ from bench.cases import cases
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.problem import Problem
 from bench.cli import quick
-from bench.records import environment, store
-from bench.records.environment import ROOT
+from bench.records import environment, provenance, store
+from bench.records.provenance import ROOT
 from bench.sweep import sweep
 from bench.sweep.worker_process import Isolated, Item, Stopped
 
@@ -173,12 +173,12 @@ def test_a_wrong_shape_is_incorrect(preset: Path, tmp_path: Path, kind: str):
 def test_a_record_tells_everything(preset: Path, tmp_path: Path):
     chosen = options(preset, kinds=("time", "error"), filter="H=4")
     folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
-    assert folder.name == environment.slug(environment.cpu_name())
+    assert folder.name == provenance.slug(environment.cpu_name())
     assert counts == {"ok": 8}
     for record in records(tmp_path / "results"):
         assert record["device"]["name"] and record["software"]["torch"]
         assert record["errors"]["y"]["rel_l2"] < 0.1
-        assert record["code"] == environment.code_hash()
+        assert record["code"] == provenance.code_hash()
         if record["kind"] == "time":
             assert record["mode"] == "host" and not record["interpreted"]
             assert record["n"] == len(record["samples_ms"]) == sum(record["blocks"])

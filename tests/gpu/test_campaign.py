@@ -20,15 +20,14 @@ import typer
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.cases import limits
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import load_preset
 from bench.cli import campaign
 from bench.cli.error import TookTooLong
 from bench.gpu import check_gpu
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
-from bench.records import archive, doubts, environment, store
-from bench.records.environment import ROOT
+from bench.records import archive, doubts, environment, files, provenance, store
+from bench.records.provenance import ROOT
 from bench.sweep import sweep, toolchain
 from tests.helpers import synthetic
 
@@ -57,7 +56,7 @@ def records_in(results: Path, name: str = "campaign-1") -> list[str]:
     return (results / "card" / "records" / f"{name}.jsonl").read_text().split()
 
 
-def files(tree: Path) -> dict[str, bytes]:
+def files_below(tree: Path) -> dict[str, bytes]:
     return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
 
 
@@ -69,7 +68,9 @@ def test_an_archive_brings_home_what_was_measured_and_no_page(tmp_path: Path):
     assert str(file) in archive.pack(tree, file)
     assert archive.restore(file, tmp_path / "home") == [tmp_path / "home" / "card"]
     kept = {"card/records/campaign-1.jsonl", "card/records/old.jsonl.gz", "card/check_gpu.json"}
-    assert files(tmp_path / "home") == {k: v for k, v in files(tree).items() if k in kept}
+    assert files_below(tmp_path / "home") == {
+        k: v for k, v in files_below(tree).items() if k in kept
+    }
     assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
 
 
@@ -171,7 +172,7 @@ def test_the_report_takes_an_archive(tmp_path: Path, monkeypatch):
     make_records(tmp_path / "tree", "a")
     archive.pack(tmp_path / "tree", tmp_path / "card.tar.gz")
     reported: list[Path] = []
-    monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
     monkeypatch.setattr("bench.report.build.main", lambda *folders: reported.extend(folders))
     found = CliRunner().invoke(app, ["report", str(tmp_path / "card.tar.gz"), str(tmp_path)])
     assert found.exit_code == 0, found.output
@@ -279,7 +280,7 @@ def stands_still(monkeypatch) -> None:
 
 
 def state(tmp_path: Path) -> dict[str, Any]:
-    found = list(tmp_path.rglob(campaign.STATE))
+    found = list(tmp_path.rglob(files.CAMPAIGN))
     return json.loads(found[0].read_text()) if found else {}
 
 
@@ -378,7 +379,7 @@ def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monk
         timed("lstm", "ours", plan), timed("lstm", "ours-gemm", {"mode": "gemm"}),
         timed("lstm", "torch.nn", None), timed("gru", "ours", plan),
     ]  # fmt: skip
-    folder = tmp_path / environment.slug(environment.probe().name)
+    folder = tmp_path / provenance.slug(environment.probe().name)
     path = sweep.record_file(folder, sweep.default_run("campaign"))
     with store.Writer(path) as writer:
         for record in records:
@@ -425,7 +426,7 @@ def test_a_study_that_takes_too_long_is_left_and_no_failure(tmp_path, monkeypatc
     assert not made.failures and capsys.readouterr().out.count("left for the next call") == 3
 
 
-@pytest.mark.parametrize("name", [campaign.STATE, check_gpu.FILE, limits.FLOOR_FILE])
+@pytest.mark.parametrize("name", [files.CAMPAIGN, files.CHECKS, files.FLOOR])
 def test_a_state_that_cannot_be_read_is_named_and_counts_as_not_there(
     name: str, tmp_path: Path, monkeypatch, capsys
 ):
@@ -479,10 +480,10 @@ def test_a_lost_terminal_ends_the_call_in_order_unless_it_is_ignored():
     ("found", "again"),
     [
         (None, True),
-        ({"code": environment.code_hash(), "problems": {}, "running": None}, False),
+        ({"code": provenance.code_hash(), "problems": {}, "running": None}, False),
         # Ended while it was at one: by Ctrl-C, a crash, or for taking too long.
-        ({"code": environment.code_hash(), "problems": {}, "running": "flag"}, True),
-        ({"code": environment.code_hash(), "problems": {"chain": "-"}, "running": None}, True),
+        ({"code": provenance.code_hash(), "problems": {}, "running": "flag"}, True),
+        ({"code": provenance.code_hash(), "problems": {"chain": "-"}, "running": None}, True),
         ({"code": "another", "problems": {}, "running": None}, True),
     ],
 )
@@ -499,7 +500,7 @@ def test_the_floor_is_measured_until_nothing_of_it_is_missing(
     made = campaign.Campaign(tmp_path, time.monotonic() + 3600, {}, lambda: None, reports=False)
     if found is not None:
         made.folder.mkdir()
-        (made.folder / limits.FLOOR_FILE).write_text(json.dumps(found))
+        (made.folder / files.FLOOR).write_text(json.dumps(found))
     made.floor()
     # At most a minute, and then time to end.
     assert asked == ([("bench.gpu.floor", "--max-seconds", "60", 80.0)] if again else [])
@@ -638,7 +639,7 @@ def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", nvml())
     found = environment.probe()
     assert found.is_cuda and found.capability == (9, 0) and found.memory_bytes == 80 << 30
-    assert environment.slug(found.name) == "nvidia-h100-80gb-hbm3"
+    assert provenance.slug(found.name) == "nvidia-h100-80gb-hbm3"
     # This version of NVML has no throttle reasons; that costs no sample.
     assert environment.sensors() | {"load": 0} == {
         "load": 0, "sm_mhz": 1980, "memory_mhz": 1980, "temperature_c": 40, "power_w": 100.0,
@@ -727,7 +728,7 @@ def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
     assert again.returncode == 0, again.stdout + again.stderr
     for line in (" 0 not done", "activations: measured before", "none new"):
         assert line in again.stdout
-    folder = tmp_path / "second" / environment.slug(environment.probe().name)
+    folder = tmp_path / "second" / provenance.slug(environment.probe().name)
     records = list(store.read(folder / "records"))
     kinds = {(record["kind"], record["status"]) for record in records}
     assert {("time", "ok"), ("error", "ok")} <= kinds <= {*kinds, ("time", "unsupported")}

@@ -6,7 +6,7 @@ import pytest
 
 from bench.cases.presets import load_preset
 from bench.cli import campaign
-from bench.records.environment import ROOT
+from bench.records.provenance import ROOT
 from tests.helpers import simulated_campaign
 
 

@@ -22,7 +22,7 @@ from bench.compiler.compile_kernel import TORCH_NAMES
 from bench.gpu import check_gpu, checks, differences, pool, repetitions, sanitizer
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Failed, NotDone, Outcome, Pool, Unit
 from bench.measure.metrics import tolerance
-from bench.records import doubts
+from bench.records import doubts, files
 from bench.report.device import checks as check_table
 from bench.report.pages import device_page
 from bench.report.style import typeset
@@ -69,7 +69,7 @@ def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, words)
     assert found.exit_code == 0, found.output
     assert " 0 failed" in found.output and " 0 not done" in found.output
-    told = json.loads((tmp_path / check_gpu.FILE).read_text())
+    told = json.loads((tmp_path / files.CHECKS).read_text())
     assert told["key"]["rehearsal"] and told["software"]["torch"] == torch.__version__
     assert told["device"]["kind"] == "cpu"
     outcomes: dict[str, list[Any]] = {}
@@ -87,7 +87,7 @@ def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
     }
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
-    rows = json.loads((tmp_path / check_gpu.FILE).read_text())["rows"]
+    rows = json.loads((tmp_path / files.CHECKS).read_text())["rows"]
     # What passed is not made again: its seconds too are the first call's.
     assert [r for r in rows if r["outcome"] == PASS] == [
         r for r in told["rows"] if r["outcome"] == PASS

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cases import limits, roofline
 from bench.gpu import floor, floor_kernels, floor_launches, floor_timing
 from bench.gpu.floor_timing import MICROBENCHMARKS, Microbenchmark
-from bench.records import environment, store
-from bench.records.environment import ROOT
+from bench.records import environment, files, limits, store
+from bench.records.provenance import ROOT
 from kernels.plan import Problem, forward_plan
 from kernels.plan.devices import DEVICES
 
@@ -231,7 +230,7 @@ def card(monkeypatch) -> dict[str, Any]:
 
 def measure(folder: Path, seconds: float = 1e6, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     assert floor.measure(folder, CPU, time.monotonic() + seconds, skip)
-    return json.loads((folder / floor.FILE).read_text())
+    return json.loads((folder / files.FLOOR).read_text())
 
 
 @interpreted
@@ -248,9 +247,9 @@ def test_every_bound_is_measured_and_written(tmp_path: Path, card):
     ]  # fmt: skip
     assert len(found["copy"]) == len(floor_timing.COPIES) and len(found["multiply"]) == 4
     assert found["device"]["name"] and found["software"]["triton"] and found["card"] == card
-    bounds = roofline.load_limits(tmp_path)
+    bounds = limits.load_limits(tmp_path)
     assert bounds is not None and (bounds.shared_bytes, bounds.multiprocessors) == (1000, 1)
-    assert limits.read(tmp_path / limits.LIMITS_FILE) == limits.read(tmp_path / floor.FILE)
+    assert limits.read(tmp_path / files.LIMITS) == limits.read(tmp_path / files.FLOOR)
 
 
 def fake(*names: str, seconds: float = 1.0, fault: str = "", spent: float = 0.0) -> list[Any]:
@@ -273,7 +272,7 @@ def fake(*names: str, seconds: float = 1.0, fault: str = "", spent: float = 0.0)
 def plain(monkeypatch):
     """Nothing of what ``fake`` measures can be summed up."""
     monkeypatch.setattr(
-        floor, "write", lambda folder, found: store.write_state(folder / floor.FILE, found)
+        floor, "write", lambda folder, found: store.write_state(folder / files.FLOOR, found)
     )
 
 
@@ -323,7 +322,7 @@ def test_a_gpu_that_a_failure_left_unusable_ends_the_process(
 def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypatch, plain):
     """Four processes: unusable in a, killed in b, hanging in c, and one for the rest."""
     found: dict[str, Any] = {"problems": {}, "running": "d"}  # of a call that was killed
-    store.write_state(tmp_path / floor.FILE, found)
+    store.write_state(tmp_path / files.FLOOR, found)
     skipped = []
 
     def ended(words: list[str], seconds: float) -> int | None:
@@ -334,7 +333,7 @@ def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypat
         found["running"] = {1: "a", 2: "b", 3: "c"}.get(turn)
         if turn == 1:
             found["problems"]["a"] = "failed: RuntimeError: illegal"
-        store.write_state(tmp_path / floor.FILE, found)
+        store.write_state(tmp_path / files.FLOOR, found)
         return {1: floor.UNUSABLE, 2: -11, 3: None}.get(turn, 0)
 
     monkeypatch.setattr(floor, "ended", ended)
@@ -387,7 +386,7 @@ def test_the_floor_of_this_gpu_is_plausible(tmp_path: Path):
     began = time.monotonic()
     assert floor.run(tmp_path, floor.MAX_SECONDS) == {}
     assert time.monotonic() - began < floor.MAX_SECONDS
-    bounds = limits.read(tmp_path / limits.LIMITS_FILE)
+    bounds = limits.read(tmp_path / files.LIMITS)
     assert all(0.05 < us < 20 for us in bounds.loaded_barrier_us.values())
     assert all(4 < clocks < 200 for clocks in bounds.product_clocks.values())
     assert bounds.gather_gbps is not None and 10 < bounds.gather_gbps < 1000

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.cases import limits, roofline
 from bench.cli import plan_words
 from bench.gpu import floor, rates
+from bench.records import limits
 from kernels.plan import Problem, backward_plan, cost, forward_plan
 from kernels.plan.devices import DEVICES, Rates
 from tests.helpers import synthetic
@@ -42,7 +42,7 @@ def test_the_numbers_are_the_best_that_was_measured(measured):
     assert measured.loaded_barrier_us == pytest.approx({"1": 1.3584, "8": 2.3584, "64": 3.3584})
     assert measured.product_clocks == {"16": 24, "32": 26} and measured.clock_ghz == 1.7
     assert measured.latency_us == pytest.approx(0.16) and measured.launch_us == 1.0
-    bounds = roofline.limits_of(measured)
+    bounds = limits.limits_of(measured)
     assert bounds is not None and bounds.barrier_ms(63) == pytest.approx(2e-3)
     assert bounds.barrier_ms(500) == pytest.approx(3e-3)
 
@@ -51,14 +51,14 @@ def test_the_numbers_are_the_best_that_was_measured(measured):
 def test_a_floor_of_a_time_needs_all_that_it_is_made_of(missing: str):
     found = synthetic.floor()
     del found[missing]
-    assert roofline.limits_of(limits.of_floor(found)) is None
+    assert limits.limits_of(limits.of_floor(found)) is None
 
 
 @pytest.mark.parametrize("missing", ["flag", "release", "chain", "launch", "latency"])
 def test_and_nothing_else(missing: str):
     found = synthetic.floor()
     del found[missing]
-    assert roofline.limits_of(limits.of_floor(found)) is not None
+    assert limits.limits_of(limits.of_floor(found)) is not None
 
 
 def broken(**changed: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.cases.cases import Case
-from bench.records import store
+from bench.records import schema, store
 from bench.report import build
 from bench.report.pages import page
 from tests.helpers import synthetic
@@ -23,7 +23,7 @@ def device(folder: Path, name: str, records: list[store.Record]) -> None:
     path = folder / "records" / "synthetic.jsonl"
     path.parent.mkdir(parents=True)
     lines = [
-        json.dumps(store.clean({**r, "device": {**r["device"], "name": name}})) for r in records
+        json.dumps(schema.to_json({**r, "device": {**r["device"], "name": name}})) for r in records
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.cases import limits
 from bench.cases.presets import Request, load_preset
 from bench.cli import campaign
 from bench.compiler.compile_kernel import identity
 from bench.gpu import check_gpu, checks, pool, precompile
 from bench.gpu.floor_timing import MICROBENCHMARKS, START_SECONDS
 from bench.gpu.pool import PASS, Outcome, Unit
-from bench.records import archive, environment, store
-from bench.records.environment import ROOT, Machine
+from bench.records import archive, environment, files, provenance, store
+from bench.records.environment import Machine
+from bench.records.provenance import ROOT
 from bench.sweep import sweep
 from bench.sweep.worker_process import CASES_PER_WORKER, Item, Stopped
 
@@ -197,9 +197,9 @@ def simulated(clock: Clock) -> Iterator[None]:
         if module == "bench.gpu.floor":
             taken = min(float(words[-1]), FLOOR)
             problems = {} if taken == FLOOR else {"multiply": "left out"}
-            found = {"code": environment.code_hash(), "problems": problems, "running": None}
+            found = {"code": provenance.code_hash(), "problems": problems, "running": None}
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / limits.FLOOR_FILE).write_text(json.dumps(found), encoding="utf-8")
+            (folder / files.FLOOR).write_text(json.dumps(found), encoding="utf-8")
         clock.wait_until(clock.now + min(taken, seconds))
         if taken > seconds:
             raise RuntimeError(f"{module} took more than {seconds:.0f} s")
@@ -246,9 +246,9 @@ def run(minutes: float, file: Path) -> Done:
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         (folder,) = archive.restore(file, Path(name))
-        state = json.loads((folder / campaign.STATE).read_text())
+        state = json.loads((folder / files.CAMPAIGN).read_text())
         compiled = [row for step in state["compiled"].values() for row in step["kernels"]]
-        checked = json.loads((folder / check_gpu.FILE).read_text())["rows"]
+        checked = json.loads((folder / files.CHECKS).read_text())["rows"]
         timed = Counter(
             record["case_id"] for record in store.read(folder / "records")
             if record["kind"] == "time" and record["status"] == "ok"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cases.cases import DEFAULTS, Case, make_case
-from bench.records import store
+from bench.records import schema, store
 
 DEVICE = "Synthetic test device"
 # Invented speed of each provider: (microseconds per step, share of the peak).
@@ -76,7 +76,7 @@ def _noise(*words: Any) -> np.random.Generator:
 def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store.Record:
     """One invented timing."""
     latency, share = SPEED[provider]
-    gates = case.kind.gates
+    gates = case.cell_info.gates
     passes = 1 if case.pass_ == "fwd" else 3
     rate = {"fp32": 5e13, "fp16": 4e14, "bf16": 4e14}[case.dtype] * share
     step = latency * 1e-3 + passes * 4 * gates * case.H**2 * case.B / rate * 1e3
@@ -89,7 +89,7 @@ def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store
         one = "small-h" if small else "persist" if case.dtype == "fp16" else "standard"
         algorithm = one if case.pass_ == "fwd" else f"{one}/{one}"
     graph = provider.endswith("-graph")
-    return store.blank(
+    return schema.new_record(
         **facts(cuda)
         | case.fields()
         | {
@@ -123,7 +123,7 @@ def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store
 def failed(case: Case, provider: str, status: str, reason: str, **changes: Any) -> store.Record:
     """One invented failure."""
     fields = {"kind": "time", "status": status, "reason": reason, "provider": provider}
-    return store.blank(**facts() | case.fields() | fields | changes)
+    return schema.new_record(**facts() | case.fields() | fields | changes)
 
 
 def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store.Record:
@@ -140,7 +140,7 @@ def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store
             "p99_ulp": 3.0,
         }  # fmt: skip
     fields = {"kind": "error", "status": "ok", "provider": provider, "errors": errors}
-    return store.blank(
+    return schema.new_record(
         **facts()
         | case.fields()
         | fields
@@ -254,7 +254,7 @@ def compiled() -> Iterator[store.Record]:
             "key": case.case_id,
         }
         died = case.cell == "lstm" and case.H == 1024 and case.B == 64
-        yield store.blank(
+        yield schema.new_record(
             **facts()
             | case.fields()
             | {

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from bench import __main__ as cli
 from bench.cases.cases import DEFAULTS, make_case
 from bench.measure.statistics import summary
-from bench.records import store
-from bench.records.environment import ROOT
+from bench.records import schema, store
+from bench.records.provenance import ROOT
 from bench.report import compare
 
 PLUGIN = Path(__file__).parents[1] / "helpers" / "bench_plugin.py"
@@ -30,7 +30,7 @@ def record(scale: float = 1.0, noise: float = 0.01, **values: object) -> store.R
         "device": {"name": "gpu"}, "software": {}, "code": "c", "seed": 0,
         "time": "2026-01-01T00:00:00+00:00", "samples_ms": samples, **summary(samples, 0.01),
     }  # fmt: skip
-    return store.blank(**base | values)
+    return schema.new_record(**base | values)
 
 
 def write(path: Path, *records: store.Record) -> Path:

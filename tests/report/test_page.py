@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import store
+from bench.records import schema, store
 from bench.report import build, frames
 from bench.report.pages import page
 from tests.helpers import synthetic
@@ -113,7 +113,7 @@ def test_a_point_shows_its_raw_record(opened):
     marks = opened.page.locator("#lines .mark-symbol path[aria-label]")
     marks.nth(2).click(force=True)
     record = json.loads(opened.page.inner_text("#record"))
-    assert set(record) == set(store.FIELDS)
+    assert set(record) == set(schema.FIELDS)
     assert record["device"]["name"] == f"{synthetic.DEVICE} 0"
     assert len(record["samples_ms"]) == 12, "a small page keeps every sample"
     assert opened.page.locator("tr.chosen").count() == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench.cases.cases import CELLS
 from bench.compiler import resources
-from bench.records import store
+from bench.records import files, schema, store
 from bench.report import build, frames
 from bench.report.device import compiler as compiled
 from bench.report.pages import device_page, download, facts
@@ -407,7 +407,7 @@ def test_errors_name_what_is_wrong(tmp_path):
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.txt"])
 def test_a_loose_file_gets_a_folder_beside_it(tmp_path, name):
     path = tmp_path / name
-    line = store.encode(synthetic.timed(next(synthetic.cases()), "ours"))
+    line = schema.encode(synthetic.timed(next(synthetic.cases()), "ours"))
     path.write_bytes(store.compressed(line) if path.suffix == ".gz" else line)
     written = build.everything([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
@@ -417,7 +417,7 @@ def test_a_part_of_a_devices_records_does_not_replace_its_report(tmp_path):
     folder = save(tmp_path / "device", few())
     part = folder / "records" / "part.jsonl"
     record = synthetic.timed(next(synthetic.cases()), "ours")
-    part.write_text(json.dumps(store.clean(record)) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(schema.to_json(record)) + "\n", encoding="utf-8")
     written = build.everything([part])
     assert {p.relative_to(folder).parts[0] for p in written} == {"part"}
 
@@ -427,7 +427,7 @@ def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_pat
     left = tmp_path / "killed" / "records" / "run.jsonl"
     left.parent.mkdir(parents=True)
     left.touch()
-    monkeypatch.setattr(build, "RESULTS", tmp_path)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
     assert build.results() == [tmp_path / "one"]
     build.everything(build.results())
     with pytest.raises(FileNotFoundError, match="killed holds no records, only empty files"):

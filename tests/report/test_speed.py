@@ -9,7 +9,8 @@ from bench.cases import roofline
 from bench.cases.cases import DEFAULTS, Case, make_case
 from bench.measure import statistics
 from bench.providers.torch_nn import cudnn_algorithm
-from bench.records.environment import Machine, slug
+from bench.records.environment import Machine
+from bench.records.provenance import slug
 
 H100 = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132)
 

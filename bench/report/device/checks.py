@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.gpu.check_gpu import FILE
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records import files
 from bench.records.doubts import from_json
 from bench.report import frames
 from bench.report.error import exactness
@@ -23,7 +23,7 @@ STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left 
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The outcomes in a device's folder, None if check-gpu was not run there."""
-    path = folder / FILE
+    path = folder / files.CHECKS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cases import roofline
+from bench.records import files
 from bench.report import frames
 from bench.report.error import exactness
 from bench.report.style.typeset import Table, interval, uncertain
@@ -37,7 +37,7 @@ LONGEST_REASON = 200
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The measured bounds of a device's folder, None if they were not measured."""
-    path = folder / roofline.FLOOR_FILE
+    path = folder / files.FLOOR
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import files
 from bench.report import frames
 from bench.report.speed.figures import Job
 from bench.report.style import plots
 from bench.report.style.typeset import Table
 
-ACTIVATIONS, REPEATABILITY = "activations.json", "repeatability.json"
 COLORS = {"sigmoid": "#3f90da", "tanh": "#bd1f01"}
 
 
@@ -103,14 +103,14 @@ def repeat_table(found: dict[str, Any]) -> Table:
 
 def tables(folder: Path) -> list[Table]:
     """The tables of what was measured beside the records."""
-    activations, repeated = read(folder, ACTIVATIONS), read(folder, REPEATABILITY)
+    activations, repeated = read(folder, files.ACTIVATIONS), read(folder, files.REPEATABILITY)
     made = [] if activations is None else [activation_table(activations)]
     return made if repeated is None else [*made, repeat_table(repeated)]
 
 
 def jobs(folder: Path) -> Iterator[Job]:
     """The figure of the activations' error over their arguments."""
-    found = read(folder, ACTIVATIONS)
+    found = read(folder, files.ACTIVATIONS)
     if found is not None:
         yield functools.partial(activations, found)
 

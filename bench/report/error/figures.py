@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cases.cases import make_case
+from bench.cases.numbers import ROUNDOFF
 from bench.error import rounding_model
 from bench.report import frames
 from bench.report.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
@@ -49,7 +50,6 @@ MODEL: dict[str, Any] = {
     "color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2)), "zorder": 1.9,
 }  # fmt: skip
 # Unit roundoff of each format: half the distance from 1 to the next number.
-ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def by_part(error: pd.DataFrame) -> pd.DataFrame:

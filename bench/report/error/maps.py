@@ -12,9 +12,10 @@ import matplotlib
 import pandas as pd
 from matplotlib.colors import LogNorm
 
+from bench.cases.numbers import ROUNDOFF
 from bench.report import frames
 from bench.report.error import figures as figures_error
-from bench.report.error.figures import PART_WORDS, ROUNDOFF, SETTING
+from bench.report.error.figures import PART_WORDS, SETTING
 from bench.report.frames import CELL_NAMES, CELL_ORDER
 from bench.report.speed import maps as heatmaps
 from bench.report.speed.figures import Job, cut_words

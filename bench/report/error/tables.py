@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from bench.cases.numbers import ROUNDOFF
 from bench.report import frames
 from bench.report.error import figures as figures_error
-from bench.report.error.figures import CATEGORIES, PART_WORDS, ROUNDOFF
+from bench.report.error.figures import CATEGORIES, PART_WORDS
 from bench.report.frames import CELL_NAMES, CELL_ORDER, EFFECT, NUMBER_ORDER
 from bench.report.speed.tables import MOST_ROWS
 from bench.report.style import plots

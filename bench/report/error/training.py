@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import files
 from bench.report import frames
 from bench.report.error import exactness
 from bench.report.frames import CELL_NAMES, CELL_ORDER
@@ -16,7 +17,6 @@ from bench.report.speed.figures import Job
 from bench.report.style import plots
 from bench.report.style.typeset import Table
 
-FILE = "training.json"
 PROVIDERS = ("torch.nn", "ours")
 EVERY = 7  # steps from one marker to the next
 FOOT = 1e-8  # of the logarithmic axis: float32 losses above 1 differ by 1.2e-7 or not at all
@@ -36,7 +36,7 @@ def frame(found: dict[str, Any]) -> pd.DataFrame:
 
 def tables(folder: Path) -> list[Table]:
     """What was learned and how far the curves came apart, if it was measured."""
-    found = exactness.read(folder, FILE)
+    found = exactness.read(folder, files.TRAINING)
     if found is None:
         return []
     full = frame(found)
@@ -76,7 +76,7 @@ def words(found: dict[str, Any]) -> str:
 
 def jobs(folder: Path) -> Iterator[Job]:
     """The figure, if it was measured."""
-    found = exactness.read(folder, FILE)
+    found = exactness.read(folder, files.TRAINING)
     if found is not None:
         yield functools.partial(training, found)
 

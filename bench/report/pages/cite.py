@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records import environment
+from bench.records import provenance
 from bench.report import frames
 from bench.report.pages import facts
 from bench.report.style import typeset
 
-CITATION = environment.ROOT / "CITATION.cff"
+CITATION = provenance.ROOT / "CITATION.cff"
 
 # Written from the publications' own records.
 PEERS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from bench.records.environment import ROOT
+from bench.records.provenance import ROOT
 from bench.report import frames
 from bench.report.pages import download, facts
 from bench.report.style import typeset

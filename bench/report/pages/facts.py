@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import files
 from bench.report import frames
 from bench.report.device import checks as check_table
 from bench.report.device import compiler as compiled
@@ -188,7 +189,7 @@ def _error_headlines(run: frames.Run) -> list[str]:
             f"Largest relative L2 error in {number}, output / gradient: {', '.join(words)} "
             f"(over {here['case_id'].nunique()} cases, default weights and inputs)."
         )
-    found = exactness.read(run.folder, exactness.ACTIVATIONS)
+    found = exactness.read(run.folder, files.ACTIVATIONS)
     if found:
         units = {name: f["max_ulp"] for name, f in found["functions"].items()}
         said.append(

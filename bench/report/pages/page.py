@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.records import store
+from bench.records import schema, store
 from bench.report import frames
 from bench.report.pages import cite, device_page, facts
 from bench.report.speed import figures
@@ -111,7 +111,7 @@ def pack(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]], level: int)
     Records become rows of values in the order of ``fields``; the facts that many share (device,
     software) stand once in ``shared``.
     """
-    fields = [name for name in store.FIELDS if name not in ("device", "software")]
+    fields = [name for name in schema.FIELDS if name not in ("device", "software")]
     found: dict[str, Any] = {"fields": fields, "devices": []}
     found["left_out"] = [words for words, _ in SAVINGS[1 : level + 1]]
     for run, extras in devices:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LIMITS_FILE = "limits.json"
-FLOOR_FILE = "floor.json"
+from bench.cases.numbers import PRODUCTS
+from bench.cases.roofline import Limits
+from bench.records import files
+
 MOST = 1e9  # above any rate, size and count of a card
-NUMBERS = ("bf16", "fp16", "ieee", "tf32", "tf32x3")  # whose large GEMM is measured
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Measured:
         multiprocessors: of the card.
         shared_bytes: of shared memory, for one program.
         shared_total: of one multiprocessor, for all programs on it.
-        tflops: large GEMM, by one of NUMBERS.
+        tflops: large GEMM, by one of ``numbers.PRODUCTS``.
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
         gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
         gather_alone_gbps: the same while no other reads.
@@ -98,7 +99,7 @@ def read(path: Path) -> Measured:
     Raises:
         ValueError: if there is no such file, or ``bench.gpu.floor`` did not write it so.
     """
-    accepted = f"a {LIMITS_FILE} or {FLOOR_FILE} that `python -m bench.gpu.floor` wrote"
+    accepted = f"a {files.LIMITS} or {files.FLOOR} that `python -m bench.gpu.floor` wrote"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         measured = of_floor(found) if "card" in found else Measured(**found)
@@ -121,6 +122,28 @@ def read(path: Path) -> Measured:
     return measured
 
 
+def limits_of(measured: Measured) -> Limits | None:
+    """What the floor is made of; None where a part of it has not been measured."""
+    if measured.hbm_gbps is None or measured.gather_gbps is None or not measured.barrier_us:
+        return None
+    if not measured.tflops.keys() >= set(PRODUCTS):
+        return None
+    return Limits(
+        measured.tflops, measured.hbm_gbps, measured.gather_gbps, measured.barrier_us,
+        measured.shared_bytes, measured.multiprocessors,
+    )  # fmt: skip
+
+
+def load_limits(folder: Path) -> Limits | None:
+    """A device's limits from its results folder; None where they have not been measured.
+
+    Raises:
+        ValueError: if the folder's file is not one that ``bench.gpu.floor`` wrote.
+    """
+    path = folder / files.LIMITS
+    return limits_of(read(path)) if path.exists() else None
+
+
 def faults(measured: Measured) -> list[str]:
     """The fields that no measurement gives: of another type, not finite, or not above 0."""
     whole = ("multiprocessors", "shared_bytes", "shared_total")
@@ -136,7 +159,8 @@ def faults(measured: Measured) -> list[str]:
         elif isinstance(value, dict):
             by_number = each.name != "tflops"
             good = all(map(positive, value.values())) and all(
-                re.fullmatch(r"[1-9]\d{0,6}", key) if by_number else key in NUMBERS for key in value
+                re.fullmatch(r"[1-9]\d{0,6}", key) if by_number else key in PRODUCTS
+                for key in value
             )
         else:
             good = positive(value) or (value is None and each.default is None)
