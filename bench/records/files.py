@@ -1,0 +1,19 @@
+"""The names of a device's result files, for those who write them and those who read them."""
+
+from __future__ import annotations
+
+from bench.records.provenance import ROOT
+
+RESULTS = ROOT / "results"  # a folder per device, named by `provenance.slug`
+RECORDS = "records"  # in it: the record files and what is measured beside a sweep
+SUFFIXES = (".jsonl", ".jsonl.gz")  # of a record file: being written, compressed
+
+# In RECORDS:
+ACTIVATIONS = "activations.json"
+REPEATABILITY = "repeatability.json"
+TRAINING = "training.json"
+# In the device's folder:
+CHECKS = "check_gpu.json"
+FLOOR = "floor.json"  # all that the microbenchmarks measured
+LIMITS = "limits.json"  # the bounds made of it
+CAMPAIGN = "campaign.json"

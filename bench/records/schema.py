@@ -1,0 +1,173 @@
+"""What a record is: its fields, their types and meanings, and the check on write and on read.
+
+``FIELDS`` is the one description of a record. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.cases.cases import PASSES, TRACKS
+from bench.cases.numbers import DTYPES, PRECISIONS
+
+Record = dict[str, Any]
+
+KINDS = ("time", "error", "resources")
+STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
+MODES = ("event", "graph", "host")
+
+
+class BadRecord(ValueError):
+    """A record whose fields are not those of ``FIELDS``."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field's JSON type, whether null is allowed, its accepted values, and its meaning."""
+
+    type: str  # "string", "integer", "number", "boolean", "object", "array"
+    meaning: str
+    null: bool = True
+    choices: tuple[Any, ...] = ()
+
+
+def _required(type_: str, meaning: str, choices: tuple[Any, ...] = ()) -> Field:
+    return Field(type_, meaning, null=False, choices=choices)
+
+
+FIELDS: dict[str, Field] = {
+    "run_id": _required("string", "names the run: preset and a hash of the measured code"),
+    "case_id": _required("string", "the case in words; equal cases share it"),
+    "kind": _required("string", "what was measured", KINDS),
+    "status": _required("string", "how it ended", STATUSES),
+    "reason": Field("string", "why, unless ok"),
+    "cell": _required("string", "rnn_tanh, rnn_relu, lstm, gru, or a plugin's"),
+    "provider": _required("string", "who was measured"),
+    "provider_version": Field("string", "version of the package that computed"),
+    "pass": _required("string", "forward, or forward and backward", PASSES),
+    "track": _required("string", "the loop alone, or with the input projection", TRACKS),
+    "directions": _required("integer", "1, or 2 for both time directions", (1, 2)),
+    "dtype": _required("string", "type of inputs, weights and outputs", DTYPES),
+    "precision": _required("string", "of fp32 products; none for 16-bit types", PRECISIONS),
+    "layers": _required("integer", "stacked layers"),
+    "B": _required("integer", "batch"),
+    "T": _required("integer", "time steps"),
+    "I": Field("integer", "input features; null in the recurrence track"),
+    "H": _required("integer", "hidden units"),
+    "resets": _required("number", "fraction of steps at which a sequence starts anew"),
+    "mode": Field("string", "device events, a replayed CUDA graph, or the host", choices=MODES),
+    "n": Field("integer", "samples"),
+    "median_ms": Field("number", "median time of one call, ms"),
+    "p20_ms": Field("number", "20th percentile, ms"),
+    "p80_ms": Field("number", "80th percentile, ms"),
+    "ci_low_ms": Field("number", "lower end of the median's 95 % bootstrap interval, ms"),
+    "ci_high_ms": Field("number", "upper end of the median's 95 % bootstrap interval, ms"),
+    "converged": Field("boolean", "whether the interval met the target before the budget ended"),
+    "us_per_step": Field("number", "median_ms * 1000 / T"),
+    "tokens_per_s": Field("number", "B * T / median"),
+    "tflops": Field("number", "written formula's operations / median, 1e12 per second"),
+    "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
+    "floor_share": Field("number", "floor of the cost model / median; 1 is the floor"),
+    "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
+    "compile_s": Field("number", "seconds the first call took beyond a later one"),
+    "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),
+    "plan": Field("object", "how ours ran: mode, reason, tiles"),
+    "resources": Field("object", "what the compiler made of the kernel: registers, stack, loop"),
+    "algorithm": Field("string", "cuDNN's algorithm as torch's rule predicts it"),
+    "device": _required("object", "name, kind, capability, driver, clocks before and after"),
+    "software": _required("object", "python, torch, triton, numpy, platform"),
+    "code": _required("string", "hash of kernels/, reference/ and the measuring half of bench/"),
+    "commit": Field("string", "git commit of the checkout"),
+    "dirty": Field("boolean", "whether the checkout had uncommitted changes"),
+    "seed": _required("integer", "of the inputs and of the order of providers"),
+    "time": _required("string", "when the case ended, ISO 8601, UTC"),
+    "samples_ms": Field("array", "every sample in the order taken, ms"),
+    "blocks": Field("array", "samples per visit; providers take turns by visits"),
+    "versus": Field("object", "time over the baseline's by visits: provider, ratio, low, high"),
+    "regime": Field("string", "weights and inputs of an error case"),
+    "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
+}
+
+VERSUS = ("provider", "ratio", "low", "high")
+ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
+_PYTHON = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "object": dict,
+    "array": list,
+}
+
+
+def new_record(**values: Any) -> Record:
+    """A record with every field, null where no value is given."""
+    unknown = values.keys() - FIELDS.keys()
+    if unknown:
+        raise BadRecord(f"record has {sorted(unknown)}, which the schema does not know")
+    return dict.fromkeys(FIELDS) | values
+
+
+def check(record: Mapping[str, Any]) -> None:
+    """Check a record against ``FIELDS``, without any library, on write and on read.
+
+    Raises:
+        BadRecord: naming the first field that is missing, unknown, or of a wrong type or value.
+    """
+    for name in FIELDS.keys() - record.keys():
+        raise BadRecord(f"record lacks {name}")
+    for name, value in record.items():
+        field = FIELDS.get(name)
+        if field is None:
+            raise BadRecord(f"record has {name}, which the schema does not know")
+        if value is None:
+            if not field.null:
+                raise BadRecord(f"{name} is null; accepted: {field.type}")
+            continue
+        right = isinstance(value, _PYTHON[field.type])  # type: ignore[arg-type]
+        if isinstance(value, bool) and field.type in ("integer", "number"):
+            right = False
+        if not right:
+            raise BadRecord(f"{name} is {value!r}; accepted: {field.type}")
+        if field.choices and value not in field.choices:
+            raise BadRecord(f"{name} is {value!r}; accepted: {', '.join(map(str, field.choices))}")
+    if not record["provider"] or "/" in record["provider"]:
+        raise BadRecord(f"provider is {record['provider']!r}; accepted: a name without a slash")
+    if record["median_ms"] is not None and not record["median_ms"] > 0:
+        raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
+    if record["versus"] is not None and set(VERSUS) - record["versus"].keys():
+        raise BadRecord(f"versus lacks one of {', '.join(VERSUS)}")
+    for name, metrics in (record["errors"] or {}).items():
+        if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
+            raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
+    for name, item in (("samples_ms", (int, float)), ("blocks", int)):
+        if not all(isinstance(value, item) for value in record[name] or []):
+            raise BadRecord(f"{name} has an item that is no number")
+
+
+def to_json(value: Any) -> Any:
+    """A value JSON can hold: NaN and infinities become null, tuples lists, numpy plain."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item"):  # a numpy scalar
+        return to_json(value.item())
+    return value
+
+
+def encode(record: Record) -> bytes:
+    """A record's line, checked.
+
+    Raises:
+        BadRecord: for a record that does not fit the schema.
+    """
+    record = to_json(record)
+    check(record)
+    return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
