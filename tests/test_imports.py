@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import COMMANDS
+from bench.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("reference", "kernels", "bench", "tests")
@@ -160,7 +160,7 @@ def test_a_room_says_what_it_holds_and_what_to_import(path):
 
 
 def test_help_and_a_dry_run_load_nothing_heavy():
-    commands = [["--help"], *([name, "--help"] for name in COMMANDS)]
+    commands = [["--help"], *([each.name, "--help"] for each in app.registered_commands)]
     commands += [["sweep", "--preset", "full", "--dry-run"]]
     code = (
         "import runpy, sys\n"
@@ -173,7 +173,7 @@ def test_help_and_a_dry_run_load_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Usage: ") == len(commands) - 1
+    assert run.stdout.count("Usage: ") == len(commands) - 1 > 10
     assert "cases to measure" in run.stdout
 
 

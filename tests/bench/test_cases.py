@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.cases import presets
 from bench.cases.cases import CELLS, DEFAULTS, Case, Cell, find_cell, make_case, matches, shard
 from bench.cases.presets import Request, coarse_first, expand, load_preset
+from bench.cli import app
 
 OWN_PRESETS = """
 [mine]

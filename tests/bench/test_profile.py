@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import kernels
-from bench.__main__ import app
+from bench.cli import app
 from bench.compiler import compile_kernel, profile
 from bench.compiler.ablation import available
 from kernels.plan.devices import DEVICES

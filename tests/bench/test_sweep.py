@@ -15,7 +15,6 @@ import pytest
 
 import reference
 from bench import providers
-from bench.__main__ import COMMANDS
 from bench.cases import cases
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.problem import Problem
@@ -298,26 +297,6 @@ def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
     )
     assert left == 4 and not counts  # a case cut short is not half kept
     assert records(tmp_path) == []
-
-
-ALONE = (
-    "import sys, runpy; sys.argv = ['bench', *{words!r}]\n"
-    "try: runpy.run_module('bench', run_name='__main__')\n"
-    "except SystemExit: pass\n"
-    "heavy = {{'torch', 'numpy', 'pandas', 'triton', 'scipy'}} & sys.modules.keys()\n"
-    "assert not heavy, heavy"
-)
-LISTS = [["sweep", "--preset", name, "--dry-run"] for name in ("paper", "full")]
-
-
-@pytest.mark.parametrize(
-    "words", [["--help"], *([name, "--help"] for name in COMMANDS), *LISTS], ids=" ".join
-)
-def test_help_and_dry_runs_import_nothing_heavy(words: list[str]):
-    code = ALONE.format(words=words)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert ("Usage:" if "--help" in words else "cases to measure") in done.stdout
 
 
 def test_a_dry_runs_work_grows_as_its_cases(tmp_path: Path):

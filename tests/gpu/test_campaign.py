@@ -19,10 +19,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import load_preset
-from bench.cli import campaign
+from bench.cli import app, campaign
 from bench.cli.error import TookTooLong
 from bench.gpu import check_gpu
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS

@@ -16,8 +16,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench.__main__ import app
 from bench.cases.cases import CELLS, DEFAULTS, make_case
+from bench.cli import app
 from bench.compiler.compile_kernel import TORCH_NAMES
 from bench.gpu import check_gpu, checks, differences, pool, repetitions, sanitizer
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Failed, NotDone, Outcome, Pool, Unit

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.__main__ import app
-from bench.cli import plan_words
+from bench.cli import app, plan_words
 from bench.gpu import floor, rates
 from bench.records import limits
 from kernels.plan import Problem, backward_plan, cost, forward_plan

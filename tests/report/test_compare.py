@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import __main__ as cli
+from bench import cli
 from bench.cases.cases import DEFAULTS, make_case
 from bench.measure.statistics import summary
 from bench.records import schema, store
