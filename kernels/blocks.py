@@ -1,8 +1,10 @@
-"""Blocks of units by batch entries on the device: states, gates, saved activations, the product.
+"""Device functions on blocks `[units, batch]`: addresses, states, gates, activations, products.
 
-Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidden units. `step`
-counts in the order of computation; `time` and `row` = time * B + batch index the tensors.
+T time, B batch, D directions, H hidden units. A step counts in the order of computation; a row is
+time * B + batch, the index into a tensor `[T, B, ...]`.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -11,18 +13,20 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def time_of(step, length, mirrored):
-    """The time index of a step: a mirrored sequence begins at its own last element."""
-    return tl.where(mirrored, length - 1 - step, step)
+def sequence_steps(lengths_ptr, batch, step, T, B):
+    """Each sequence's length, and whether it has a step `step`, which lies below T."""
+    if lengths_ptr is None:
+        length, active = T, batch < B
+    else:
+        length = tl.load(lengths_ptr + batch, mask=batch < B, other=0)
+        active = step < length
+    return length, active
 
 
 @triton.jit
-def sequences(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr):
-    """A batch tile's sequences, which `[units, batch]` pairs exist, and their places in a state."""
-    batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
-    mask = (units < H)[:, None] & (batch < B)[None, :]
-    offset = (direction * B + batch).to(tl.int64)[None, :] * H + units[:, None]
-    return batch, mask, offset
+def row_of(step, length, mirrored, batch, B):
+    """The row of a step: a mirrored sequence begins at its own last element."""
+    return tl.where(mirrored, length - 1 - step, step) * B + batch
 
 
 @triton.jit
@@ -32,7 +36,31 @@ def is_reset(resets_ptr, row, mask):
 
 
 @triton.jit
+def starts_anew(resets_ptr, row, step, active):
+    """Whether the step at `row` continues from the initial state: the first one, or a reset."""
+    anew = active & (step == 0)
+    if resets_ptr is not None:
+        anew = anew | is_reset(resets_ptr, row, active)
+    return anew
+
+
+@triton.jit
+def unit_offsets(row, units, WIDTH: tl.constexpr):
+    """Offsets `[units, batch]` in a tensor of rows of WIDTH numbers."""
+    return row.to(tl.int64)[None, :] * WIDTH + units[:, None]
+
+
+@triton.jit
+def batch_tile(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr):
+    """A tile's batch entries, which `[units, batch]` exist, and their offsets in `[D, B, H]`."""
+    batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
+    mask = (units < H)[:, None] & (batch < B)[None, :]
+    return batch, mask, unit_offsets(direction * B + batch, units, H)
+
+
+@triton.jit
 def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
+    """A block of each tensor of a state; `plane` is the distance between two of them."""
     state = ()
     for k in tl.static_range(STATES):
         state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
@@ -41,7 +69,7 @@ def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
 
 @triton.jit
 def reload_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
-    """The state, but where `mask` says so from memory."""
+    """The state, replaced from memory where `mask` is set."""
     reloaded = ()
     for k in tl.static_range(STATES):
         value = tl.load(state_ptr + k * plane + offset, mask=mask, other=state[k])
@@ -56,23 +84,35 @@ def store_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
 
 
 @triton.jit
-def select(condition, new, old, N: tl.constexpr):
-    chosen = ()
-    for k in tl.static_range(N):
-        chosen = chosen + (tl.where(condition, new[k], old[k]),)
-    return chosen
+def add_where(condition, state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
+    """Add a state to one in memory where the condition holds."""
+    for k in tl.static_range(STATES):
+        pointers = state_ptr + k * plane + offset
+        total = tl.load(pointers, mask=mask & condition, other=0.0) + state[k]
+        tl.store(pointers, total, mask=mask & condition)
 
 
 @triton.jit
-def keep(condition, values, N: tl.constexpr):
-    kept = ()
+def select(condition, new, old, N: tl.constexpr):
+    """N blocks, each from `new` where the condition holds and from `old` elsewhere."""
+    selected = ()
     for k in tl.static_range(N):
-        kept = kept + (tl.where(condition, values[k], 0.0),)
-    return kept
+        selected = selected + (tl.where(condition, new[k], old[k]),)
+    return selected
+
+
+@triton.jit
+def zero_unless(condition, values, N: tl.constexpr):
+    """N blocks, zero where the condition does not hold."""
+    zeroed = ()
+    for k in tl.static_range(N):
+        zeroed = zeroed + (tl.where(condition, values[k], 0.0),)
+    return zeroed
 
 
 @triton.jit
 def poison(values, failed, N: tl.constexpr):
+    """N blocks, all NaN if the program's barrier has failed."""
     poisoned = ()
     for k in tl.static_range(N):
         poisoned = poisoned + (tl.where(failed, float("nan"), values[k]),)
@@ -81,6 +121,7 @@ def poison(values, failed, N: tl.constexpr):
 
 @triton.jit
 def replace_first(values, first, N: tl.constexpr):
+    """N blocks, the first replaced."""
     replaced = (first,)
     for k in tl.static_range(1, N):
         replaced = replaced + (values[k],)
@@ -89,7 +130,7 @@ def replace_first(values, first, N: tl.constexpr):
 
 @triton.jit
 def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
-    """One float32 block for each gate; gate g lies g*H after the first."""
+    """A float32 block of each gate; gate g lies g*H numbers after the first."""
     gates = ()
     for g in tl.static_range(GATES):
         gates = gates + (tl.load(ptr + offset + g * H, mask=mask, other=0.0).to(tl.float32),)
@@ -98,13 +139,14 @@ def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
 
 @triton.jit
 def store_gates(ptr, offset, mask, gates, GATES: tl.constexpr, H: tl.constexpr):
+    """Store as `load_gates` loads."""
     for g in tl.static_range(GATES):
         tl.store(ptr + offset + g * H, gates[g].to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Unit-major rows `[units * padded gates, batch]` to a block `[units, batch]` per gate."""
+    """Split rows `[units * padded gates, batch]` into a block `[units, batch]` per gate."""
     if GATES == 1:
         gates = (rows,)
     else:
@@ -117,7 +159,7 @@ def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.cons
 
 @triton.jit
 def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
-    """The four activations of each unit, which lie side by side, as float32 blocks."""
+    """The four saved activations of each unit, which are adjacent in memory, as float32 blocks."""
     if SAVED == 4:
         kinds = tl.arange(0, 4)[None, None, :]
         packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
@@ -134,6 +176,7 @@ def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
 
 @triton.jit
 def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
+    """Store as `load_saved` loads."""
     if SAVED == 4:
         pairs = tl.join(tl.join(saved[0], saved[2]), tl.join(saved[1], saved[3]))
         packed = tl.reshape(pairs.to(ptr.dtype.element_ty), (offset.shape[0], offset.shape[1], 4))
@@ -144,60 +187,69 @@ def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
 @triton.jit
 def dot(left, right, total, PRECISION: tl.constexpr):
     """total + left @ right, with float32 sums."""
-    if INTERPRETED:  # which would multiply the bits of bfloat16 as integers
+    if INTERPRETED:  # the interpreter would multiply the bits of bfloat16 as integers
         left, right = left.to(tl.float32), right.to(tl.float32)
     return tl.dot(left, right, total, input_precision=PRECISION)
 
 
-@triton.jit
-def load_weights(w_rows, mask, first, limit, STRIDE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The columns `first` to `first + BLOCK_K` of some rows; those from `limit` on are zero."""
-    ks = first + tl.arange(0, BLOCK_K)
-    full = mask[:, None]
-    if limit is not None:
-        full = full & (ks < limit)[None, :]
-    return tl.load(w_rows[:, None] + ks[None, :] * STRIDE, mask=full, other=0.0)
+class Matrix(NamedTuple):
+    """Some rows of the recurrent weights, the left operand, whose columns are taken in chunks."""
+
+    rows: Any  # pointers to each row's first number
+    mask: Any  # rows that exist
+    first: Any  # the column at which chunk 0 begins
+    limit: Any  # columns from this one on are zero; None if every chunk is full
+    stride: Any  # from one column to the next
 
 
 @triton.jit
-def load_operand(rows, first, limit, BLOCK_K: tl.constexpr):
-    """The right operand `[BLOCK_K, batch]`, past L1: other programs wrote it in this launch."""
-    ks = first + tl.arange(0, BLOCK_K)
-    pointers = rows[None, :] + ks[:, None]
-    if limit is None:
+def load_weights(matrix, chunk, BLOCK_K: tl.constexpr):
+    """One chunk of the weights, `[rows, BLOCK_K]`."""
+    ks = matrix.first + chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    mask = matrix.mask[:, None]
+    if matrix.limit is not None:
+        mask = mask & (ks < matrix.limit)[None, :]
+    return tl.load(matrix.rows[:, None] + ks[None, :] * matrix.stride, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_operand(matrix, columns, chunk, BLOCK_K: tl.constexpr):
+    """The rows `[BLOCK_K, batch]` of the right operand that a chunk of the weights multiplies.
+
+    Other programs wrote them during this launch, so the load bypasses L1.
+    """
+    ks = matrix.first + chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    pointers = columns[None, :] + ks[:, None]
+    if matrix.limit is None:
         operand = tl.load(pointers, cache_modifier=".cg")
     else:
-        operand = tl.load(pointers, mask=(ks < limit)[:, None], other=0.0, cache_modifier=".cg")
+        mask = (ks < matrix.limit)[:, None]
+        operand = tl.load(pointers, mask=mask, other=0.0, cache_modifier=".cg")
     return operand
 
 
 @triton.jit
 def multiply(
     product,
-    weights,  # the resident chunks
-    w_rows,
-    w_mask,
-    rows,  # pointers to the operand's columns, all of them valid
-    first,
-    limit,
-    STRIDE: tl.constexpr,
+    matrix,
+    resident,  # the first chunks of the weights, kept on chip; the others are streamed
+    columns,  # pointers to the right operand's columns, all of them valid
     BLOCK_K: tl.constexpr,
-    RESIDENT: tl.constexpr,
     CHUNKS: tl.constexpr,
-    AHEAD: tl.constexpr,  # chunks of the operand that are on their way while one is multiplied
+    AHEAD: tl.constexpr,  # chunks of the right operand in flight while one is multiplied
     PRECISION: tl.constexpr,
 ):
-    """product + weights @ operand over the columns `first` to `limit`, one chunk of K at a time."""
+    """product + weights @ operand, one chunk of K at a time."""
+    RESIDENT: tl.constexpr = len(resident)
     operands = ()
     for k in tl.static_range(RESIDENT + AHEAD):
         if k < RESIDENT:
-            operands = operands + (load_operand(rows, first + k * BLOCK_K, limit, BLOCK_K),)
+            operands = operands + (load_operand(matrix, columns, k, BLOCK_K),)
         if k >= AHEAD:
-            product = dot(weights[k - AHEAD], operands[k - AHEAD], product, PRECISION)
+            product = dot(resident[k - AHEAD], operands[k - AHEAD], product, PRECISION)
     if RESIDENT < CHUNKS:
         for chunk in range(RESIDENT, CHUNKS):
-            start = first + chunk * BLOCK_K
-            streamed = load_weights(w_rows, w_mask, start, limit, STRIDE, BLOCK_K)
-            operand = load_operand(rows, start, limit, BLOCK_K)
+            streamed = load_weights(matrix, chunk, BLOCK_K)
+            operand = load_operand(matrix, columns, chunk, BLOCK_K)
             product = dot(streamed, operand, product, PRECISION)
     return product

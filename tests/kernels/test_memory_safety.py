@@ -117,25 +117,24 @@ PLANTED = Loop(
 )  # fmt: skip
 FAULTS = {
     # file, function, what it says there, what it shall say
-    "units": ("blocks", "sequences", "(units < H)", "(units <= H)"),
-    "batch": ("blocks", "sequences", "(batch < B)", "(batch <= B)"),
+    "units": ("blocks", "batch_tile", "(units < H)", "(units <= H)"),
+    "batch": ("blocks", "batch_tile", "(batch < B)", "(batch <= B)"),
+    "lengths": ("blocks", "sequence_steps", "mask=batch < B", "mask=batch <= B"),
+    "steps": ("blocks", "sequence_steps", "step < length", "step <= length"),
+    "first step": ("blocks", "starts_anew", "active & (step == 0)", "active & (step == -1)"),
     "forward weight rows": ("recurrence", "forward_kernel", "(row_unit < H)", "(row_unit <= H)"),
     "forward batch, idle": ("recurrence", "forward_kernel", "inside = tl.minimum(batch, B - 1)",
                             "inside = tl.minimum(batch, B)"),
-    "forward steps": ("recurrence", "forward_kernel", "step < length", "step <= length"),
-    "forward previous": ("recurrence", "forward_kernel", "time_of(step - 1,", "time_of(step,"),
-    "forward lengths": ("recurrence", "forward_kernel", "mask=batch < B", "mask=batch <= B"),
+    "forward previous": ("recurrence", "forward_kernel", "row_of(step - 1,", "row_of(step,"),
     "backward outputs": ("recurrence", "backward_kernel", "outputs < H,", "outputs <= H,"),
     "backward batch": ("recurrence", "backward_kernel", "(batch < B)[None", "(batch <= B)[None"),
-    "backward steps": ("recurrence", "backward_kernel", "(step < length)", "(step <= length)"),
     "backward later": ("recurrence", "backward_kernel", "(step + 1 < length)",
                        "(step + 1 <= length)"),
     "backward first step": ("recurrence", "backward_kernel", "& (step >= 0)", "& (step >= -1)"),
-    "backward previous": ("recurrence", "backward_kernel", "from_initial = active & (step == 0)",
-                          "from_initial = active & (step == -1)"),
+    "backward previous": ("recurrence", "backward_kernel", "mask & (anew == 0)[None, :]", "mask"),
     "backward parts": ("recurrence", "backward_kernel", "part * plane", "(part + 1) * plane"),
-    "columns of weights": ("blocks", "load_weights", "(ks < limit)", "(ks <= limit)"),
-    "columns of the operand": ("blocks", "load_operand", "(ks < limit)", "(ks <= limit)"),
+    "columns of weights": ("blocks", "load_weights", "< matrix.limit)", "<= matrix.limit)"),
+    "columns of the operand": ("blocks", "load_operand", "< matrix.limit)", "<= matrix.limit)"),
     "second state": ("blocks", "load_state", "state_ptr + k * plane",
                      "state_ptr + (k + 1) * plane"),
     "state at a reset": ("blocks", "reload_state", "state_ptr + k * plane",
@@ -181,7 +180,7 @@ def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -
 
 
 def test_the_planted_faults_are_all_that_is_wrong(tmp_path: Path) -> None:
-    with planted(tmp_path, "blocks", "sequences", "(units < H)", "(units < H)") as module:
+    with planted(tmp_path, "blocks", "batch_tile", "(units < H)", "(units < H)") as module:
         run(PLANTED, "stepwise", module)
 
 
