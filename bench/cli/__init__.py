@@ -10,8 +10,19 @@ import sys
 
 import typer
 
-from bench.cli import campaign, cite, error, merge, plan, profile, quick, report, resources, sweep
-from bench.gpu import check_gpu
+from bench.cli import (
+    campaign,
+    check_gpu,
+    cite,
+    error,
+    merge,
+    plan,
+    profile,
+    quick,
+    report,
+    resources,
+    sweep,
+)
 from bench.report import compare
 
 app = typer.Typer(

@@ -25,17 +25,17 @@ import typer
 from bench.cases import arguments
 from bench.cases.cases import CELLS
 from bench.cases.presets import load_preset
+from bench.cli.check_gpu import show_progress
 from bench.cli.error import TookTooLong, run_alone
 from bench.cli.progress import bar
 from bench.cli.sweep import outcome
-from bench.gpu import check_gpu, checks, precompile, repetitions
+from bench.gpu import launch_checks, precompile, run_checks, value_checks
 from bench.gpu.pool import FAIL, PASS, Pool
 from bench.measure import interpreter
-from bench.records import archive, doubts, environment, files, provenance, store
+from bench.records import archive, environment, failed_checks, files, provenance, store
 from bench.sweep import sweep, toolchain
 from bench.sweep.worker_process import Item
 
-STATE = "campaign.json"
 FIRST = "first-contact"
 PRESETS = (FIRST, "campaign", "paper")
 REHEARSAL = ("tiny",)
@@ -85,13 +85,13 @@ class Campaign:
     reports: bool = True
     reporting: bool = False
     failures: list[str] = field(default_factory=list)
-    doubtful: tuple[doubts.Doubt, ...] = ()
+    suspects: tuple[failed_checks.Suspect, ...] = ()
 
     def __post_init__(self) -> None:
         self.machine = environment.probe()
         self.folder = self.results / provenance.slug(self.machine.name)
         self.run_id = sweep.default_run("campaign")
-        self.state = store.read_state(self.folder / STATE)
+        self.state = store.read_state(self.folder / files.CAMPAIGN)
         self._saved = time.monotonic()
 
     def seconds_left(self) -> float:
@@ -109,12 +109,12 @@ class Campaign:
 
     def remember(self, **facts: Any) -> None:
         self.state |= facts
-        store.write_state(self.folder / STATE, self.state)
+        store.write_state(self.folder / files.CAMPAIGN, self.state)
 
     def run(self) -> None:
         """All steps, in order, as far as the time goes. A step that fails stops no other."""
         presets = REHEARSAL if self.rehearse else PRESETS
-        with Pool(check_gpu.workers()) as pool:
+        with Pool(run_checks.workers()) as pool:
             self.step(self.compile_for_checks, presets[0], pool)
             self.step(self.check, pool)
         self.step(self.floor)
@@ -151,14 +151,14 @@ class Campaign:
 
     def compile_for_checks(self, preset: str, pool: Pool) -> None:
         """The kernels of the first checks, then the preset's, then the other checks'."""
-        first = [checks.first(cell, self.rehearse) for cell in checks.kernel_cells()]
-        first += repetitions.exact_cases(self.rehearse)
-        uses = precompile.of_values(first) + self.uses(preset)
-        uses += precompile.of_values(checks.all_values(self.rehearse))
+        first = [value_checks.first(cell, self.rehearse) for cell in value_checks.kernel_cells()]
+        first += launch_checks.cases(self.rehearse)
+        uses = precompile.of_comparisons(first) + self.uses(preset)
+        uses += precompile.of_comparisons(value_checks.all_comparisons(self.rehearse))
         self.precompile("checks", uses, pool)
 
     def compile_preset(self, preset: str) -> None:
-        with Pool(check_gpu.workers()) as pool:
+        with Pool(run_checks.workers()) as pool:
             self.precompile(preset, self.uses(preset), pool)
 
     def uses(self, preset: str) -> list[precompile.Use]:
@@ -188,33 +188,40 @@ class Campaign:
 
         It gets a share of the time. What is not done in it is left for the next call and shown on
         the page. What failed costs only what it concerns: those cells, loops and modes are not
-        measured, and what was measured of them before does not count (``bench.records.doubts``).
+        measured, and what was measured of them before does not count
+        (``bench.records.failed_checks``).
         """
-        every = check_gpu.all_checks(self.rehearse, self.machine.is_cuda)
-        key, seconds = check_gpu.key(self.rehearse), self.share(CHECK)
-        rows = check_gpu.check(every, key, self.folder, seconds, pool, self.save_at_times)
-        print(f"check-gpu: {check_gpu.summary_line(rows)}")
-        rest = check_gpu.unfinished(rows)
+        checks = run_checks.all_checks(self.rehearse, self.machine.is_cuda)
+        file = run_checks.ResultFile(self.folder, run_checks.key(self.rehearse))
+        with show_progress(len(checks)) as show:
+
+            def on_row(row: run_checks.Row) -> None:
+                show(row)
+                self.save_at_times()
+
+            rows = run_checks.run(checks, file, self.share(CHECK), pool, on_row)
+        print(f"check-gpu: {run_checks.summary_line(rows)}")
+        rest = run_checks.unfinished(rows)
         if rest:
             print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
         if not any(row.check == "values" and row.outcome == PASS for row in rows):
             self.fail("check-gpu: not one value was checked, so nothing vouches for the kernels")
         failed = [row for row in rows if row.outcome == FAIL]
-        self.doubtful = check_gpu.doubts(rows)
-        self.settings["doubts"] = doubts.to_json(self.doubtful)
+        self.suspects = run_checks.suspects(rows)
+        self.settings["suspects"] = failed_checks.to_json(self.suspects)
         if failed:
-            not_measured = "; ".join(dict.fromkeys(map(str, self.doubtful))) or "nothing"
+            not_measured = "; ".join(dict.fromkeys(map(str, self.suspects))) or "nothing"
             names = ", ".join(row.name for row in failed[:3])
             more = f" and {len(failed) - 3} more" if failed[3:] else ""
             self.fail(f"check-gpu: {names}{more}; not measured therefore: {not_measured}")
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Let what was measured of doubtful kernels in earlier calls no longer count."""
+        """Let what was measured of suspect kernels in earlier calls no longer count."""
         path = sweep.record_file(self.folder, self.run_id)
         files = store.record_files(self.folder / "records", self.run_id)
         records = [record for file in files for record in store.read(file)]
-        instead = doubts.withdraw(records, self.doubtful, provenance.now())
+        instead = failed_checks.replacements(records, self.suspects, provenance.now())
         if instead:
             with store.Writer(path) as writer:
                 for record in instead:
@@ -245,9 +252,9 @@ class Campaign:
                 print(f"{module}: measured before")
             elif self.seconds_left() < LEAST_STUDY and not self.rehearse:
                 print(f"{module}: left for the next call")
-            elif module == TRAINING and self.doubtful:
+            elif module == TRAINING and self.suspects:
                 sound = {cell.name for cell in CELLS.values() if cell.torch_class}
-                sound -= {doubt.cell for doubt in self.doubtful}
+                sound -= {suspect.cell for suspect in self.suspects}
                 if sound:
                     self.step(self.study, module, ",".join(sorted(sound)))
             else:

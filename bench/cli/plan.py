@@ -48,7 +48,7 @@ def command(
     """
     # Here, so that --help need not wait for torch, which the kernels import.
     from bench.cli.plan_words import constants, describe
-    from bench.gpu.rates import chosen_device
+    from bench.gpu.measured_rates import chosen_device
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
     from kernels.plan.devices import DEVICES
 

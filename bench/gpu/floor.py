@@ -1,8 +1,7 @@
 """``python -m bench.gpu.floor FOLDER``: what bounds a recurrent loop on this card.
 
-Each bound by a kernel that does nothing else (``bench.gpu.floor_kernels``), timed as
-``bench.gpu.floor_timing`` says. Every kernel's answer is checked before it is timed; without a GPU
-it is only checked, in Triton's interpreter.
+Each bound by a kernel that does nothing else (``bench.gpu.microbenchmarks``). Every kernel's answer
+is checked before it is timed; without a GPU it is only checked, in Triton's interpreter.
 
 All samples go to ``floor.json`` after each microbenchmark, and the bounds to ``limits.json``, which
 the models read, once the floor of a time can be made of them. They are measured in a process of
@@ -40,7 +39,7 @@ END_SECONDS = 15.0  # after its time, for the kernel under way and to let go of 
 # Exit codes of the measuring process.
 NO_GPU, UNUSABLE = 3, 4
 # What the kernels and their timing are made of: whose change makes a floor.json stale.
-SOURCES = ("floor_kernels", "floor_launches", "floor_timing")
+SOURCES = ("microbenchmark_kernels", "microbenchmark_launches", "microbenchmarks")
 
 
 def identity(card: dict[str, Any]) -> str:
@@ -85,7 +84,7 @@ def measure(folder: Path, device: torch.device, deadline: float, skip: Collectio
         deadline: of ``time.monotonic``.
         skip: microbenchmarks that failed in this call.
     """
-    from bench.gpu.floor_timing import MICROBENCHMARKS
+    from bench.gpu.microbenchmarks import MICROBENCHMARKS
 
     card = card_facts(device)
     made = identity(card)
@@ -145,7 +144,7 @@ def usable(device: torch.device) -> bool:
 
 def check_all(device: torch.device) -> None:
     """Check what every kernel computes; raises RuntimeError naming the one that is wrong."""
-    from bench.gpu.floor_timing import MICROBENCHMARKS
+    from bench.gpu.microbenchmarks import MICROBENCHMARKS
 
     for each in MICROBENCHMARKS:
         each.check(device)

@@ -19,8 +19,8 @@ from typing import Any
 from bench.cases.cases import Case
 from bench.cases.numbers import TORCH_NAMES
 from bench.cases.presets import Request
-from bench.gpu.checks import Value
 from bench.gpu.pool import FAIL, PASS, Outcome, Pool, Unit
+from bench.gpu.value_checks import Comparison
 from bench.providers.ours import MODES
 
 COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
@@ -57,11 +57,11 @@ class Row:
     seconds: float
 
 
-def of_values(values: Iterable[Value]) -> list[Use]:
-    """What comparisons with float64 launch."""
+def of_comparisons(comparisons: Iterable[Comparison]) -> list[Use]:
+    """The kernels that comparisons with float64 launch."""
     return [
-        Use(value.case, value.mode, loop, True, value.masks, value.masks)
-        for value in values
+        Use(each.case, each.mode, loop, True, each.masks, each.masks)
+        for each in comparisons
         for loop in ("fwd", "bwd")
     ]
 

@@ -1,7 +1,4 @@
-"""compute-sanitizer over our persistent kernels, and what its words mean. Imports no torch.
-
-``python -m bench.gpu.sanitizer CELL`` runs the case that it watches.
-"""
+"""Checks of ``bench check-gpu``: persistent kernels under compute-sanitizer. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,34 +30,35 @@ def find_program(cuda: bool) -> str:
 
 
 def run(tool: str, cell: str, cuda: bool) -> str:
-    """A cell's persistent kernels on a small case under one of ``TOOLS``.
+    """Run a cell's persistent kernels on a small case under one of ``TOOLS``.
 
     Raises:
         Failed: if it found errors.
-        Skipped or NotDone: if it could not look.
+        Skipped or NotDone: if it is not installed, was refused, or took too long.
     """
-    words = [find_program(cuda), "--tool", tool, "--error-exitcode", "9"]
+    code = f"from bench.gpu import value_checks; value_checks.run_sanitizer_case({cell!r})"
+    command = [find_program(cuda), "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":  # torch and Triton ask the driver things that it may refuse
-        words += ["--report-api-errors", "no"]
+        command += ["--report-api-errors", "no"]
     with tempfile.TemporaryFile("w+") as output:
         try:
-            code = subprocess.run(
-                [*words, sys.executable, "-m", __name__, cell], cwd=provenance.ROOT, stdout=output,
+            exit_code = subprocess.run(
+                [*command, sys.executable, "-c", code], cwd=provenance.ROOT, stdout=output,
                 stderr=output, timeout=SECONDS,
                 env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             raise NotDone(f"{tool} did not end within {SECONDS:.0f} s") from None
         output.seek(0)
-        return verdict(output.read(), code)
+        return verdict(output.read(), exit_code)
 
 
 def verdict(output: str, code: int) -> str:
-    """What compute-sanitizer found, from its output and exit code.
+    """Its summary line, from compute-sanitizer's output and exit code.
 
     Raises:
-        Failed: with its first words if it found errors.
-        NotDone: if it could not look: refused by the system, or the program ended under it.
+        Failed: naming the first error it found.
+        NotDone: if it was refused by the system, or the program under it ended early.
     """
     lines = [line.strip("= ") for line in output.splitlines() if line.strip("= ")]
     summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
@@ -72,9 +70,3 @@ def verdict(output: str, code: int) -> str:
         last = lines[-1] if lines else "it printed nothing"
         raise NotDone(f"compute-sanitizer could not look (exit code {code}): {last[:200]}")
     return summary.string[summary.start() :].splitlines()[0]
-
-
-if __name__ == "__main__":
-    from bench.gpu.checks import small
-
-    small(sys.argv[1])

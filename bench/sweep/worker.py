@@ -27,7 +27,7 @@ from bench.measure import metrics
 from bench.measure import runner as measure
 from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, provenance, schema
-from bench.records.doubts import from_json, why_not_measured
+from bench.records.failed_checks import from_json, why_not_measured
 
 BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
 POISONED = 3  # exit code after an error that leaves the device unusable
@@ -43,14 +43,15 @@ class Settings:
         seed: of inputs, of the order of providers, and of the bootstrap.
         compiled_before: whether our kernels were compiled ahead, so that a first call tells nothing
             of compiling.
-        doubts: what checks found wrong, as ``bench.records.doubts`` writes it; it is not measured.
+        suspects: kernels that checks found wrong, which are not measured, as
+            ``bench.records.failed_checks.to_json`` gives them.
     """
 
     target: float = 0.01
     seconds: float = 1.0
     seed: int = 0
     compiled_before: bool = False
-    doubts: tuple[dict[str, Any], ...] = ()
+    suspects: tuple[dict[str, Any], ...] = ()
 
 
 class Worker:
@@ -62,7 +63,7 @@ class Worker:
         self.device = torch.device("cuda" if self.machine.is_cuda else "cpu")
         self.limits = limits.load_limits(folder)
         self.facts = environment.device_facts()
-        self.doubts = from_json(settings.doubts)
+        self.suspects = from_json(settings.suspects)
 
     def say(self, **message: Any) -> None:
         self.answers.write(json.dumps(schema.to_json(message)) + "\n")
@@ -108,7 +109,7 @@ class Worker:
 
     def _excluded(self, runner: measure.Runner) -> bool:
         """Whether a check found these kernels wrong; if so, the record says which."""
-        why = why_not_measured(runner.case, runner.call.plan, self.doubts)
+        why = why_not_measured(runner.case, runner.call.plan, self.suspects)
         if why is not None:
             self._record(
                 runner.provider.name,

@@ -368,7 +368,7 @@ from pathlib import Path
 from bench.sweep import sweep
 if __name__ == "__main__":
     import bench.sweep.worker, bench.cli.sweep, bench.report.compare, bench.cli.error
-    import bench.cli.quick, bench.cli.campaign, bench.gpu.check_gpu, bench.gpu.floor
+    import bench.cli.quick, bench.cli.campaign, bench.cli.check_gpu, bench.gpu.floor
     import bench.providers; bench.providers.load()
     import bench.conftest, bench.test_throughput
 """

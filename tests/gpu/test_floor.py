@@ -14,8 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import floor, floor_kernels, floor_launches, floor_timing
-from bench.gpu.floor_timing import MICROBENCHMARKS, Microbenchmark
+from bench.gpu import (
+    floor,
+    microbenchmark_kernels,
+    microbenchmark_launches,
+    microbenchmarks,
+)
+from bench.gpu.microbenchmarks import MICROBENCHMARKS, Microbenchmark
 from bench.records import environment, files, limits, store
 from bench.records.provenance import ROOT
 from kernels.plan import Problem, forward_plan
@@ -38,26 +43,32 @@ def test_the_kernels_compute_what_they_should(each: Microbenchmark):
 @interpreted
 def test_a_barrier_that_nobody_completes_is_seen(monkeypatch):
     """The interpreter runs programs one after another, so the first of two waits in vain."""
-    monkeypatch.setattr(floor_launches, "MAX_POLLS", 3)
+    monkeypatch.setattr(microbenchmark_launches, "MAX_POLLS", 3)
     with pytest.raises(RuntimeError, match="among 2 programs in 1 groups was not completed"):
-        floor_launches.Barrier.among(2, 1, CPU).check(2)
+        microbenchmark_launches.Barrier.among(2, 1, CPU).check(2)
 
 
 @interpreted
 def test_a_flag_that_nobody_answers_is_seen(monkeypatch):
-    monkeypatch.setattr(floor_launches, "MAX_POLLS", 3)
+    monkeypatch.setattr(microbenchmark_launches, "MAX_POLLS", 3)
     with pytest.raises(RuntimeError, match="flags between 1 pairs of programs were not seen"):
-        dataclasses.replace(floor_launches.Flags.between(1, CPU), answered=False).check(2)
+        dataclasses.replace(microbenchmark_launches.Flags.between(1, CPU), answered=False).check(2)
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: floor_launches.Barrier.among(1, 2, DEVICE, (128, 256)), "was not completed"),
-        (lambda: floor_launches.Release.by(2, 128, DEVICE), "counted otherwise"),
-        (lambda: floor_launches.Flags.between(1, DEVICE), "were not seen"),
-        (lambda: floor_launches.Latency.over(16, DEVICE), "ended elsewhere"),
-        (lambda: floor_launches.Chain.by(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
+        (
+            lambda: microbenchmark_launches.Barrier.among(1, 2, DEVICE, (128, 256)),
+            "was not completed",
+        ),
+        (lambda: microbenchmark_launches.Release.by(2, 128, DEVICE), "counted otherwise"),
+        (lambda: microbenchmark_launches.Flags.between(1, DEVICE), "were not seen"),
+        (lambda: microbenchmark_launches.Latency.over(16, DEVICE), "ended elsewhere"),
+        (
+            lambda: microbenchmark_launches.Chain.by(1, 16, 4, DEVICE),
+            "sum of 5 products 64 x 16 is wrong",
+        ),
     ],
 )
 def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypatch):
@@ -68,21 +79,21 @@ def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypat
         run.check(5)
 
 
-@pytest.mark.parametrize("steps", [1, floor_kernels.RING, floor_kernels.RING + 3])
+@pytest.mark.parametrize("steps", [1, microbenchmark_kernels.RING, microbenchmark_kernels.RING + 3])
 def test_every_word_that_was_stored_is_checked(steps: int):
-    stored = floor_launches.ring(2, 3, CPU)
+    stored = microbenchmark_launches.ring(2, 3, CPU)
     for step in range(steps):
-        stored[step % floor_kernels.RING] = step
-    floor_launches.check_ring(stored, steps, "it")
-    stored[(steps - 1) % floor_kernels.RING, 1, 2] += 1
+        stored[step % microbenchmark_kernels.RING] = step
+    microbenchmark_launches.check_ring(stored, steps, "it")
+    stored[(steps - 1) % microbenchmark_kernels.RING, 1, 2] += 1
     with pytest.raises(RuntimeError, match="what it stored is not what it should be"):
-        floor_launches.check_ring(stored, steps, "it")
+        microbenchmark_launches.check_ring(stored, steps, "it")
 
 
 def test_a_program_stores_as_much_as_in_a_real_step():
     plan = forward_plan(Problem(4, 16, 1024, 1, "bfloat16"), DEVICES["h100"])
-    assert plan.units * plan.block_b == floor_kernels.PAIRS
-    assert floor_kernels.SAVED_WORDS % floor_kernels.SAVED_BLOCK == 0
+    assert plan.units * plan.block_b == microbenchmark_kernels.PAIRS
+    assert microbenchmark_kernels.SAVED_WORDS % microbenchmark_kernels.SAVED_BLOCK == 0
 
 
 # --- what they compile to
@@ -92,7 +103,7 @@ import re, subprocess, tempfile, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from bench.compiler import compile_kernel
-from bench.gpu import floor_kernels as k, floor_timing as m
+from bench.gpu import microbenchmark_kernels as k, microbenchmarks as m
 
 def compiled(kernel, constants, warps, **types):
     signature = {
@@ -179,16 +190,16 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there():
 
 
 def test_all_of_it_takes_less_than_a_minute():
-    planned = floor_timing.START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
+    planned = microbenchmarks.START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
     assert planned <= floor.MAX_SECONDS == 60
     assert NAMES[:4] == ["barrier", "flag", "release", "chain"]  # what nothing else tells
 
 
 def test_an_entry_tells_its_interval_and_samples():
-    found = floor_timing.entry([1.0, 2.0, 3.0], programs=8)
+    found = microbenchmarks.entry([1.0, 2.0, 3.0], programs=8)
     assert found["ms"] == 2.0 and found["ms_low"] <= 2.0 <= found["ms_high"]
     assert found["samples_ms"] == [1.0, 2.0, 3.0] and found["programs"] == 8
-    assert floor_timing.entry([4.0], "clocks")["clocks"] == 4.0
+    assert microbenchmarks.entry([4.0], "clocks")["clocks"] == 4.0
 
 
 @pytest.fixture
@@ -201,7 +212,7 @@ def card(monkeypatch) -> dict[str, Any]:
         ("LAUNCHES", (1, 2)), ("COPY_BYTES", 64 << 10), ("GATHER_BYTES", (64 << 10,)),
         ("GATHER_TOTAL", 64 << 10), ("PRODUCTS", (bf16, fp16, tf32, ieee)),
     ):  # fmt: skip
-        monkeypatch.setattr(floor_timing, name, value)
+        monkeypatch.setattr(microbenchmarks, name, value)
     turn = iter(range(1, 10**6))
 
     def milliseconds(call: Callable[[], None]) -> float:
@@ -212,15 +223,15 @@ def card(monkeypatch) -> dict[str, Any]:
         "name": "NVIDIA H100 80GB HBM3", "architecture": "sm_90", "multiprocessors": 1,
         "shared_bytes": 1000, "shared_total": 2000,
     }  # fmt: skip
-    monkeypatch.setattr(floor_timing, "milliseconds", milliseconds)
+    monkeypatch.setattr(microbenchmarks, "milliseconds", milliseconds)
     # The interpreter's clocks stand still.
-    counted = floor_launches.Chain.__call__
+    counted = microbenchmark_launches.Chain.__call__
 
-    def count(chain: floor_launches.Chain, steps: int) -> None:
+    def count(chain: microbenchmark_launches.Chain, steps: int) -> None:
         counted(chain, steps)
         chain.clocks.fill_(7 * 16 * steps)
 
-    monkeypatch.setattr(floor_launches.Chain, "__call__", count)
+    monkeypatch.setattr(microbenchmark_launches.Chain, "__call__", count)
     monkeypatch.setattr(floor, "card_facts", lambda device: facts)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 30, 1 << 30))
     monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
@@ -245,7 +256,7 @@ def test_every_bound_is_measured_and_written(tmp_path: Path, card):
     assert [(e["words"], e["readers"]) for e in found["gather"]] == [
         (4096, 1), (8192, 1), (16384, 1),
     ]  # fmt: skip
-    assert len(found["copy"]) == len(floor_timing.COPIES) and len(found["multiply"]) == 4
+    assert len(found["copy"]) == len(microbenchmarks.COPIES) and len(found["multiply"]) == 4
     assert found["device"]["name"] and found["software"]["triton"] and found["card"] == card
     bounds = limits.load_limits(tmp_path)
     assert bounds is not None and (bounds.shared_bytes, bounds.multiprocessors) == (1000, 1)
@@ -277,7 +288,7 @@ def plain(monkeypatch):
 
 
 def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path: Path, monkeypatch, card, plain):
-    monkeypatch.setattr(floor_timing, "MICROBENCHMARKS", fake("a", "b", seconds=1e5))
+    monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", fake("a", "b", seconds=1e5))
     found = measure(tmp_path, seconds=1.5e5)
     assert found["problems"] == {}
     found = measure(tmp_path / "x", seconds=9e4)
@@ -287,21 +298,21 @@ def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path: Path, monkeyp
 
 def test_one_that_takes_too_long_keeps_what_it_has(tmp_path: Path, monkeypatch, card, plain):
     slow = fake("a", "b", seconds=-1e9, spent=0.01)
-    monkeypatch.setattr(floor_timing, "MICROBENCHMARKS", slow)
+    monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", slow)
     found = measure(tmp_path, seconds=0.0)
     assert found["a"] == [{"k": 0}]
     assert found["problems"]["a"] == "ended after 1 variants: the time was up"
 
 
 def test_a_failure_costs_only_itself_and_is_tried_again(tmp_path: Path, monkeypatch, card, plain):
-    monkeypatch.setattr(floor_timing, "MICROBENCHMARKS", fake("a", "b", "c", fault="b"))
+    monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", fake("a", "b", "c", fault="b"))
     found = measure(tmp_path)
     assert found["a"] == found["c"] == [{"k": 0}, {"k": 1}]
     assert found["problems"] == {
         "b": "failed: RuntimeError: an illegal memory access was encountered\nmore"
     }
     whole = fake("a", "b", "c", fault="a")  # what is there is not measured anew
-    monkeypatch.setattr(floor_timing, "MICROBENCHMARKS", whole)
+    monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", whole)
     assert measure(tmp_path, skip=("b",))["problems"].keys() == {"b"}
     found = measure(tmp_path)
     assert found["problems"] == {} and found["b"] == [{"k": 0}, {"k": 1}]
@@ -312,7 +323,7 @@ def test_a_failure_costs_only_itself_and_is_tried_again(tmp_path: Path, monkeypa
 def test_a_gpu_that_a_failure_left_unusable_ends_the_process(
     tmp_path: Path, monkeypatch, card, plain
 ):
-    monkeypatch.setattr(floor_timing, "MICROBENCHMARKS", fake("a", "b", "c", fault="b"))
+    monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", fake("a", "b", "c", fault="b"))
     monkeypatch.setattr(floor, "usable", lambda device: False)
     assert not floor.measure(tmp_path, CPU, time.monotonic() + 1e6, ())
     found = floor.read(tmp_path)

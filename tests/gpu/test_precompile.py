@@ -12,7 +12,7 @@ import pytest
 from bench.gpu import precompile
 from bench.gpu.pool import FAIL, NOT_DONE, PASS, Outcome, Unit
 from bench.gpu.precompile import CLAIMED, COMPILED
-from tests.helpers.precompile_calls import PROVIDERS, REQUESTS, VALUES
+from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_what_is_launched_is_what_was_compiled_ahead(tmp_path: Path):
     assert outcomes.count(COMPILED) <= len(ahead) <= outcomes.count(COMPILED) + phases
 
 
-USES = precompile.of_values(VALUES) + precompile.of_requests(REQUESTS, PROVIDERS)
+USES = precompile.of_comparisons(COMPARISONS) + precompile.of_requests(REQUESTS, PROVIDERS)
 
 
 class Together:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app, plan_words
-from bench.gpu import floor, rates
+from bench.gpu import floor, measured_rates
 from bench.records import limits
 from kernels.plan import Problem, backward_plan, cost, forward_plan
 from kernels.plan.devices import DEVICES, Rates
@@ -117,7 +117,7 @@ def test_a_folder_is_no_file(tmp_path: Path):
 
 
 def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
-    card, which = rates.chosen_device("h100", file)
+    card, which = measured_rates.chosen_device("h100", file)
     assert replace(card, rates=H100.rates) == H100  # no limit is another
     found = card.rates
     assert (found.clock_ghz, found.hbm_gbps, found.launch_us) == (1.7, 2900, 1.0)
@@ -137,14 +137,14 @@ def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
 def test_what_was_not_measured_stays_assumed(tmp_path: Path):
     path = tmp_path / "limits.json"
     path.write_text(broken(latency_us=0.2), encoding="utf-8")
-    card, which = rates.chosen_device("h100", path)
+    card, which = measured_rates.chosen_device("h100", path)
     assert which == {"latency_us"} and card == replace(
         H100, rates=replace(H100.rates, latency_us=0.2)
     )
 
 
 def test_the_cost_is_made_of_the_measured_rates(file: Path):
-    card, _ = rates.chosen_device(None, file)
+    card, _ = measured_rates.chosen_device(None, file)
     problem = Problem(4, 16, 1024, 1, "bfloat16")
     plan = forward_plan(problem, card, "persistent")
     assert plan.cost.barrier_us == card.rates.barrier_us(plan.group)
@@ -165,7 +165,7 @@ def test_the_cost_is_made_of_the_measured_rates(file: Path):
 def test_a_file_of_another_gpu_is_refused(file: Path):
     for device in ("a100", "h200"):
         with pytest.raises(ValueError, match=rf"accepted: a file of {device} with 1\d\d, or no "):
-            rates.chosen_device(device, file)
+            measured_rates.chosen_device(device, file)
 
 
 # --- what is printed

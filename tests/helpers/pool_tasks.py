@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.gpu.pool import Failed, NotDone
-from bench.records.doubts import Doubt
+from bench.records.failed_checks import Suspect
 
 
 def gives(detail: str) -> str:
@@ -24,7 +24,7 @@ def own_pid() -> str:
 
 
 def finds(i: int) -> str:
-    doubt = Doubt("values", "gru", "forward", "gemm", "bf16")
+    doubt = Suspect("values", "gru", "forward", "gemm", "bf16")
     raise Failed("y is wrong", f"all about {i}\n[in] many lines", (doubt,))
 
 

@@ -12,7 +12,7 @@ import torch
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import Request
 from bench.cases.problem import make_problem
-from bench.gpu import checks, precompile
+from bench.gpu import precompile, value_checks
 from bench.measure.runner import Runner
 from bench.providers import load
 from bench.records.environment import Machine
@@ -32,14 +32,14 @@ REQUESTS = [
     )
 ]
 PROVIDERS = ("ours", "ours-stepwise", "ours-gemm")
-VALUES = [
-    checks.Value("lstm", "bf16", "none", "both", 2, 3, 136, "persistent", masks=True),
-    checks.Value("gru", "bf16", "none", "reverse", 2, 3, 136, "stepwise"),
+COMPARISONS = [
+    value_checks.Comparison("lstm", "bf16", "none", "both", 2, 3, 136, "persistent", masks=True),
+    value_checks.Comparison("gru", "bf16", "none", "reverse", 2, 3, 136, "stepwise"),
 ]
 
 
 def compile_ahead() -> None:
-    uses = precompile.of_values(VALUES) + precompile.of_requests(REQUESTS, PROVIDERS)
+    uses = precompile.of_comparisons(COMPARISONS) + precompile.of_requests(REQUESTS, PROVIDERS)
     with (
         tempfile.TemporaryDirectory() as claims,
         mock.patch("kernels.autograd.device_limits", lambda device: DEVICES["h100"]),
@@ -50,9 +50,8 @@ def compile_ahead() -> None:
 
 def launch() -> None:
     """What the benchmark and check-gpu run; nothing is computed."""
-    for value in VALUES:
-        problem, lengths = checks.make_inputs(value, "cpu")
-        checks.run_kernels(value, problem, lengths)
+    for comparison in COMPARISONS:
+        value_checks.run_kernels(value_checks.make_inputs(comparison, "cpu"))
     providers = load()
     for request in REQUESTS:
         for name in PROVIDERS:

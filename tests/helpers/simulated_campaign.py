@@ -28,8 +28,8 @@ from unittest import mock
 from bench.cases.presets import Request, load_preset
 from bench.cli import campaign
 from bench.compiler.compile_kernel import identity
-from bench.gpu import check_gpu, checks, pool, precompile
-from bench.gpu.floor_timing import MICROBENCHMARKS, START_SECONDS
+from bench.gpu import pool, precompile, run_checks, value_checks
+from bench.gpu.microbenchmarks import MICROBENCHMARKS, START_SECONDS
 from bench.gpu.pool import PASS, Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
@@ -121,9 +121,9 @@ class Process:
             detail = precompile.COMPILED if found else precompile.CLAIMED
             seconds = LOOK + found
         else:
-            values = [value for value in call.args if isinstance(value, checks.Value)]
+            comparisons = [each for each in call.args if isinstance(each, value_checks.Comparison)]
             seconds = CHECKS[unit.name.partition(":")[0]]
-            seconds += self.compiler.seconds(precompile.of_values(values))
+            seconds += self.compiler.seconds(precompile.of_comparisons(comparisons))
             detail = "simulated"
         self.unit, self.began = unit, self.clock.now
         self.ends = self.clock.now + self.starting + seconds
@@ -210,7 +210,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         def replace(target: Any, name: str, value: Any) -> None:
             stack.enter_context(mock.patch.object(target, name, value))
 
-        for module in (campaign, check_gpu, pool, precompile, sweep):
+        for module in (campaign, run_checks, pool, precompile, sweep):
             replace(module, "time", clock)
         replace(environment, "probe", lambda: CARD)
         replace(os, "sched_getaffinity", lambda _: set(range(CORES)))

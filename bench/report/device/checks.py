@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.records import files
-from bench.records.doubts import from_json
+from bench.records.failed_checks import from_json
 from bench.report import frames
 from bench.report.error import exactness
 from bench.report.style.typeset import Table
@@ -29,7 +29,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def table(found: dict[str, Any]) -> Table:
     """How many checks of each kind ended how; each reason why one did not pass."""
-    full = pd.DataFrame(found["rows"]).drop(columns=["report", "doubts"], errors="ignore")
+    full = pd.DataFrame(found["rows"]).drop(columns=["report", "suspects"], errors="ignore")
     full = full.assign(**exactness.origin(found))
     rows = []
     for check, group in full.groupby("check", sort=False):
@@ -77,7 +77,7 @@ def caveats(folder: Path) -> list[str]:
                 f"{'failed' if state == FAIL else 'were not done'}: {', '.join(names[:3])}{more}."
             )
         if state == FAIL and names:
-            doubtful = [doubt for row in rows for doubt in from_json(row.get("doubts", ()))]
-            words = "; ".join(dict.fromkeys(map(str, doubtful))) or "nothing"
+            suspects = [each for row in rows for each in from_json(row["suspects"])]
+            words = "; ".join(dict.fromkeys(map(str, suspects))) or "nothing"
             said[-1] += f" Not measured therefore: {words}."
     return said

@@ -1,6 +1,7 @@
-"""What ``bench check-gpu`` asks of calls in company: repeated, beside others, in graphs, failing.
+"""Checks of ``bench check-gpu`` on how kernels are launched: again and again, beside other streams,
+in CUDA graphs, and without a program that the others wait for.
 
-As in ``bench.gpu.checks``, each question is a function that runs in a process of its own.
+Like those of ``bench.gpu.value_checks``, each is a function that runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -8,43 +9,43 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.gpu.checks import Value, make_inputs, run_kernels, tolerance
 from bench.gpu.pool import Failed, NotDone, Skipped
-from bench.records.doubts import Doubt
+from bench.gpu.value_checks import Comparison, make_inputs, run_kernels, tolerance
+from bench.records.failed_checks import Suspect
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FEW_POLLS = 1000  # of a barrier that nobody will complete: about a millisecond
-# What torch's GEMMs and sums make of our kernels' gradients, outside the loop.
+# Gradients that torch's GEMMs and sums compute from those of our kernels, outside the loop.
 BY_TORCH = ("dw_hh", "db_hh")
 
 
-def exact_cases(rehearse: bool) -> list[Value]:
-    """One comparison each for cells with and without gates that share an input."""
-    T, B, H = (2, 2, 5) if rehearse else (50, 32, 512)
-    number = ("fp32", "ieee") if rehearse else ("bf16", "none")
-    mode = "auto" if rehearse else "persistent"
-    return [Value(cell, *number, "both", T, B, H, mode, masks=True) for cell in ("lstm", "gru")]
+def cases(rehearse: bool) -> list[Comparison]:
+    """An LSTM and a GRU, whose gates share an input or do not."""
+    if rehearse:
+        lstm = Comparison("lstm", "fp32", "ieee", "both", 2, 2, 5, "auto", masks=True)
+    else:
+        lstm = Comparison("lstm", "bf16", "none", "both", 50, 32, 512, "persistent", masks=True)
+    return [lstm, replace(lstm, cell="gru")]
 
 
 class Repetitions:
-    """Compares calls with the first one, on the device and without waiting for it.
+    """Compares calls with the first one, on the device and without synchronizing.
 
-    What our kernels wrote must be the same bit for bit. What torch's GEMMs and sums make of it
-    may be summed in another order (cuBLAS may take another algorithm beside other work or in a
-    graph), so that is held to the error that is accepted of it; in mode "gemm" everything is.
+    Tensors that our kernels wrote must be equal bit for bit. What torch computes from them may be
+    summed in another order (cuBLAS may take another algorithm beside other work or in a graph), so
+    it must be within its tolerance only; in mode "gemm" that holds for all tensors.
 
     Args:
-        value: the comparison.
         first: the first call's tensors.
     """
 
-    def __init__(self, value: Value, first: dict[str, Tensor]) -> None:
+    def __init__(self, comparison: Comparison, first: dict[str, Tensor]) -> None:
         import torch
 
-        self.value, self.first, self.calls = value, first, 0
-        self.by_torch = [n for n in first if n in BY_TORCH or value.mode == "gemm"]
+        self.comparison, self.first, self.calls = comparison, first, 0
+        self.by_torch = [n for n in first if n in BY_TORCH or comparison.mode == "gemm"]
         self.found = {name: x.new_zeros(1, dtype=torch.float64) for name, x in first.items()}
 
     def add(self, call: dict[str, Tensor]) -> None:
@@ -61,8 +62,8 @@ class Repetitions:
                 bits, again = (x.contiguous().view(torch.uint8) for x in (first, call[name]))
                 self.found[name] += (bits != again).any()
 
-    def check(self, circumstances: str) -> str:
-        """A line on what held.
+    def check(self, kind: str) -> str:
+        """A line on how many calls agreed, and how closely.
 
         Raises:
             Failed: naming each tensor that differed.
@@ -70,44 +71,44 @@ class Repetitions:
         found = {name: value.item() for name, value in self.found.items()}
         lines = []
         for name, value in found.items():
-            bound = tolerance(self.value, name)
+            bound = tolerance(self.comparison, name)
             if name not in self.by_torch and value:
                 lines.append(f"{name} differed in {value:.0f} of {self.calls} calls")
             elif name in self.by_torch and not value <= bound:
                 lines.append(f"{name} was off by up to {value:.2g}; accepted: {bound:.2g}")
-        name = f"{circumstances}: {self.value.name}"
+        name = f"{kind}: {self.comparison.name}"
         if lines:
-            outputs = any(not line.startswith("d") for line in lines)
-            mode = None if self.value.mode == "auto" else self.value.mode
-            doubt = Doubt(name, self.value.cell, "forward" if outputs else "backward", mode)
-            raise Failed("; ".join(lines), "\n".join([name, *lines]), (doubt,))
+            loop = "backward" if all(line.startswith("d") for line in lines) else "forward"
+            mode = None if self.comparison.mode == "auto" else self.comparison.mode
+            suspect = Suspect(name, self.comparison.cell, loop, mode)
+            raise Failed("; ".join(lines), "\n".join([name, *lines]), (suspect,))
         largest = max((found[name] for name in self.by_torch), default=0.0)
-        ours = "" if self.value.mode == "gemm" else "our kernels' tensors bit for bit, "
+        ours = "" if self.comparison.mode == "gemm" else "our kernels' tensors bit for bit, "
         return f"{self.calls} times {ours}torch's within {largest:.2g}"
 
 
-def repeat(value: Value, device: str, times: int) -> str:
-    """The same call again and again gives the same bits."""
+def repeat(comparison: Comparison, device: str, times: int) -> str:
+    """Equal calls give equal bits."""
     import kernels
 
-    problem, lengths = make_inputs(value, device)
-    repetitions = Repetitions(value, run_kernels(value, problem, lengths))
+    inputs = make_inputs(comparison, device)
+    repetitions = Repetitions(comparison, run_kernels(inputs))
     for _ in range(times):
-        repetitions.add(run_kernels(value, problem, lengths))
+        repetitions.add(run_kernels(inputs))
     kernels.check()
     return repetitions.check("repetitions")
 
 
-def streams(value: Value, device: str, times: int) -> str:
-    """The barrier while another stream keeps the GPU busy, and with a second loop beside it."""
+def streams(comparison: Comparison, device: str, times: int) -> str:
+    """Equal bits while one stream multiplies matrices and another runs the same kernels."""
     import torch
 
     import kernels
 
-    problem, lengths = make_inputs(value, device)
-    repetitions = Repetitions(value, run_kernels(value, problem, lengths))
+    inputs = make_inputs(comparison, device)
+    repetitions = Repetitions(comparison, run_kernels(inputs))
     if device == "cpu":  # no streams: the same code without them
-        repetitions.add(run_kernels(value, problem, lengths))
+        repetitions.add(run_kernels(inputs))
         repetitions.check("streams")
         raise Skipped("a CPU has no streams")
     a = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
@@ -120,8 +121,8 @@ def streams(value: Value, device: str, times: int) -> str:
             for _ in range(4):
                 torch.mm(a, a)
         with torch.cuda.stream(second):
-            beside.append(run_kernels(value, problem, lengths))
-        repetitions.add(run_kernels(value, problem, lengths))
+            beside.append(run_kernels(inputs))
+        repetitions.add(run_kernels(inputs))
         if len(beside) == 8:
             torch.cuda.synchronize()
             for found in beside:
@@ -134,32 +135,32 @@ def streams(value: Value, device: str, times: int) -> str:
     return repetitions.check("streams")
 
 
-def graph(value: Value, device: str, times: int) -> str:
-    """Captured once and replayed with new inputs, forward and backward."""
+def graph(comparison: Comparison, device: str, times: int) -> str:
+    """A CUDA graph of both passes, replayed with new inputs, agrees with eager calls."""
     import torch
 
     import kernels
 
-    problem, lengths = make_inputs(value, device)
+    inputs = make_inputs(comparison, device)
     if device == "cpu":
-        run_kernels(value, problem, lengths)
+        run_kernels(inputs)
         raise Skipped("a CPU has no CUDA graphs")
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):
-            run_kernels(value, problem, lengths)
+            run_kernels(inputs)
     torch.cuda.current_stream().wait_stream(side)
     kernels.check()
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        static = run_kernels(value, problem, lengths)
+        static = run_kernels(inputs)
     line = ""
     for turn in range(times):
-        problem.inputs["gx"].normal_(generator=torch.Generator(device).manual_seed(turn))
+        inputs.tensors["gx"].normal_(generator=torch.Generator(device).manual_seed(turn))
         captured.replay()
         replayed = {name: tensor.clone() for name, tensor in static.items()}
-        against_eager = Repetitions(value, run_kernels(value, problem, lengths))
+        against_eager = Repetitions(comparison, run_kernels(inputs))
         against_eager.add(replayed)
         line = against_eager.check("graph")
     kernels.check()
@@ -169,7 +170,7 @@ def graph(value: Value, device: str, times: int) -> str:
 def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     """A launch without its last program ends by itself, is reported, and the next call works.
 
-    Needs no second program to run at the same time, so the interpreter can do it too.
+    The interpreter can do this too, since no two programs need to run at the same time.
     """
     import torch
 
@@ -186,7 +187,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     limits = device_limits(torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
     problem = Problem(gates=4, B=B, H=H, directions=1, dtype="bfloat16", precision="ieee")
     plan = (backward_plan if backward else forward_plan)(problem, limits, "persistent")
-    if device == "cpu":  # the least that has a barrier: interpreting a program takes long
+    if device == "cpu":  # the smallest plan with a barrier: interpreting a program takes long
         plan = replace(
             plan, units=16, split=1, group=2, batch_groups=1, tiles=1, block_k=32, resident=1,
             ahead=1,

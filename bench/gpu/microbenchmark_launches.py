@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.gpu.floor_kernels import (
+from bench.gpu.microbenchmark_kernels import (
     CHAIN_COLUMNS,
     CHAIN_ROWS,
     FLAG_LINES,

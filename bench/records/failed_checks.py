@@ -1,4 +1,4 @@
-"""What a failed check makes doubtful, so that it costs what it concerns and no more. No torch."""
+"""Which kernels a failed check makes suspect, and which measurements that rules out. No torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from bench.cases.cases import Case
 from bench.cases.numbers import number_type
 from bench.records import schema, store
 
+KEPT_FIELDS = (
+    "run_id", "kind", "provider", "provider_version", "mode", "plan", "device", "software", "code",
+    "commit", "dirty", "seed", "regime",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Doubt:
-    """A loop of a cell that a check found wrong; None means all of them.
+class Suspect:
+    """Kernels that a failed check found wrong; None stands for any loop, mode or number type.
 
     Args:
         check: the check's name.
@@ -33,8 +38,8 @@ class Doubt:
         words = (self.cell, self.loop or "both loops", self.mode or "every mode", self.number)
         return " ".join(word for word in words if word)
 
-    def concerns(self, case: Case, plan: Mapping[str, Any]) -> bool:
-        """Whether a call of our kernels on this case, run by this plan, uses that loop."""
+    def is_used_by(self, case: Case, plan: Mapping[str, Any]) -> bool:
+        """Whether our kernels, called on this case and run by this plan, are among these."""
         modes = {"forward": plan["mode"]}
         if case.pass_ == "fwd+bwd":
             modes["backward"] = plan["backward"]["mode"]
@@ -49,21 +54,21 @@ class Doubt:
 
 
 def why_not_measured(
-    case: Case, plan: Mapping[str, Any] | None, doubts: Iterable[Doubt]
+    case: Case, plan: Mapping[str, Any] | None, suspects: Iterable[Suspect]
 ) -> str | None:
-    """Why a time of this call would not count, or None. Only our kernels have a plan."""
+    """Why a measurement of this call would not count, or None. Only our kernels have a plan."""
     if plan is None:
         return None
-    for doubt in doubts:
-        if doubt.concerns(case, plan):
-            return f"not measured, because a check of these kernels failed: {doubt.check}"
+    for suspect in suspects:
+        if suspect.is_used_by(case, plan):
+            return f"not measured, because a check of these kernels failed: {suspect.check}"
     return None
 
 
-def withdraw(
-    records: Iterable[store.Record], doubts: Sequence[Doubt], time: str
-) -> list[store.Record]:
-    """For each of these records that was measured before a check failed, one that takes its place.
+def replacements(
+    records: Iterable[schema.Record], suspects: Sequence[Suspect], time: str
+) -> list[schema.Record]:
+    """Records with status "incorrect" that replace those of suspect kernels.
 
     Args:
         records: of one run.
@@ -74,22 +79,16 @@ def withdraw(
         if record["status"] != "ok" or record["plan"] is None:
             continue
         case = Case.from_fields(record)
-        why = why_not_measured(case, record["plan"], doubts)
+        why = why_not_measured(case, record["plan"], suspects)
         if why is not None:
-            kept = ("run_id", "kind", "provider", "provider_version", "mode", "plan", "device",
-                    "software", "code", "commit", "dirty", "seed", "regime")  # fmt: skip
-            found.append(
-                schema.new_record(
-                    **case.fields() | {name: record[name] for name in kept},
-                    status="incorrect", reason=why, time=time,
-                )
-            )  # fmt: skip
+            fields = case.fields() | {name: record[name] for name in KEPT_FIELDS}
+            found.append(schema.new_record(**fields, status="incorrect", reason=why, time=time))
     return found
 
 
-def to_json(doubts: Iterable[Doubt]) -> list[dict[str, Any]]:
-    return [asdict(doubt) for doubt in doubts]
+def to_json(suspects: Iterable[Suspect]) -> list[dict[str, Any]]:
+    return [asdict(suspect) for suspect in suspects]
 
 
-def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[Doubt, ...]:
-    return tuple(Doubt(**row) for row in rows)
+def from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[Suspect, ...]:
+    return tuple(Suspect(**row) for row in rows)

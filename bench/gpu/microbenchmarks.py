@@ -15,8 +15,15 @@ import numpy as np
 import torch
 
 from bench.cases.problem import torch_precision
-from bench.gpu import floor_launches as runs
-from bench.gpu.floor_kernels import CHAIN_COLUMNS, CHAIN_K, SAVED_WORDS, STATE_WORDS, WORD, nothing
+from bench.gpu import microbenchmark_launches as runs
+from bench.gpu.microbenchmark_kernels import (
+    CHAIN_COLUMNS,
+    CHAIN_K,
+    SAVED_WORDS,
+    STATE_WORDS,
+    WORD,
+    nothing,
+)
 from bench.measure.statistics import interval
 
 Entry = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The kernels of the floor's microbenchmarks; ``bench.gpu.floor_launches`` launches them.
+"""The kernels of the floor's microbenchmarks; ``bench.gpu.microbenchmark_launches`` launches them.
 
 The interpreter runs them too, with clocks that stand still.
 """

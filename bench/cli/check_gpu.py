@@ -1,0 +1,106 @@
+"""``python -m bench check-gpu``: whether the kernels are right on the GPU at hand, in minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cases import arguments
+from bench.gpu import run_checks
+from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Pool
+from bench.gpu.run_checks import ResultFile, Row
+from bench.measure import interpreter
+from bench.records import environment, files
+from bench.sweep import toolchain
+
+UNFINISHED = 3  # exit code
+MOST_REPORTS = 4  # failures printed in full; the file has the others' reports
+COLOURS = {PASS: "green", FAIL: "bold red", LEFT_OUT: "yellow", NOT_DONE: "bold yellow"}
+
+
+@contextlib.contextmanager
+def show_progress(total: int) -> Iterator[Callable[[Row], None]]:
+    """What it yields is called with each outcome: it counts, and prints failures in full."""
+    console = Console(stderr=True)
+    done = reports = 0
+    with console.status("checking") as status:
+
+        def show(row: Row) -> None:
+            nonlocal done, reports
+            done += 1
+            status.update(f"{done} of {total} done, last: {row.name}")
+            if row.outcome == FAIL:
+                reports += bool(row.report)
+                full = row.report if reports <= MOST_REPORTS else ""
+                text = f"FAIL {row.name}: {row.detail}\n{full}".rstrip()
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        yield show
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The outcomes; the comparisons of a cell and number type that passed share a line."""
+    shown = Table("check", "what", "outcome", "detail", "s")
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        together = row.check == "values" and row.outcome == PASS
+        what = " ".join(row.what.split()[:2]) if together else row.what
+        groups.setdefault((row.check, what, row.outcome), []).append(row)
+    for (check, what, outcome), group in groups.items():
+        detail = group[0].detail if len(group) == 1 else f"{len(group)} comparisons with float64"
+        seconds = sum(row.seconds for row in group)
+        coloured = f"[{COLOURS[outcome]}]{outcome}"
+        shown.add_row(check, what, coloured, detail.replace("[", r"\["), f"{seconds:.1f}")
+    return shown
+
+
+def command(
+    rehearse: Annotated[
+        bool, typer.Option(help="The same checks at tiny sizes, on any machine.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"A folder to keep outcomes in ({files.CHECKS}); the next call goes on."),
+    ] = None,
+    max_minutes: Annotated[float, typer.Option(help="What is not done by then is left.")] = 5.0,
+) -> None:
+    """Check the kernels on this GPU: values, repetitions, streams, graphs, failures, memory.
+
+    A failure is printed whole: every tensor's error, where the wrong entries are, and the plans.
+
+    Exit code 0 if all that can be checked here passed, 1 if anything failed (a wrong value, bits
+    that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
+    but something was not done, for want of time or by the fault of what is around it.
+    """
+    arguments.minutes(max_minutes)
+    cuda = environment.probe().is_cuda or environment.machine().is_cuda
+    if not cuda and not rehearse:
+        raise RuntimeError(
+            "check-gpu needs a GPU and finds none here; --rehearse runs its code at tiny sizes in "
+            "Triton's interpreter"
+        )
+    if cuda:
+        toolchain.check()
+        toolchain.check_cache()
+    else:
+        interpreter.check()
+        os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
+    file = None if out is None else ResultFile(out.resolve(), run_checks.key(rehearse))
+    checks = run_checks.all_checks(rehearse, cuda)
+    with Pool(run_checks.workers()) as pool, show_progress(len(checks)) as show:
+        rows = run_checks.run(checks, file, max_minutes * 60, pool, show)
+    if file is not None:
+        file.write(rows, device=environment.device_facts())
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    print(run_checks.summary_line(rows))
+    outcomes = {row.outcome for row in rows}
+    if outcomes & {FAIL, NOT_DONE}:
+        raise typer.Exit(1 if FAIL in outcomes else UNFINISHED)

@@ -1,0 +1,247 @@
+"""The checks of ``python -m bench check-gpu``: which there are, running them, and their outcomes.
+
+They show what the CPU tests cannot: compiled kernels at real sizes, programs that really run at
+once, streams, CUDA graphs (``bench.gpu.value_checks``, ``bench.gpu.launch_checks``,
+``bench.gpu.sanitizer``). Each runs in a process of a pool, the most informative first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import launch_checks, sanitizer, value_checks
+from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
+from bench.gpu.value_checks import Comparison
+from bench.records import environment, files, provenance, store
+from bench.records.failed_checks import Suspect, from_json, to_json
+
+MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
+TRIES = 2  # a check that was not done after so many fair tries is not begun again
+
+
+@dataclass
+class Row:
+    """One check's outcome, one of ``bench.gpu.pool``'s four, and how many fair tries it had.
+
+    ``report`` is a failure's full account; ``suspects`` its rows of
+    ``bench.records.failed_checks``.
+    """
+
+    check: str
+    what: str
+    outcome: str
+    detail: str
+    seconds: float = 0.0
+    tries: int = 1
+    report: str = ""
+    suspects: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.check}: {self.what}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a later call need not run this check: all but what lacked time or memory.
+
+        A failure stays one as long as code and software are the same: if it does not recur, it is
+        a race. A check that was not done after ``TRIES`` tries is settled, too.
+        """
+        return self.outcome != NOT_DONE or self.tries >= TRIES
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its kind, what is checked, how, and which kernels are suspect if it fails.
+
+    ``suspects`` is for a check that dies or raises; one that finds a wrong value names its own.
+    """
+
+    kind: str
+    what: str
+    unit: Unit
+    suspects: tuple[Suspect, ...] = ()
+
+
+def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
+    """Every check, the most informative first.
+
+    A check that launches another's kernels comes after it and finds them compiled.
+    """
+    found: dict[str, Check] = {}
+    device = "cuda" if cuda else "cpu"
+    many, few = (2, 1) if rehearse else (1000, 50)
+
+    def add(
+        kind: str,
+        what: str,
+        call: Callable[[], str],
+        *after: str,
+        of: Comparison | None = None,
+        number: str | None = None,
+    ) -> str:
+        name = f"{kind}: {what}"
+        suspects: tuple[Suspect, ...] = ()
+        if of is not None:
+            mode = None if of.mode == "auto" else of.mode
+            suspects = (Suspect(name, of.cell, mode=mode, number=number),)
+        unit = Unit(name, call, after, alone=kind == "far offsets")
+        found.setdefault(name, Check(kind, what, unit, suspects))
+        return name
+
+    def add_comparison(comparison: Comparison, *after: str) -> str:
+        call = partial(value_checks.compare, comparison, device)
+        return add("values", comparison.name, call, *after, of=comparison, number=comparison.number)
+
+    def add_comparisons(dtype: str, precision: str) -> None:
+        for cell in cells:
+            forward: tuple[str, ...] = ()
+            for each in value_checks.comparisons(cell, dtype, precision, rehearse):
+                name = add_comparison(each, *(forward if each.direction == "reverse" else ()))
+                forward = (name,) if each.direction == "forward" else forward
+
+    cells = value_checks.kernel_cells()
+    firsts = {cell: add_comparison(value_checks.first(cell, rehearse)) for cell in cells}
+    for backward, loop in ((False, "forward"), (True, "backward")):
+        missing = partial(launch_checks.missing_program, backward, device)
+        plain = add("missing program", loop, partial(missing, False))
+        add("missing program", f"{loop}, in a graph", partial(missing, True), plain)
+    for case in launch_checks.cases(rehearse):
+        repeat = partial(launch_checks.repeat, case, device, many)
+        add("repetitions", case.name, repeat, firsts[case.cell], of=case)
+        bare = replace(case, masks=False)  # with lengths, each call would wait to check them
+        streams = partial(launch_checks.streams, bare, device, few)
+        compiled = add("streams", bare.name, streams, of=bare)
+        graph = partial(launch_checks.graph, bare, device, few)
+        add("graph", bare.name, graph, compiled, of=bare)
+    # What "auto-graph" may choose: torch's GEMMs and our kernels in one graph.
+    gemm = replace(launch_checks.cases(rehearse)[0], masks=False, mode="gemm")
+    add("graph", gemm.name, partial(launch_checks.graph, gemm, device, few), of=gemm)
+    numbers = [  # the interpreter has no tf32
+        number for number in value_checks.NUMBERS if cuda or number[1] != "tf32"
+    ]
+    for number in (n for n in numbers if n[0] != "fp32"):
+        add_comparisons(*number)
+    for cell in cells if cuda else cells[:1]:
+        case = value_checks.sanitizer_case(cell)
+        after: tuple[str, ...] = ()
+        if cuda:
+            small = partial(value_checks.run_sanitizer_case, cell)
+            after = (add("small case", cell, small, of=case),)
+        for tool in sanitizer.TOOLS:
+            add("sanitizer", f"{tool} {cell}", partial(sanitizer.run, tool, cell, cuda), *after,
+                of=case)  # fmt: skip
+    for number in (n for n in numbers if n[0] == "fp32"):  # whose products take long to compile
+        add_comparisons(*number)
+    add("far offsets", "rnn_tanh bf16", partial(value_checks.far_offsets, device))
+    return list(found.values())
+
+
+def key(rehearse: bool) -> dict[str, Any]:
+    """What must be equal for an earlier outcome to count."""
+    digest = hashlib.sha256()
+    for module in (value_checks.__file__, launch_checks.__file__, sanitizer.__file__, __file__):
+        digest.update(Path(module).read_bytes())
+    software = provenance.software_facts()
+    return {
+        "device": environment.probe().name,
+        "code": provenance.code_hash(),
+        "checks": digest.hexdigest()[:12],
+        "rehearsal": rehearse,
+        **{name: software[name] for name in ("python", "torch", "triton")},
+    }
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """``check_gpu.json`` in a folder, whose rows count only under the same :func:`key`."""
+
+    folder: Path
+    key: dict[str, Any]
+
+    def rows(self) -> list[Row]:
+        """The stored outcomes, if they are of this device, code and software."""
+        found = store.read_state(self.folder / files.CHECKS)
+        return [Row(**row) for row in found["rows"]] if found.get("key") == self.key else []
+
+    def write(self, rows: Sequence[Row], **facts: Any) -> None:
+        """Replace the stored outcomes atomically."""
+        found = provenance.provenance({"name": self.key["device"]}, self.key["code"])
+        found |= {"key": self.key} | facts | {"rows": [asdict(row) for row in rows]}
+        store.write_state(self.folder / files.CHECKS, found)
+
+
+def unfinished(rows: Sequence[Row]) -> list[Row]:
+    """The checks that a later call would run."""
+    return [row for row in rows if not row.is_settled]
+
+
+def suspects(rows: Sequence[Row]) -> tuple[Suspect, ...]:
+    """The kernels that the failures among these rows make suspect."""
+    return from_json(each for row in rows if row.outcome == FAIL for each in row.suspects)
+
+
+def workers() -> int:
+    """How many processes to check with: one for each core, as compiling takes most of the time."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def run(
+    checks: Sequence[Check],
+    file: ResultFile | None,
+    seconds: float,
+    pool: Pool,
+    on_row: Callable[[Row], object] = lambda row: None,
+) -> list[Row]:
+    """Run the checks that ``file`` does not hold as settled; all outcomes, in the checks' order.
+
+    Args:
+        file: gets each outcome as it comes, so that a call that is killed loses none.
+        on_row: called with each outcome after it was stored.
+    """
+    deadline = time.monotonic() + seconds
+    order = {check.unit.name: index for index, check in enumerate(checks)}
+    by_name = {check.unit.name: check for check in checks}
+    earlier = {row.name: row for row in (file.rows() if file else []) if row.name in order}
+    found: dict[str, Row] = {}
+
+    def in_order(rows: dict[str, Row]) -> list[Row]:
+        return sorted(rows.values(), key=lambda row: order[row.name])
+
+    def on_outcome(unit: Unit, outcome: Outcome) -> None:
+        check = by_name[unit.name]
+        tries = outcome.tried + (earlier[unit.name].tries if unit.name in earlier else 0)
+        suspect = check.suspects if outcome.doubts is None else outcome.doubts
+        row = found[unit.name] = Row(
+            check.kind, check.what, outcome.state, outcome.detail, outcome.seconds, tries,
+            outcome.report, to_json(suspect) if outcome.state == FAIL else [],
+        )  # fmt: skip
+        if file is not None:
+            file.write(in_order(earlier | found))
+        on_row(row)
+
+    waiting = []
+    for check in checks:
+        row = earlier.get(check.unit.name)
+        if row is not None and row.is_settled:
+            found[row.name] = row
+            on_row(row)
+        else:
+            waiting.append(check.unit)
+    pool.run(waiting, deadline, on_outcome)
+    return in_order(found)
+
+
+def summary_line(rows: Sequence[Row]) -> str:
+    """How many checks have each outcome, in words."""
+    counts = Counter(row.outcome for row in rows)
+    words = {PASS: "passed", FAIL: "failed", LEFT_OUT: "left out", NOT_DONE: "not done"}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items())

@@ -1,0 +1,291 @@
+"""Checks of ``bench check-gpu`` that compare values with float64.
+
+Each check is a function that runs in a process of its own and returns a line on what it found. If
+the kernels are wrong it raises ``Failed``, or lets through what they raise; ``Skipped`` if this
+machine cannot run it; ``NotDone`` if something other than the kernels kept it from ending.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bench.cases.cases import CELLS, Case
+from bench.cases.numbers import number_type, product_roundoff
+from bench.gpu.pool import Failed, Skipped
+from bench.records.failed_checks import Suspect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kernels.plan import Plan
+
+LOOPS = ("forward", "backward")
+# Times sqrt(u): the tolerance of gradients of rnn_relu; see `tolerance`.
+RELU_FACTOR = 1.6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison with float64: the forward and the backward loop, without the input GEMM."""
+
+    cell: str
+    dtype: str
+    precision: str
+    direction: str  # "forward", "reverse" or "both"
+    T: int
+    B: int
+    H: int
+    mode: str
+    masks: bool = False  # lengths and resets
+
+    @property
+    def case(self) -> Case:
+        return Case(
+            self.cell, "fwd+bwd", "recurrence", 2 if self.direction == "both" else 1, self.dtype,
+            self.precision, 1, self.B, self.T, 0, self.H, 0.1 if self.masks else 0.0,
+        )  # fmt: skip
+
+    @property
+    def number(self) -> str:
+        return number_type(self.dtype, self.precision)
+
+    @property
+    def name(self) -> str:
+        masks = ", lengths and resets" if self.masks else ""
+        sizes = f"T={self.T} B={self.B} H={self.H}"
+        return f"{self.cell} {self.number} {self.direction} {sizes} {self.mode}{masks}"
+
+
+NUMBERS = (("bf16", "none"), ("fp16", "none"), ("fp32", "tf32"), ("fp32", "ieee"))
+
+
+def kernel_cells() -> list[str]:
+    """The cells that our kernels have."""
+    return [cell.name for cell in CELLS.values() if cell.kernels]
+
+
+def first(cell: str, rehearse: bool) -> Comparison:
+    """The most informative comparison of a cell: both passes, both directions, every option."""
+    if rehearse:
+        return Comparison(cell, "bf16", "none", "both", 2, 2, 5, "auto", masks=True)
+    return Comparison(cell, "bf16", "none", "both", 50, 32, 512, "persistent", masks=True)
+
+
+def comparisons(cell: str, dtype: str, precision: str, rehearse: bool) -> Iterator[Comparison]:
+    """The comparisons of one cell in one number type, the most informative first."""
+    if rehearse:
+        yield Comparison(cell, dtype, precision, "both", 2, 2, 5, "auto", masks=True)
+        yield Comparison(cell, dtype, precision, "reverse", 2, 2, 5, "gemm")
+        return
+    for direction in ("both", "forward", "reverse"):
+        yield Comparison(cell, dtype, precision, direction, 50, 32, 512, "persistent", masks=True)
+    yield Comparison(cell, dtype, precision, "forward", 50, 64, 1024, "auto")
+    yield Comparison(cell, dtype, precision, "both", 50, 17, 100, "auto", masks=True)
+    if dtype == "bf16":
+        yield Comparison(cell, dtype, precision, "both", 20, 256, 64, "auto")
+        yield Comparison(cell, dtype, precision, "forward", 20, 16, 2048, "auto")
+        yield Comparison(cell, dtype, precision, "forward", 20, 2048, 256, "persistent")
+        yield Comparison(cell, dtype, precision, "both", 20, 32, 512, "stepwise", masks=True)
+        yield Comparison(cell, dtype, precision, "both", 20, 32, 512, "gemm", masks=True)
+
+
+def all_comparisons(rehearse: bool) -> list[Comparison]:
+    """Every comparison; those in fp32 come last, because they take longest to compile."""
+    numbers = sorted(NUMBERS, key=lambda number: number[0] == "fp32")
+    return [
+        each for number in numbers for cell in kernel_cells()
+        for each in comparisons(cell, *number, rehearse)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a comparison computes on, the tensors named as in ``bench.cases.problem``."""
+
+    comparison: Comparison
+    tensors: dict[str, Tensor]
+    upstream: dict[str, Tensor]
+    lengths: Tensor | None  # from 1 to T
+    resets: Tensor | None
+
+
+def make_inputs(comparison: Comparison, device: str) -> Inputs:
+    """Random inputs of a comparison, the same at each call."""
+    import torch
+
+    from bench.cases.problem import make_problem
+
+    problem = make_problem(comparison.case, seed=1, device=device)
+    lengths = None
+    if comparison.masks:
+        lengths = (torch.arange(comparison.B) * 7 % comparison.T + 1).to(device)
+    return Inputs(comparison, problem.inputs, problem.upstream, lengths, problem.resets)
+
+
+def run_recurrence(package: Any, inputs: Inputs, **how: Any) -> dict[str, Tensor]:
+    """Outputs and gradients of ``package.recurrence``, named as in ``bench.cases.problem``."""
+    import torch
+
+    from bench.cases.problem import loop_state, named_outputs
+
+    comparison = inputs.comparison
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.tensors.items()}
+    y, *last = package.recurrence(
+        comparison.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], *loop_state(leaves),
+        reverse=comparison.direction == "reverse", lengths=inputs.lengths, resets=inputs.resets,
+        **how,
+    )  # fmt: skip
+    outputs = named_outputs(comparison.case, y, last)
+    gradients = torch.autograd.grad(
+        list(outputs.values()),
+        list(leaves.values()),
+        [inputs.upstream[name].to(output.dtype) for name, output in outputs.items()],
+    )
+    found = {name: output.detach() for name, output in outputs.items()}
+    return found | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+
+def run_kernels(inputs: Inputs) -> dict[str, Tensor]:
+    """Our kernels' outputs and gradients."""
+    import kernels
+    from bench.cases.problem import torch_precision
+
+    comparison = inputs.comparison
+    precision = None if comparison.precision == "none" else comparison.precision
+    with torch_precision(comparison.precision):  # of what torch multiplies, as in the benchmark
+        return run_recurrence(kernels, inputs, mode=comparison.mode, precision=precision)
+
+
+def run_reference(inputs: Inputs) -> dict[str, Tensor]:
+    """The reference's outputs and gradients in float64."""
+    import reference
+
+    exact = {name: tensor.double() for name, tensor in inputs.tensors.items()}
+    return run_recurrence(reference, replace(inputs, tensors=exact))
+
+
+def plans(inputs: Inputs) -> dict[str, Plan]:
+    """How the kernels run the forward and the backward loop."""
+    from kernels.autograd import plans
+    from kernels.cells import CELLS as KERNEL_CELLS
+
+    of = inputs.comparison
+    precision = "ieee" if of.precision == "none" else of.precision
+    cell, w_hh = KERNEL_CELLS[of.cell], inputs.tensors["w_hh"]
+    return dict(zip(LOOPS, plans(cell, w_hh, of.B, of.mode, precision), strict=True))
+
+
+def tolerance(comparison: Comparison, name: str) -> float:
+    """The relative L2 error up to which a tensor passes: the benchmark's own tolerance, but less
+    for gradients of rnn_relu at real sizes.
+
+    The benchmark allows those 8 sqrt(u), because its tensors may have few elements; here they have
+    thousands. The reference computed in bf16 and fp16, which rounds more often than the kernels,
+    is off by at most 0.57 sqrt(u). So 1.6 sqrt(u) is allowed, in bf16 0.1: less than the error of a
+    gradient over 50 steps that lacks the term of one (1 / sqrt(50) = 0.14).
+    """
+    from bench.measure.metrics import tolerance as at_any_shape
+
+    bound = at_any_shape(comparison.case, name)
+    if (
+        not name.startswith("d")
+        or comparison.case.cell_info.nonlinearity != "relu"
+        or comparison.H < 64
+    ):
+        return bound
+    u = product_roundoff(comparison.dtype, comparison.precision)
+    return min(bound, RELU_FACTOR * math.sqrt(u))
+
+
+def compare(comparison: Comparison, device: str) -> str:
+    """The largest error of all outputs and gradients, as a share of its tolerance.
+
+    Raises:
+        Failed: if one is above its tolerance. Its report has every tensor's error, where the
+            wrong ones are wrong, and the plans; suspect is the forward loop if an output is
+            wrong, else the backward loop, in the mode that the plan chose.
+    """
+    import kernels
+    from bench.gpu import error_report
+    from bench.measure.metrics import errors
+
+    inputs = make_inputs(comparison, device)
+    found = run_kernels(inputs)
+    kernels.check()
+    exact = run_reference(inputs)
+    off = {name: errors(tensor, exact[name])["rel_l2"] for name, tensor in found.items()}
+    bounds = {name: tolerance(comparison, name) for name in found}
+    wrong = [name for name in found if not off[name] <= bounds[name]]  # also where it is NaN
+    if not wrong:
+        share, where = max((off[name] / bounds[name], name) for name in found)
+        return f"at most {share:.0%} of the accepted error ({where})"
+    lines = [
+        f"{name:8} off by {off[name]:.3g} of its norm; accepted: {bounds[name]:.3g}"
+        + (" WRONG" if name in wrong else "")
+        for name in found
+    ]
+    for name in wrong:
+        lines += error_report.describe(name, found[name], exact[name], bounds[name])
+    by_loop = plans(inputs)
+    for loop, plan in by_loop.items():
+        facts = ", ".join(f"{key}={fact}" for key, fact in asdict(plan).items() if key != "cost")
+        lines.append(f"{loop} plan: {facts}")
+    outputs = [name for name in wrong if not name.startswith("d")]
+    name, loop = (outputs[0], "forward") if outputs else (wrong[0], "backward")
+    check, mode = f"values: {comparison.name}", by_loop[loop].mode
+    raise Failed(
+        f"{name} is off by {off[name]:.2g} of its norm; accepted: {bounds[name]:.2g}",
+        "\n".join(lines),
+        (Suspect(check, comparison.cell, loop, mode, comparison.number),),
+    )
+
+
+def far_offsets(device: str) -> str:
+    """Tensors of more than 2**31 elements, checked at their first, middle and last sequences."""
+    import torch
+
+    import kernels
+    import reference
+    from bench.measure.metrics import errors
+
+    of = Comparison("rnn_tanh", "bf16", "none", "forward", 600, 65536, 64, "auto")
+    if device == "cpu":
+        raise Skipped("needs a GPU with 48 GB")
+    if torch.cuda.mem_get_info()[0] < 48 << 30:
+        raise Skipped("needs 48 GB of free memory")
+    rows = torch.tensor([0, 1, of.B // 2, of.B - 2, of.B - 1], device=device)
+    shape = (of.T, of.B, 1, of.H)
+    torch.manual_seed(1)
+    gx = torch.randn(shape, device=device, dtype=torch.bfloat16).requires_grad_()
+    dy = torch.randn(of.T, of.B, of.H, device=device, dtype=torch.bfloat16)
+    w = (torch.randn(1, of.H, of.H, device=device) / 16).to(torch.bfloat16)
+    y, _, _ = kernels.recurrence(of.cell, gx, w, mode=of.mode)
+    (dgx,) = torch.autograd.grad(y, gx, dy)
+    kernels.check()
+    some = gx.detach()[:, rows].double().requires_grad_()
+    exact, _, _ = reference.recurrence(of.cell, some, w.double())
+    (dexact,) = torch.autograd.grad(exact, some, dy[:, rows].double())
+    worst = 0.0
+    for name, found, right in (("y", y[:, rows], exact), ("dgx", dgx[:, rows], dexact)):
+        share = errors(found.detach(), right.detach())["rel_l2"] / tolerance(of, name)
+        if not share <= 1:
+            raise Failed(f"{name} is off by {share:.2g} times what is accepted")
+        worst = max(worst, share)
+    return f"{gx.numel():,} elements, at most {worst:.0%} of the accepted error"
+
+
+def sanitizer_case(cell: str) -> Comparison:
+    """What runs under compute-sanitizer: groups of several programs, every option."""
+    return Comparison(cell, "bf16", "none", "both", 3, 5, 500, "persistent", masks=True)
+
+
+def run_sanitizer_case(cell: str) -> str:
+    """Run that case once, which also compiles its kernels."""
+    import kernels
+
+    run_kernels(make_inputs(sanitizer_case(cell), "cuda"))
+    kernels.check()
+    return "runs; its kernels are compiled for the sanitizers"

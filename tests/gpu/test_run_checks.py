@@ -1,0 +1,178 @@
+"""check-gpu: which checks there are, exit codes, what is printed and kept, and resuming."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.cli.check_gpu import MOST_REPORTS, UNFINISHED, show_progress
+from bench.gpu import run_checks
+from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Pool, Unit
+from bench.gpu.run_checks import TRIES, Check, ResultFile, Row
+from bench.gpu.value_checks import kernel_cells
+from bench.records import files
+from bench.records.failed_checks import Suspect
+from bench.records.provenance import ROOT
+from tests.helpers.pool_tasks import dies, fails, finds, gives, late
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
+KEY = {"code": "abc", "device": "card"}
+
+
+def check_gpu(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "check-gpu", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def checks_of(**calls: Any) -> list[Check]:
+    """Checks of values, by their names."""
+    suspects = (Suspect("", "lstm"),)
+    return [
+        Check("values", name, Unit(f"values: {name}", call), suspects)
+        for name, call in calls.items()
+    ]
+
+
+def run(checks: list[Check], file: ResultFile | None = None, seconds: float = LONG) -> list[Row]:
+    with Pool(2) as processes, show_progress(len(checks)) as show:
+        return run_checks.run(checks, file, seconds, processes, show)
+
+
+@NO_GPU
+def test_without_a_gpu_it_says_so() -> None:
+    found = check_gpu()
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert "needs a GPU and finds none here; --rehearse" in found.stderr
+
+
+@NO_GPU
+@pytest.mark.slow
+def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
+    words = ["check-gpu", "--rehearse", "--out", str(tmp_path), "--max-minutes", "60"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    assert " 0 failed" in found.output and " 0 not done" in found.output
+    stored = json.loads((tmp_path / files.CHECKS).read_text())
+    assert stored["key"]["rehearsal"] and stored["software"]["torch"] == torch.__version__
+    assert stored["device"]["kind"] == "cpu"
+    outcomes: dict[str, list[Any]] = {}
+    for row in stored["rows"]:
+        outcomes.setdefault(row["check"], []).append(row["outcome"])
+    # Two comparisons of each cell in fp32, fp16 and bf16; what needs a GPU is left out.
+    assert outcomes.pop("values") == [PASS] * 6 * len(kernel_cells())
+    assert outcomes.pop("repetitions") == [PASS] * 2
+    assert outcomes.pop("missing program") == [PASS, LEFT_OUT] * 2
+    left_out = {"streams": 2, "graph": 3, "far offsets": 1, "sanitizer": 2}
+    assert outcomes == {check: [LEFT_OUT] * count for check, count in left_out.items()}
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0
+    # Nothing is run again: the seconds too are the first call's.
+    assert json.loads((tmp_path / files.CHECKS).read_text())["rows"] == stored["rows"]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_this_gpu_passes() -> None:
+    found = check_gpu()
+    assert found.returncode in (0, UNFINISHED), found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(
+    ("calls", "code"),
+    [((gives,), 0), ((fails, late), 1), ((gives, late), UNFINISHED)],
+)
+@NO_GPU
+def test_exit_codes(calls: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [partial(call, "fine") if call is gives else call for call in calls]
+    checks = checks_of(**{str(index): call for index, call in enumerate(named)})
+    monkeypatch.setattr(run_checks, "all_checks", lambda *_: checks)
+    found = CliRunner().invoke(app, ["check-gpu", "--rehearse"])
+    assert found.exit_code == code, found.output
+
+
+# --- keeping and resuming
+
+
+def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    file = ResultFile(tmp_path, KEY)
+    checks = checks_of(right=partial(gives, "first"), wrong=fails, late=late)
+    rows = run(checks, file)
+    assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
+    assert [row.name for row in run_checks.unfinished(rows)] == ["values: late"]
+    rows = run(checks, file, seconds=-1)
+    assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
+    assert rows[2].tries == 1  # there was no time to try
+    right = {"right": partial(gives, "second"), "wrong": partial(gives, "right this time")}
+    checks = checks_of(**right, late=late)
+    rows = run(checks, file)
+    # What failed once with this code stays failed: the next time it may only be lucky.
+    assert [(row.outcome, row.detail) for row in rows[:2]] == [
+        (PASS, "first"), (FAIL, "AssertionError: a wrong value"),
+    ]  # fmt: skip
+    assert rows[2].tries == TRIES and not run_checks.unfinished(rows)
+    assert file.rows() == rows
+    mended = ResultFile(tmp_path, KEY | {"code": "mended"})
+    assert mended.rows() == []
+    assert run(checks, mended)[1].outcome == PASS
+
+
+def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> None:
+    file, many = ResultFile(tmp_path, KEY), MOST_REPORTS + 1
+    rows = run(checks_of(**{str(i): partial(finds, i) for i in range(many)}), file)
+    printed = capsys.readouterr().err
+    for i, row in enumerate(rows):
+        assert f"FAIL values: {i}: y is wrong" in printed
+        assert row.report == f"all about {i}\n[in] many lines" and f"report {i}" not in row.detail
+    # Whoever looks at a terminal's last lines sees the summary; the file has every report.
+    assert sum(f"all about {i}\n[in] many lines" in printed for i in range(many)) == many - 1
+    suspect = Suspect("values", "gru", "forward", "gemm", "bf16")
+    assert run_checks.suspects(file.rows()) == (suspect,) * many
+
+
+def test_what_a_check_that_dies_makes_suspect_is_known_beforehand() -> None:
+    rows = run(checks_of(dies=dies, raises=fails))
+    assert [row.outcome for row in rows] == [FAIL, FAIL]
+    assert run_checks.suspects(rows) == (Suspect("", "lstm"),) * 2
+    assert "a wrong value" in rows[1].report and "Traceback" in rows[1].report
+
+
+# --- which checks there are
+
+
+def test_every_check_of_a_cell_names_the_kernels_that_its_failure_makes_suspect() -> None:
+    for check in run_checks.all_checks(rehearse=False, cuda=True):
+        if check.kind in ("values", "repetitions", "streams", "graph", "sanitizer", "small case"):
+            (suspect,) = check.suspects
+            assert suspect.cell in check.what.split() and suspect.check == check.unit.name
+            assert suspect.mode is None or suspect.mode in ("persistent", "stepwise", "gemm")
+        else:  # that a barrier gives up, and tensors larger than any case of a preset
+            assert check.kind in ("missing program", "far offsets")
+            assert not check.suspects
+
+
+def test_the_most_informative_checks_come_first_and_names_are_unlike() -> None:
+    checks = run_checks.all_checks(rehearse=False, cuda=True)
+    names = [check.unit.name for check in checks]
+    assert len(set(names)) == len(names)
+    kinds = [check.kind for check in checks]
+    firsts = names[: len(kernel_cells())]
+    for cell, name in zip(kernel_cells(), firsts, strict=True):
+        assert f"{cell} bf16 both T=50 B=32 H=512 persistent" in name
+    assert kinds[len(firsts)] == "missing program"
+    last_graph = len(names) - 1 - kinds[::-1].index("graph")
+    assert last_graph < names.index(next(name for name in names if "fp16" in name))
+    for index, check in enumerate(checks):  # or a unit might wait for one that waits for it
+        assert set(check.unit.after) <= set(names[:index])
+    assert checks[-1].unit.alone and sum(check.unit.alone for check in checks) == 1
+    for cell in kernel_cells():  # compiled before a sanitizer's minutes run
+        name = f"sanitizer: memcheck {cell}"
+        assert checks[names.index(name)].unit.after == (f"small case: {cell}",)

@@ -1,0 +1,182 @@
+"""The checks of check-gpu, each run in this process: that they see what is wrong, and no more."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from bench.cases.cases import CELLS
+from bench.compiler.compile_kernel import TORCH_NAMES
+from bench.gpu import error_report, launch_checks, sanitizer, value_checks
+from bench.gpu.pool import FAIL, PASS, Failed, NotDone, attempt
+from bench.gpu.value_checks import Comparison, kernel_cells
+from bench.measure.metrics import errors, tolerance
+from bench.records.failed_checks import Suspect
+from kernels.plan import Problem, backward_plan, forward_plan
+from kernels.plan.devices import DEVICES
+
+Tensors = dict[str, torch.Tensor]
+ALL = value_checks.all_comparisons(rehearse=False)
+LSTM, _ = launch_checks.cases(rehearse=True)
+
+
+def change(
+    monkeypatch: pytest.MonkeyPatch, module: Any, *changes: Callable[[Tensors], Tensors]
+) -> None:
+    """Change what the kernels give at the first calls, in turn; later calls give what is right."""
+    right, turns = value_checks.run_kernels, iter(changes)
+
+    def run_kernels(inputs: value_checks.Inputs) -> Tensors:
+        found = right(inputs)
+        return found | next(turns, lambda _: {})(found)
+
+    monkeypatch.setattr(module, "run_kernels", run_kernels)
+
+
+def next_bits(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.nextafter(tensor, tensor + 1)
+
+
+@pytest.mark.parametrize(("name", "loop"), [("dgx", "backward"), ("y", "forward")])
+def test_a_wrong_value_is_seen_and_reported_whole(
+    name: str, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = value_checks.first("gru", rehearse=True)
+    assert attempt(partial(value_checks.compare, comparison, "cpu")).state == PASS
+
+    def wrong(found: Tensors) -> Tensors:
+        changed = found[name].clone()
+        changed[1] *= 1.5
+        changed[1, 1] = math.nan
+        return {name: changed}
+
+    change(monkeypatch, value_checks, wrong)
+    outcome = attempt(partial(value_checks.compare, comparison, "cpu"))
+    assert outcome.state == FAIL and outcome.detail.startswith(f"{name} is off by nan")
+    lines = outcome.report.splitlines()
+    # Every tensor, the wrong one marked; where it is wrong; and how the kernels ran.
+    assert {line.split()[0] for line in lines if " off by " in line} >= {"y", "h_n", "dgx", "dw_hh"}
+    assert [line.split()[0] for line in lines if line.endswith("WRONG")] == [name]
+    assert "  time 1" in lines and any(line.startswith("  first at [1, 1") for line in lines)
+    assert any(line.startswith("  worst at [1, 1") and " nan instead " in line for line in lines)
+    plans = ("forward plan: mode=", "backward plan: mode=")
+    assert sum(line.startswith(plans) for line in lines) == 2
+    # In the interpreter "auto" runs stepwise: that is what is suspect.
+    suspect = Suspect(f"values: {comparison.name}", "gru", loop, "stepwise", "bf16")
+    assert outcome.doubts == (suspect,)
+
+
+def test_where_a_tensor_is_wrong_is_reported_by_its_axes() -> None:
+    exact = torch.ones(6, 4, 8, dtype=torch.float64)
+    found = exact.clone()
+    found[2:4, 1, [0, 1, 5]] = 2
+    found[3, 1, 5] = -7
+    head, *lines = error_report.describe("y", found.float(), exact, 0.1)
+    assert head.startswith("y (time 6, sequence 4, unit 8): 6 of 192 entries are off by more than")
+    assert lines == [
+        "  time 2-3", "  sequence 1", "  unit 0-1, 5",
+        "  first at [2, 1, 0]: 2 instead of 1", "  worst at [3, 1, 5]: -7 instead of 1",
+    ]  # fmt: skip
+    assert len(error_report.describe("y", exact, exact, 0.1)) == 1
+    assert error_report.ranges(range(0, 20, 2)).endswith("10 and 4 more")
+
+
+@pytest.mark.parametrize("name", ["y", "dgx"])
+def test_bits_of_our_kernels_that_differ_fail_the_repetitions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch, launch_checks, lambda _: {}, lambda found: {name: next_bits(found[name])})
+    outcome = attempt(partial(launch_checks.repeat, LSTM, "cpu", 2))
+    assert outcome.state == FAIL and outcome.detail == f"{name} differed in 1 of 2 calls"
+    loop = "backward" if name == "dgx" else "forward"
+    assert outcome.doubts and outcome.doubts[0].loop == loop
+
+
+@pytest.mark.parametrize("name", launch_checks.BY_TORCH)
+@pytest.mark.parametrize("factor", [None, 1.001, math.nan])
+def test_what_torch_sums_outside_the_loop_must_be_within_a_tolerance(
+    name: str, factor: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(found: Tensors) -> Tensors:
+        tensor = found[name]
+        return {name: next_bits(tensor) if factor is None else tensor * factor}
+
+    change(monkeypatch, launch_checks, lambda _: {}, changed)
+    outcome = attempt(partial(launch_checks.repeat, LSTM, "cpu", 1))
+    assert outcome.state == (PASS if factor is None else FAIL)
+    assert (f"{name} was off by up to" in outcome.detail) == (factor is not None)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_a_missing_first_steps_term_of_a_gradient_is_caught(nonlinearity: str, dtype: str) -> None:
+    """Of dw over 50 steps it is some 14 %; the reference in the type itself passes."""
+    import reference
+
+    of = Comparison(f"rnn_{nonlinearity}", dtype, "none", "forward", 50, 8, 256, "auto")
+    inputs = value_checks.make_inputs(of, "cpu")
+    exact = value_checks.run_reference(inputs)
+    for name, tensor in value_checks.run_recurrence(reference, inputs).items():
+        assert errors(tensor, exact[name])["rel_l2"] <= value_checks.tolerance(of, name) / 2
+    first = exact["dgx"][0, :, 0].t() @ inputs.tensors["h0"][0].double()
+    missing = errors(exact["dw_hh"][0] - first, exact["dw_hh"][0])["rel_l2"]
+    assert 0.05 < missing < 0.2
+    # Five sequences or a weaker initial state make it smaller than in check-gpu's own cases.
+    assert value_checks.tolerance(of, "dw_hh") < 1 / math.sqrt(50)
+
+
+def test_gradients_of_few_elements_keep_the_benchmarks_tolerance() -> None:
+    small = value_checks.first("rnn_relu", rehearse=True)
+    assert value_checks.tolerance(small, "dh0") == tolerance(small.case, "dh0")
+    lstm, relu = (value_checks.first(cell, rehearse=False) for cell in ("lstm", "rnn_relu"))
+    assert value_checks.tolerance(lstm, "dh0") == 16 * 2**-8
+    assert value_checks.tolerance(relu, "dh0") == pytest.approx(0.1)
+
+
+CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+WRONG = (
+    "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n"
+    "=========     at forward_kernel+0x10\n========= ERROR SUMMARY: 12 errors\n"
+)
+REFUSED = "========= COMPUTE-SANITIZER\n========= Error: Device not supported by this tool.\n"
+
+
+def test_a_sanitizer_that_is_refused_is_not_a_failure() -> None:
+    assert sanitizer.verdict(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
+    with pytest.raises(Failed, match="12 errors; first: Invalid __global__ read of size 4"):
+        sanitizer.verdict(WRONG, 9)
+    for output, code in ((REFUSED, 1), ("", 0), (CLEAN, 1), ("no such option", 2)):
+        with pytest.raises(NotDone, match="could not look"):
+            sanitizer.verdict(output, code)
+
+
+# --- which comparisons there are
+
+
+@pytest.mark.parametrize("cell", kernel_cells())
+def test_real_sizes_cover_every_way_to_run(cell: str) -> None:
+    cases = [each for each in ALL if each.cell == cell]
+    assert {each.direction for each in cases} == {"forward", "reverse", "both"}
+    assert {each.mode for each in cases} == {"auto", "persistent", "stepwise", "gemm"}
+    assert {each.masks for each in cases} == {False, True}
+    assert max(each.H for each in cases) == 2048
+    assert value_checks.first(cell, rehearse=False) in cases
+
+
+@pytest.mark.parametrize("multiprocessors", [132, 114])  # of an H100, SXM and PCIe
+def test_every_comparison_has_a_plan_on_an_h100(multiprocessors: int) -> None:
+    """A mode that cannot run there would fail the check, and its kernels would not be measured."""
+    device = replace(DEVICES["h100"], multiprocessors=multiprocessors)
+    others = [value_checks.sanitizer_case(cell) for cell in kernel_cells()]
+    for each in [*ALL, *launch_checks.cases(rehearse=False), *others]:
+        directions = 2 if each.direction == "both" else 1
+        precision = "ieee" if each.precision == "none" else each.precision
+        problem = Problem(
+            CELLS[each.cell].gates, each.B, each.H, directions, TORCH_NAMES[each.dtype], precision
+        )
+        for plan in (forward_plan, backward_plan):
+            assert each.mode in ("auto", plan(problem, device, each.mode).mode), each.name
