@@ -1,234 +1,75 @@
-"""What the public functions accept; everything else is refused in one sentence, before any work."""
+"""What the public functions accept: all else raises one sentence, before anything is computed.
+
+Checked is what torch would broadcast, promote, or refuse without naming the argument.
+"""
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from reference.cells import Cell
 
-# For each name, which of its directions run in reverse.
-DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
-
-
-def check_choice(name: str, value: object, accepted: Collection[str]) -> str:
+def check_choice(name: str, value: str, accepted: Collection[str]) -> str:
+    """`value`, one of `accepted`."""
     if not isinstance(value, str) or value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}")
+        raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(repr, accepted))}")
     return value
 
 
-def check_flags(**flags: object) -> None:
-    """Each a bool: what is only as good as true would hide an argument in the wrong place."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be a bool, got {kind(value)}")
-
-
-def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    """`value` must be a tensor of this shape (`dims` spells it in letters), like x in the rest."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor {dims}, got {kind(value)}")
-    if value.shape != torch.Size(shape):
-        raise ValueError(f"{name} must be {dims} = {list(shape)}, got {list(value.shape)}")
-    if value.dtype != like.dtype:
-        raise ValueError(f"{name} must have the input's dtype {like.dtype}, got {value.dtype}")
-    if value.device != like.device:
-        raise ValueError(f"{name} must be on the input's device {like.device}, got {value.device}")
-
-
-def check_input(name: str, value: object, ranks: Collection[int], accepted: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor {accepted}, got {kind(value)}")
+def check_input(name: str, value: Tensor, ranks: Collection[int], shape: str) -> None:
+    """A floating-point tensor with as many dimensions as one of `ranks`."""
+    accepted = f"a floating-point tensor {shape}"
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} is {describe(value)}; accepted: {accepted}")
     if value.dim() not in ranks:
-        raise ValueError(f"{name} must be {accepted}, got shape {list(value.shape)}")
-    if not value.dtype.is_floating_point:
-        raise TypeError(f"{name} must have a floating-point dtype, got {value.dtype}")
-    return value
+        raise ValueError(f"{name} is {describe(value)}; accepted: {accepted}")
 
 
-def check_lengths(lengths: object, T: int, B: int) -> None:
-    if lengths is None:
-        return
-    if isinstance(lengths, Tensor):
-        if lengths.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
-            raise TypeError(f"lengths must be integers, got a tensor of {lengths.dtype}")
-        shape, values = list(lengths.shape), lengths
-    else:
-        found = lengths.tolist() if hasattr(lengths, "tolist") else lengths  # of a numpy array
-        if not isinstance(found, Sequence) or not all(
-            isinstance(n, Integral) and not isinstance(n, bool) for n in found
-        ):
-            raise TypeError(
-                f"lengths must be a sequence of ints or an integer tensor, got {found!r}"
-            )
-        shape, values = [len(found)], torch.tensor(found, dtype=torch.int64)
-    if shape != [B]:
-        raise ValueError(f"lengths must be [B] = {[B]}, one per sequence, got shape {shape}")
-    if ((values < 1) | (values > T)).any():
-        raise ValueError(f"lengths must lie in 1..T = 1..{T}, got {values.tolist()}")
-
-
-def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    if resets is None:
-        return
-    if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
-        raise TypeError(f"resets must be a bool tensor {dims}, got {kind(resets)}")
-    if resets.shape != torch.Size(shape):
-        raise ValueError(f"resets must be {dims} = {list(shape)}, got {list(resets.shape)}")
-    if resets.device != like.device:
-        raise ValueError(f"resets must be on the input's device {like.device}, got {resets.device}")
-
-
-def check_recurrence(
-    cell: Cell,
-    gx: object,
-    w_hh: object,
-    b_hh: object,
-    h0: object,
-    c0: object,
-    reverse: bool,
-    lengths: object,
-    resets: object,
+def check_tensor(
+    name: str, value: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
 ) -> None:
-    """Refuse what `recurrence` cannot take."""
-    check_flags(reverse=reverse)
-    gx = check_input("gx", gx, (4,), "[T, B, D, G*H]")
-    T, B, D, rows = gx.shape
-    G = cell.gates
-    if T < 1:
-        raise ValueError(f"gx must have at least one time step, got shape {list(gx.shape)}")
-    if D not in (1, 2):
-        raise ValueError(f"gx must be [T, B, D, G*H] with D 1 or 2, got shape {list(gx.shape)}")
-    if D == 2 and reverse:
-        raise ValueError("reverse must be False for two directions, got True with D = 2 in gx")
-    if rows < 1 or rows % G:
-        raise ValueError(f"gx must have {G}*H features for this cell, got {rows}")
-    H = rows // G
-    check_tensor("w_hh", w_hh, "[D, G*H, H]", (D, rows, H), gx)
-    if b_hh is not None:
-        check_tensor("b_hh", b_hh, "[D, G*H]", (D, rows), gx)
-    if h0 is not None:
-        check_tensor("h0", h0, "[D, B, H]", (D, B, H), gx)
-    rest = cell.states[1:]
-    if c0 is not None:
-        if not rest:
-            raise ValueError(f"c0 must be None for a cell without a second state, got {kind(c0)}")
-        if len(rest) == 1:
-            check_tensor("c0", c0, "[D, B, H]", (D, B, H), gx)
-        else:
-            check_states("c0", c0, rest, "[D, B, H]", (D, B, H), gx)
-    check_lengths(lengths, T, B)
-    check_resets(resets, "[T, B]", (T, B), gx)
-
-
-def check_layers(
-    cell: Cell,
-    x: object,
-    weights: object,
-    hx: object,
-    direction: object,
-    merge: object,
-    lengths: object,
-    resets: object,
-    batch_first: bool,
-    dropout: object,
-) -> None:
-    """Refuse what `layers` cannot take."""
-    D = len(DIRECTIONS[check_choice("direction", direction, DIRECTIONS)])
-    check_choice("merge", merge, ("concat", "sum"))
-    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
-        raise ValueError(f"dropout must be a probability in [0, 1], got {dropout!r}")
-
-    layout = "[B, T, I]" if batch_first else "[T, B, I]"
-    x = check_input("x", x, (2, 3), f"{layout} or [T, I]")
-    batched = x.dim() == 3
-    T, B = (x.shape[0], 1) if not batched else x.shape[1::-1] if batch_first else x.shape[:2]
-    if T < 1:
-        raise ValueError(f"x must have at least one time step, got shape {list(x.shape)}")
-
-    weights, H = check_weights(cell, weights, x, D, merge)
-    if hx is not None:
-        dims, shape = ("[L*D, B, H]", (B, H)) if batched else ("[L*D, H]", (H,))
-        check_states("hx", hx, cell.states, dims, (len(weights), *shape), x)
-    if lengths is not None and not batched:
-        raise ValueError("lengths must be None for a single sequence [T, I]: its length is T")
-    check_lengths(lengths, T, B)
-    if not batched:
-        check_resets(resets, "[T]", (T,), x)
-    elif batch_first:
-        check_resets(resets, "[B, T]", (B, T), x)
-    else:
-        check_resets(resets, "[T, B]", (T, B), x)
+    """A tensor of this shape, on `like`'s device and of its dtype, or of `dtype` if given."""
+    dtype = dtype or like.dtype
+    accepted = f"a tensor {list(shape)} of {dtype} on {like.device}"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {describe(value)}; accepted: {accepted}")
+    if (value.shape, value.dtype, value.device) != (torch.Size(shape), dtype, like.device):
+        raise ValueError(f"{name} is {describe(value)}; accepted: {accepted}")
 
 
 def check_weights(
-    cell: Cell, weights: object, x: Tensor, D: int, merge: object
-) -> tuple[Sequence[Sequence[Tensor]], int]:
-    """The weights, as what they were found to be, and H."""
-    names = ("w_ih", "w_hh", "b_ih", "b_hh")
-    each = "(w_ih, w_hh, b_ih, b_hh) or (w_ih, w_hh) for each layer and direction"
-    if not isinstance(weights, Sequence):
-        raise TypeError(f"weights must be a sequence of tuples {each}, got {kind(weights)}")
-    if not weights or len(weights) % D:
-        raise ValueError(f"weights must hold {each} ({D} a layer), got {len(weights)} tuples")
-    for k, one in enumerate(weights):
-        if not isinstance(one, Sequence):
-            raise TypeError(f"weights[{k}] must be a tuple {each}, got {kind(one)}")
-        if len(one) not in (2, 4):
-            raise ValueError(f"weights[{k}] must be a tuple {each}, got {len(one)} tensors")
-        if len(one) != len(weights[0]):
-            raise ValueError(
-                f"weights must hold {each}, all with or all without biases, got {len(one)} tensors "
-                f"in weights[{k}] and {len(weights[0])} in weights[0]"
-            )
-
-    G = cell.gates
-    w_hh = weights[0][1]
-    if not isinstance(w_hh, Tensor):
-        raise TypeError(f"w_hh of weights[0] must be a tensor [{G}*H, H], got {kind(w_hh)}")
-    H = w_hh.shape[-1] if w_hh.dim() else 0
-    if H < 1 or w_hh.shape != (G * H, H):
+    weights: Sequence[Sequence[Tensor]], G: int, D: int, merge: str, x: Tensor
+) -> int:
+    """A tuple for each layer and each of D directions, all fitting each other and x; returns H."""
+    counts = [
+        sum(isinstance(w, Tensor) for w in one) if isinstance(one, Sequence) else 0
+        for one in weights
+    ]
+    if not counts or len(counts) % D or set(counts) not in ({2}, {4}):
         raise ValueError(
-            f"w_hh of weights[0] must be [{G}*H, H] with H >= 1 for this cell, "
-            f"got {list(w_hh.shape)}"
+            f"weights is tuples of {counts} tensors; accepted: (w_ih, w_hh, b_ih, b_hh), or all "
+            f"(w_ih, w_hh), {D} for each layer"
         )
-    w_ih = weights[0][0]
-    if isinstance(w_ih, Tensor) and w_ih.dim() == 2 and w_ih.shape[1] != x.shape[-1]:
-        raise ValueError(
-            f"x must have {w_ih.shape[1]} features, as the columns of w_ih of weights[0], "
-            f"got shape {list(x.shape)}"
-        )
-    I = x.shape[-1]
+    H, I = len(weights[0][0]) // G, x.shape[-1]
     for k, one in enumerate(weights):
         if k == D:
             I = D * H if merge == "concat" else H
-        shapes = ((G * H, I), (G * H, H), (G * H,), (G * H,))
-        dims = (f"[{G}*H, I]", f"[{G}*H, H]", f"[{G}*H]", f"[{G}*H]")
-        for name, value, dim, shape in zip(names, one, dims, shapes, strict=False):
-            check_tensor(f"{name} of weights[{k}]", value, dim, shape, x)
-    return weights, H
+        shapes = {"w_ih": (G * H, I), "w_hh": (G * H, H), "b_ih": (G * H,), "b_hh": (G * H,)}
+        for (name, shape), value in zip(shapes.items(), one, strict=False):
+            check_tensor(f"{name} of weights[{k}]", value, shape, x)
+    return H
 
 
-def check_states(
-    name: str, value: object, names: Sequence[str], dims: str, shape: Sequence[int], like: Tensor
-) -> None:
-    """A state is one tensor, or a tuple with one tensor for each of `names`."""
-    if len(names) == 1:
-        check_tensor(name, value, dims, shape, like)
-        return
-    accepted = f"a tuple ({', '.join(f'{n}0' for n in names)}) of tensors {dims}"
-    if not isinstance(value, tuple | list):
-        raise TypeError(f"{name} must be {accepted}, got {kind(value)}")
-    if len(value) != len(names):
-        raise ValueError(f"{name} must be {accepted}, got {len(value)} entries")
-    for n, tensor in zip(names, value, strict=True):
-        check_tensor(f"{n}0 of {name}", tensor, dims, shape, like)
+def check_lengths(lengths: Sequence[int] | Tensor, T: int, B: int) -> None:
+    """[B] integers in 1..T."""
+    values = torch.as_tensor(lengths)
+    whole = not values.is_floating_point() and values.dtype != torch.bool
+    if values.shape != (B,) or not whole or ((values < 1) | (values > T)).any():
+        raise ValueError(f"lengths is {values.tolist()}; accepted: {B} integers in 1..{T}")
 
 
-def kind(value: object) -> str:
-    """What a message calls a value that came instead of another."""
+def describe(value: object) -> str:
+    """A value in a message: a tensor by shape, dtype and device, anything else by its type."""
     if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)} of {value.dtype}"
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        return f"a tensor {list(value.shape)} of {value.dtype} on {value.device}"
+    return f"of type {type(value).__name__}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +10,11 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
 from reference.cells import CELLS
-from reference.checks import DIRECTIONS, check_choice, check_flags, check_layers
-from reference.unroll import State, running_mask, unroll
+from reference.checks import check_choice, check_input, check_tensor, check_weights
+from reference.unroll import State, initial_state, running_mask, unroll
+
+# For each name, which of its directions run in reverse.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 
 
 def layers(
@@ -52,32 +56,31 @@ def layers(
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
     """
     chosen = CELLS[check_choice("cell", cell, CELLS)]
-    check_flags(batch_first=batch_first, training=training)
-    check_layers(chosen, x, weights, hx, direction, merge, lengths, resets, batch_first, dropout)
+    reverses = DIRECTIONS[check_choice("direction", direction, DIRECTIONS)]
+    check_choice("merge", merge, ("concat", "sum"))
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is {dropout!r}; accepted: a probability in [0, 1]")
+    check_input("x", x, (2, 3), "[B, T, I] or [T, I]" if batch_first else "[T, B, I] or [T, I]")
+    H = check_weights(weights, chosen.gates, len(reverses), merge, x)
+    if resets is not None:
+        check_tensor("resets", resets, x.shape[:-1], x, torch.bool)
+        resets = resets.unsqueeze(-1)
     batched = x.dim() == 3
     if not batched:
-        x = x.unsqueeze(1)
-        resets = None if resets is None else resets.unsqueeze(1)
+        x, resets = x.unsqueeze(1), None if resets is None else resets.unsqueeze(1)
     elif batch_first:
-        x = x.transpose(0, 1)
-        resets = None if resets is None else resets.transpose(0, 1)
+        x, resets = x.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
     T, B, _ = x.shape
-    H = weights[0][1].shape[1]
 
-    if hx is None:
-        initial: State = (x.new_zeros(len(weights), B, H),) * len(chosen.states)
-    else:
-        initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if not batched:
-            initial = tuple(s.unsqueeze(1) for s in initial)
-    running = running_mask(lengths, T, x.device)
+    shape = (len(weights), B, H) if batched else (len(weights), H)
+    initial = initial_state(chosen, hx, shape, x)
+    if not batched:
+        initial = tuple(s.unsqueeze(1) for s in initial)
+    running = running_mask(lengths, T, B, x.device)
     if running is not None:
         x = x.masked_fill(~running, 0)  # padding may hold NaN, and 0 * NaN is NaN
-    if resets is not None:
-        resets = resets.unsqueeze(-1)
 
     last: list[State] = []
-    reverses = DIRECTIONS[direction]
     for layer in range(len(weights) // len(reverses)):
         if layer > 0 and training and dropout > 0:
             x = drop(x, dropout)
@@ -114,28 +117,11 @@ def rnn(
     hx: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
-    direction: str = "forward",
-    merge: str = "concat",
-    lengths: Sequence[int] | Tensor | None = None,
-    resets: Tensor | None = None,
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
     """`layers` of Elman's cell; nonlinearity is "tanh" or "relu"."""
-    return layers(
-        "rnn_" + check_choice("nonlinearity", nonlinearity, ("tanh", "relu")),
-        x,
-        weights,
-        hx,
-        direction=direction,
-        merge=merge,
-        lengths=lengths,
-        resets=resets,
-        batch_first=batch_first,
-        dropout=dropout,
-        training=training,
-    )
+    check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+    return layers(f"rnn_{nonlinearity}", x, weights, hx, **options)
 
 
 lstm = partial(layers, "lstm")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reference.cells import CELLS, Cell
-from reference.checks import check_choice, check_recurrence
+from reference.checks import check_choice, check_input, check_lengths, check_tensor
 
 State = tuple[Tensor, ...]
 
@@ -33,6 +33,8 @@ def unroll(
     outputs [T, B, H] and the last state.
     """
     times = range(gx.shape[0])
+    if not times:
+        raise ValueError("T is 0; accepted: at least one time step")
     gates = gx.unbind()  # the gradient of each gx[t] would be as large as gx
     outputs = []
     state = initial
@@ -64,7 +66,7 @@ def recurrence(
     lengths: Sequence[int] | Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...] | None]:
-    """The loop alone, of one layer, in one or both directions.
+    """The loop over time of one layer, without its input projection, in one or both directions.
 
     Args:
         cell: a name in CELLS.
@@ -84,16 +86,26 @@ def recurrence(
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
     """
     chosen = CELLS[check_choice("cell", cell, CELLS)]
-    check_recurrence(chosen, gx, w_hh, b_hh, h0, c0, reverse, lengths, resets)
-    T, B, D, _ = gx.shape
-    rest = c0 if isinstance(c0, tuple | list) else (c0,) * (len(chosen.states) - 1)
-    zero = gx.new_zeros(D, B, w_hh.shape[2])
-    initial = [zero if s is None else s for s in (h0, *rest)]
-    running = running_mask(lengths, T, gx.device)
+    check_input("gx", gx, (4,), "[T, B, D, G*H]")
+    T, B, D, rows = gx.shape
+    G, H = chosen.gates, rows // chosen.gates
+    if D > 2 or (D == 2 and reverse):
+        raise ValueError(f"gx is of D = {D} directions; accepted: 1, or 2 without reverse")
+    check_tensor("gx", gx, (T, B, D, G * H), gx)
+    check_tensor("w_hh", w_hh, (D, G * H, H), gx)
+    if b_hh is not None:
+        check_tensor("b_hh", b_hh, (D, G * H), gx)
+    if resets is not None:
+        check_tensor("resets", resets, (T, B), gx, torch.bool)
+        resets = resets.unsqueeze(-1)
+    if c0 is None:
+        others: tuple[Tensor | None, ...] = (None,) * (len(chosen.states) - 1)
+    else:
+        others = (c0,) if isinstance(c0, Tensor) else tuple(c0)
+    initial = initial_state(chosen, (h0, *others), (D, B, H), gx)
+    running = running_mask(lengths, T, B, gx.device)
     if running is not None:
         gx = gx.masked_fill(~running.unsqueeze(-1), 0)  # padding may hold NaN, and 0 * NaN is NaN
-    if resets is not None:
-        resets = resets.unsqueeze(-1)
 
     ys, last = [], []
     for d in range(D):
@@ -113,11 +125,30 @@ def recurrence(
     return torch.cat(ys, dim=-1), h_n, tuple(c_n) if len(c_n) > 1 else c_n[0] if c_n else None
 
 
+def initial_state(
+    cell: Cell,
+    given: Tensor | Sequence[Tensor | None] | None,
+    shape: tuple[int, ...],
+    like: Tensor,
+) -> State:
+    """The tensors of the initial state, each of this shape; zero in place of None."""
+    if given is None or isinstance(given, Tensor):
+        given = [None] * len(cell.states) if given is None else [given]
+    if len(given) != len(cell.states):
+        names = ", ".join(f"{name}0" for name in cell.states)
+        raise ValueError(f"the initial state is {len(given)} tensors; accepted: {names}")
+    for name, value in zip(cell.states, given, strict=True):
+        if value is not None:
+            check_tensor(f"{name}0", value, shape, like)
+    return tuple(like.new_zeros(shape) if value is None else value for value in given)
+
+
 def running_mask(
-    lengths: Sequence[int] | Tensor | None, T: int, device: torch.device
+    lengths: Sequence[int] | Tensor | None, T: int, B: int, device: torch.device
 ) -> Tensor | None:
     """[T, B, 1] bool: which time steps come before the sequence's end; None without lengths."""
     if lengths is None:
         return None
+    check_lengths(lengths, T, B)
     steps = torch.arange(T, device=device).unsqueeze(1)
     return (steps < torch.as_tensor(lengths, device=device)).unsqueeze(-1)
