@@ -1,4 +1,7 @@
-"""What the public functions accept; all else is refused in one sentence, before any launch."""
+"""What the public functions accept: all else raises one sentence, before anything is launched.
+
+Each sentence has the form "NAME is VALUE; accepted: ...".
+"""
 
 from collections.abc import Collection, Sequence
 from numbers import Integral
@@ -25,61 +28,65 @@ class ArgumentError(ValueError, RuntimeError):
 
 
 def check_choice(name: str, value: object, accepted: Collection[str]) -> str:
-    """`value`, if it is one of `accepted`."""
+    """`value`, which must be one of `accepted`."""
     if not isinstance(value, str) or value not in accepted:
-        raise ArgumentError(
-            f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}"
-        )
+        raise ArgumentError(f"{name} is {value!r}; accepted: {', '.join(map(repr, accepted))}")
     return value
 
 
 def check_flags(**flags: object) -> None:
-    """Each a bool: what is only as good as true would hide an argument in the wrong place."""
+    """Require bools: a value that is only truthy may be an argument in the wrong place."""
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{name} must be a bool, got {kind(value)}")
+            raise TypeError(f"{name} is {kind(value)}; accepted: a bool")
 
 
 def check_how(mode: object, precision: object, dtype: torch.dtype, modes: Collection[str]) -> None:
-    """The way to run, and how float32 products are rounded."""
+    """Check how to launch, and how float32 products are rounded."""
     check_choice("mode", mode, modes)
-    if precision is None:
-        return
-    check_choice("precision", precision, PRECISIONS)
-    if precision != "ieee" and dtype != torch.float32:
-        raise ArgumentError(
-            f"precision must be None or 'ieee' for {dtype}, got {precision!r}, which is for float32"
-        )
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
+        if precision != "ieee" and dtype != torch.float32:
+            raise ArgumentError(
+                f"precision is {precision!r} with {dtype}; accepted: None or 'ieee' but for float32"
+            )
+
+
+def check_dropout(dropout: object) -> None:
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ArgumentError(f"dropout is {dropout!r}; accepted: a probability in [0, 1]")
 
 
 def check_input(name: str, value: Any, ranks: Collection[int], accepted: str) -> None:
-    """The tensor that all others must agree with."""
+    """Check the tensor that all others must agree with."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor {accepted}, got {kind(value)}")
+        raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
     if value.dim() not in ranks:
-        raise ArgumentError(f"{name} must be {accepted}, got shape {list(value.shape)}")
+        raise ArgumentError(f"{name} is {kind(value)}; accepted: {accepted}")
     check_dtype(name, value.dtype)
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:
-    """One that the kernels compute in."""
+    """Require a dtype that the kernels compute in."""
     if dtype not in DTYPES:
-        dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise TypeError(f"{name} must have dtype {dtypes}, got {dtype}")
+        raise TypeError(f"{name} is of {dtype}; accepted: {', '.join(map(str, DTYPES))}")
 
 
 def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    """`value` must be a tensor of this shape (`dims` spells it in letters), like x in the rest."""
+    """Require a tensor of this shape, which `dims` spells in letters, otherwise like `like`."""
+    accepted = f"{dims} = {list(shape)}"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor {dims}, got {kind(value)}")
+        raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
     if value.shape != torch.Size(shape):
-        raise ArgumentError(f"{name} must be {dims} = {list(shape)}, got {list(value.shape)}")
+        raise ArgumentError(f"{name} is {kind(value)}; accepted: {accepted}")
     if value.dtype != like.dtype:
-        raise ArgumentError(f"{name} must have the input's dtype {like.dtype}, got {value.dtype}")
+        raise ArgumentError(f"{name} is of {value.dtype}; accepted: the input's {like.dtype}")
+    check_device(name, value, like)
+
+
+def check_device(name: str, value: Tensor, like: Tensor) -> None:
     if value.device != like.device:
-        raise ArgumentError(
-            f"{name} must be on the input's device {like.device}, got {value.device}"
-        )
+        raise ArgumentError(f"{name} is on {value.device}; accepted: the input's {like.device}")
 
 
 def readable(tensor: Tensor) -> bool:
@@ -90,22 +97,22 @@ def readable(tensor: Tensor) -> bool:
 
 
 def check_lengths(lengths: Any, T: int, B: int) -> None:
-    """One integer in 1..T for each sequence; a tensor's values are read where they can be."""
+    """Require one integer in 1..T for each sequence; unreadable values are not checked."""
     if lengths is None:
         return
     if isinstance(lengths, Tensor):
         if lengths.dtype not in INTEGERS:
-            raise TypeError(f"lengths must be integers, got a tensor of {lengths.dtype}")
-        shape, seen = list(lengths.shape), readable(lengths)
+            raise TypeError(f"lengths is {kind(lengths)}; accepted: an integer tensor [B]")
+        shape = list(lengths.shape)
     else:
-        shape, seen = [len(whole_numbers(lengths))], True
+        shape = [len(whole_numbers(lengths))]
     if shape != [B]:
-        raise ArgumentError(f"lengths must be [B] = {[B]}, one per sequence, got shape {shape}")
-    if not seen:
+        raise ArgumentError(f"lengths is of shape {shape}; accepted: [B] = {[B]}")
+    if isinstance(lengths, Tensor) and not readable(lengths):
         return
     values = lengths.tolist() if isinstance(lengths, Tensor) else whole_numbers(lengths)
     if values and not 1 <= min(values) <= max(values) <= T:
-        raise ArgumentError(f"lengths must lie in 1..T = 1..{T}, got {values}")
+        raise ArgumentError(f"lengths is {values}; accepted: integers in 1..T = 1..{T}")
 
 
 def whole_numbers(lengths: Any) -> list[int]:
@@ -114,47 +121,52 @@ def whole_numbers(lengths: Any) -> list[int]:
     if not isinstance(found, Sequence) or not all(
         isinstance(n, Integral) and not isinstance(n, bool) for n in found
     ):
-        raise TypeError(f"lengths must be a sequence of ints or an integer tensor, got {found!r}")
+        raise TypeError(f"lengths is {found!r}; accepted: a sequence of ints or an integer tensor")
     return [int(n) for n in found]
 
 
 def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
+    """Require None or a bool for each step of each sequence."""
     if resets is None:
         return
+    accepted = f"{dims} = {list(shape)}"
     if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
-        raise TypeError(f"resets must be a bool tensor {dims}, got {kind(resets)}")
+        raise TypeError(f"resets is {kind(resets)}; accepted: a bool tensor {accepted}")
     if resets.shape != torch.Size(shape):
-        raise ArgumentError(f"resets must be {dims} = {list(shape)}, got {list(resets.shape)}")
-    if resets.device != like.device:
-        raise ArgumentError(
-            f"resets must be on the input's device {like.device}, got {resets.device}"
-        )
+        raise ArgumentError(f"resets is {kind(resets)}; accepted: {accepted}")
+    check_device("resets", resets, like)
+
+
+def check_steps(lengths: Any, resets: object, x: Tensor, batch_first: bool) -> None:
+    """Check what `layers` is given for each step of its input."""
+    batched = x.dim() == 3
+    if lengths is not None and not batched:
+        raise ArgumentError(f"lengths is {kind(lengths)}; accepted: None for one sequence [T, I]")
+    T, B = (x.shape[0], 1) if not batched else x.shape[1::-1] if batch_first else x.shape[:2]
+    if T < 1:
+        raise ArgumentError(f"x is {kind(x)}; accepted: at least one time step")
+    check_lengths(lengths, T, B)
+    dims = "[T]" if not batched else "[B, T]" if batch_first else "[T, B]"
+    check_resets(resets, dims, x.shape[:-1], x)
 
 
 def check_recurrence(
-    cell: Cell,
-    gx: Any,
-    w_hh: Any,
-    b_hh: Any,
-    h0: Any,
-    c0: Any,
-    reverse: bool,
-    lengths: Any,
-    resets: Any,
+    cell: Cell, gx: Any, weights: tuple[Any, Any], states: tuple[Any, Any], reverse: bool
 ) -> None:
-    """Refuse what `recurrence` cannot take."""
+    """Check gx, (w_hh, b_hh) and (h0, c0) of `recurrence`."""
     check_flags(reverse=reverse)
     check_input("gx", gx, (4,), "[T, B, D, G*H]")
     (T, B, D, rows), G = gx.shape, cell.gates
     if T < 1:
-        raise ArgumentError(f"gx must have at least one time step, got shape {list(gx.shape)}")
+        raise ArgumentError(f"gx is {kind(gx)}; accepted: at least one time step")
     if D not in (1, 2):
-        raise ArgumentError(f"gx must be [T, B, D, G*H] with D 1 or 2, got shape {list(gx.shape)}")
+        raise ArgumentError(f"gx is {kind(gx)}; accepted: [T, B, D, G*H] with D 1 or 2")
     if D == 2 and reverse:
-        raise ArgumentError("reverse must be False for two directions, got True with D = 2 in gx")
+        raise ArgumentError("reverse is True with D = 2 in gx; accepted: False for two directions")
     if rows < 1 or rows % G:
-        raise ArgumentError(f"gx must have {G}*H features for this cell, got {rows}")
+        raise ArgumentError(f"gx is {kind(gx)}; accepted: {G}*H features for this cell")
     H = rows // G
+    (w_hh, b_hh), (h0, c0) = weights, states
     check_tensor("w_hh", w_hh, "[D, G*H, H]", (D, rows, H), gx)
     if b_hh is not None:
         check_tensor("b_hh", b_hh, "[D, G*H]", (D, rows), gx)
@@ -162,123 +174,79 @@ def check_recurrence(
         check_tensor("h0", h0, "[D, B, H]", (D, B, H), gx)
     if c0 is not None:
         if cell.states == 1:
-            raise ArgumentError(
-                f"c0 must be None for a cell without a second state, got {kind(c0)}"
-            )
-        if cell.states == 2:
-            check_tensor("c0", c0, "[D, B, H]", (D, B, H), gx)
-        else:
-            check_states("c0", c0, cell.states - 1, "[D, B, H]", (D, B, H), gx)
-    check_lengths(lengths, T, B)
-    check_resets(resets, "[T, B]", (T, B), gx)
+            raise ArgumentError(f"c0 is {kind(c0)}; accepted: None for a cell with one state")
+        check_states("c0", c0, cell.states - 1, "[D, B, H]", (D, B, H), gx)
 
 
 def check_layers(
-    cell: Cell,
-    x: Any,
-    weights: Any,
-    hx: Any,
-    direction: Any,
-    merge: Any,
-    lengths: Any,
-    resets: Any,
-    batch_first: bool,
-    dropout: Any,
+    cell: Cell, x: Any, weights: Any, hx: Any, direction: Any, merge: Any, batch_first: bool
 ) -> None:
-    """Refuse what `rnn`, `lstm` and `gru` cannot take."""
+    """Check the tensors of `layers` but those of `check_steps`."""
     D = len(DIRECTIONS[check_choice("direction", direction, DIRECTIONS)])
     check_choice("merge", merge, ("concat", "sum"))
-    if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
-        raise ArgumentError(f"dropout must be a probability in [0, 1], got {dropout!r}")
-
-    layout = "[B, T, I]" if batch_first else "[T, B, I]"
-    check_input("x", x, (2, 3), f"{layout} or [T, I]")
-    batched = x.dim() == 3
-    T, B = (x.shape[0], 1) if not batched else x.shape[1::-1] if batch_first else x.shape[:2]
-    if T < 1:
-        raise ArgumentError(f"x must have at least one time step, got shape {list(x.shape)}")
-
+    check_input("x", x, (2, 3), f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]")
     H = check_weights(cell, weights, x, D, merge)
     if hx is not None:
-        dims, shape = ("[L*D, B, H]", (B, H)) if batched else ("[L*D, H]", (H,))
-        check_states("hx", hx, cell.states, dims, (len(weights), *shape), x)
-    if lengths is not None and not batched:
-        raise ArgumentError("lengths must be None for a single sequence [T, I]: its length is T")
-    check_lengths(lengths, T, B)
-    if not batched:
-        check_resets(resets, "[T]", (T,), x)
-    elif batch_first:
-        check_resets(resets, "[B, T]", (B, T), x)
-    else:
-        check_resets(resets, "[T, B]", (T, B), x)
+        batch = [] if x.dim() == 2 else [x.shape[0 if batch_first else 1]]
+        dims = "[L*D, B, H]" if batch else "[L*D, H]"
+        check_states("hx", hx, cell.states, dims, (len(weights), *batch, H), x)
 
 
 def check_weights(cell: Cell, weights: Any, x: Tensor, D: int, merge: str) -> int:
-    """All weights fit each other and x; returns H."""
-    names = ("w_ih", "w_hh", "b_ih", "b_hh")
-    each = "(w_ih, w_hh, b_ih, b_hh) or (w_ih, w_hh) for each layer and direction"
+    """Check that all weights fit each other and x; returns H."""
+    each = "(w_ih, w_hh, b_ih, b_hh), or (w_ih, w_hh) in all, for each layer and direction"
     if not isinstance(weights, Sequence):
-        raise TypeError(f"weights must be a sequence of tuples {each}, got {kind(weights)}")
+        raise TypeError(f"weights is {kind(weights)}; accepted: a sequence of tuples {each}")
     if not weights or len(weights) % D:
-        raise ArgumentError(f"weights must hold {each} ({D} a layer), got {len(weights)} tuples")
+        raise ArgumentError(f"weights is {len(weights)} tuples; accepted: {each}, {D} a layer")
     for k, one in enumerate(weights):
         if not isinstance(one, Sequence):
-            raise TypeError(f"weights[{k}] must be a tuple {each}, got {kind(one)}")
-        if len(one) not in (2, 4):
-            raise ArgumentError(f"weights[{k}] must be a tuple {each}, got {len(one)} tensors")
-        if len(one) != len(weights[0]):
-            raise ArgumentError(
-                f"weights must hold {each}, all with or all without biases, got {len(one)} tensors "
-                f"in weights[{k}] and {len(weights[0])} in weights[0]"
-            )
+            raise TypeError(f"weights[{k}] is {kind(one)}; accepted: {each}")
+        if len(one) not in (2, 4) or len(one) != len(weights[0]):
+            raise ArgumentError(f"weights[{k}] is {len(one)} tensors; accepted: {each}")
 
     G, w_hh = cell.gates, weights[0][1]
     if not isinstance(w_hh, Tensor):
-        raise TypeError(f"w_hh of weights[0] must be a tensor [{G}*H, H], got {kind(w_hh)}")
+        raise TypeError(f"w_hh of weights[0] is {kind(w_hh)}; accepted: a tensor [{G}*H, H]")
     H = w_hh.shape[-1] if w_hh.dim() else 0
     if H < 1 or w_hh.shape != (G * H, H):
         raise ArgumentError(
-            f"w_hh of weights[0] must be [{G}*H, H] with H >= 1 for this cell, "
-            f"got {list(w_hh.shape)}"
+            f"w_hh of weights[0] is {kind(w_hh)}; accepted: [{G}*H, H] with H >= 1 for this cell"
         )
     w_ih, I = weights[0][0], x.shape[-1]
     if isinstance(w_ih, Tensor) and w_ih.dim() == 2 and w_ih.shape[1] != I:
         raise ArgumentError(
-            f"x must have {w_ih.shape[1]} features, as the columns of w_ih of weights[0], "
-            f"got shape {list(x.shape)}"
+            f"x is {kind(x)}; accepted: {w_ih.shape[1]} features, as w_ih of weights[0] has columns"
         )
     for k, one in enumerate(weights):
         if k == D:
             I = D * H if merge == "concat" else H
-        shapes = ((G * H, I), (G * H, H), (G * H,), (G * H,))
-        dims = (f"[{G}*H, I]", f"[{G}*H, H]", f"[{G}*H]", f"[{G}*H]")
-        for name, value, dim, shape in zip(names, one, dims, shapes, strict=False):
-            check_tensor(f"{name} of weights[{k}]", value, dim, shape, x)
+        shapes = {"w_ih": (G * H, I), "w_hh": (G * H, H), "b_ih": (G * H,), "b_hh": (G * H,)}
+        dims = {"w_ih": f"[{G}*H, I]", "w_hh": f"[{G}*H, H]"}
+        for (name, shape), value in zip(shapes.items(), one, strict=False):
+            label = f"{name} of weights[{k}]"
+            check_tensor(label, value, dims.get(name, f"[{G}*H]"), shape, x)
     return H
 
 
 def check_states(
     name: str, value: Any, count: int, dims: str, shape: Sequence[int], like: Tensor
 ) -> None:
-    """A state is one tensor, or a tuple of as many as the cell has."""
+    """Require one tensor, or a tuple of as many as the cell has states."""
     if count == 1:
         check_tensor(name, value, dims, shape, like)
         return
-    labels = [f"{name}[{k}]" for k in range(count)]
     accepted = f"a tuple of {count} tensors {dims}"
-    if count == 2:
-        labels = [f"{label} of {name}" for label in ("h0", "c0")]
-        accepted = f"a tuple (h0, c0) of tensors {dims}"
     if not isinstance(value, tuple | list):
-        raise TypeError(f"{name} must be {accepted}, got {kind(value)}")
+        raise TypeError(f"{name} is {kind(value)}; accepted: {accepted}")
     if len(value) != count:
-        raise ArgumentError(f"{name} must be {accepted}, got {len(value)} entries")
-    for label, tensor in zip(labels, value, strict=True):
-        check_tensor(label, tensor, dims, shape, like)
+        raise ArgumentError(f"{name} is a tuple of {len(value)}; accepted: {accepted}")
+    for k, tensor in enumerate(value):
+        check_tensor(f"{name}[{k}]", tensor, dims, shape, like)
 
 
 def kind(value: object) -> str:
-    """What a message calls a value that came instead of another."""
+    """How a message names a value of the wrong type or shape."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"
     name = type(value).__name__

@@ -71,7 +71,9 @@ def recurrence(
                 cell, gx, w_hh, b_hh, h0, c0, reverse=reverse, lengths=lengths, resets=resets,
                 mode=mode, precision=precision,
             )  # fmt: skip
-    checks.check_recurrence(chosen, gx, w_hh, b_hh, h0, c0, reverse, lengths, resets)
+    checks.check_recurrence(chosen, gx, (w_hh, b_hh), (h0, c0), reverse)
+    checks.check_lengths(lengths, gx.shape[0], gx.shape[1])
+    checks.check_resets(resets, "[T, B]", gx.shape[:2], gx)
     checks.check_how(mode, precision, gx.dtype, MODES)
     check_runnable(gx.device)
     T, B, D, _ = gx.shape
@@ -154,7 +156,9 @@ def layers(
         x, weights, hx = _cast(_autocast_dtype(chosen, x, hx), x, weights, hx)
         with torch.autocast(x.device.type, enabled=False):
             return layers(cell, x, weights, hx, precision=precision, **options)
-    checks.check_layers(chosen, x, weights, hx, **options)
+    checks.check_dropout(dropout)
+    checks.check_layers(chosen, x, weights, hx, direction, merge, batch_first)
+    checks.check_steps(lengths, resets, x, batch_first)
     checks.check_how(mode, precision, x.dtype, MODES)
     check_runnable(x.device)
 
@@ -286,9 +290,9 @@ def _loop(
     """The operator on tensors as it wants them; activations are saved only for a gradient."""
     T, B, D, _ = gx.shape
     if T * B * D >= 2**31:  # the kernels count rows in 32 bits
-        raise ValueError(f"x must have under 2**31 steps in all, got T*B*D = {T * B * D}")
+        raise ValueError(f"T*B*D of x is {T * B * D}; accepted: under 2**31")
     if w_hh.numel() >= 2**31:  # and weights
-        raise ValueError(f"w_hh must have under 2**31 numbers in all, got {list(w_hh.shape)}")
+        raise ValueError(f"w_hh is of {w_hh.numel()} numbers; accepted: under 2**31")
     inputs = (gx, w_hh, b_hh, initial)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     if not torch.compiler.is_compiling():

@@ -49,10 +49,10 @@ class _Kernels(Base):
         size = kwargs.get("proj_size")
         if isinstance(size, int) and size > 0:  # what no module takes is torch's to refuse
             why = PROJECTION if isinstance(self, nn.LSTM) else ONLY_LSTM
-            raise ProjectionError(f"proj_size must be 0, got {size!r}: {why}")
+            raise ProjectionError(f"proj_size is {size!r}; accepted: 0 ({why})")
         super().__init__(*args, **kwargs)
         if self.proj_size:
-            raise ProjectionError(f"proj_size must be 0, got {self.proj_size!r}: {PROJECTION}")
+            raise ProjectionError(f"proj_size is {self.proj_size!r}; accepted: 0 ({PROJECTION})")
         self.recompute = recompute
 
     def forward(
@@ -73,7 +73,7 @@ class _Kernels(Base):
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, resets)
         if not isinstance(input, Tensor):
-            raise TypeError(f"input must be a tensor or a PackedSequence, got {kind(input)}")
+            raise TypeError(f"input is {kind(input)}; accepted: a tensor or a PackedSequence")
         if input.dim() not in (2, 3):
             tensor = " tensor" if isinstance(self, nn.RNN) else ""  # as torch says it
             raise ArgumentError(
@@ -84,8 +84,8 @@ class _Kernels(Base):
         x = input if input.dim() == 3 else input.unsqueeze(batch_dim)
         if x.shape[1 - batch_dim] < 1:
             raise ArgumentError(
-                f"input must have at least one time step, got shape {list(input.shape)}: "
-                "Expected sequence length to be larger than 0"
+                f"input is {kind(input)}; accepted: at least one time step "
+                "(Expected sequence length to be larger than 0)"
             )
         if hx is None:
             self.check_input(x, None)
@@ -141,13 +141,13 @@ class _Kernels(Base):
         """The initial state's tensors, as many as the cell has, of this rank."""
         if CELLS[self.mode.lower()].states == 1:
             if not isinstance(hx, Tensor):
-                raise TypeError(f"hx must be a tensor, got {kind(hx)}")
+                raise TypeError(f"hx is {kind(hx)}; accepted: a tensor")
             states: tuple[Tensor, ...] = (hx,)
         else:
             if not isinstance(hx, tuple | list) or not all(isinstance(s, Tensor) for s in hx):
-                raise TypeError(f"hx must be a tuple (h_0, c_0) of tensors, got {kind(hx)}")
+                raise TypeError(f"hx is {kind(hx)}; accepted: a tuple (h_0, c_0) of tensors")
             if len(hx) != 2:
-                raise ArgumentError(f"hx must be a tuple (h_0, c_0), got {len(hx)} tensors")
+                raise ArgumentError(f"hx is {len(hx)} tensors; accepted: a tuple (h_0, c_0)")
             states = tuple(hx)
         if any(state.dim() != rank for state in states):
             what = "batched 3-D" if rank == 3 else "unbatched 2-D"
@@ -178,7 +178,7 @@ class _Kernels(Base):
         check_dtype("input", input.dtype)
         rank = 3 if batch_sizes is None else 2
         if input.dim() != rank:
-            raise ArgumentError(f"input must have {rank} dimensions, got {input.dim()}")
+            raise ArgumentError(f"input is of {input.dim()} dimensions; accepted: {rank}")
         if input.size(-1) != self.input_size:
             raise ArgumentError(
                 "input.size(-1) must be equal to input_size. "

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import reference
 from tests.helpers.pairwise import label, pairwise
+from tests.helpers.tolerances import REORDERED, assert_close
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rnn_tanh": reference.rnn,
@@ -20,12 +21,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gru": reference.gru,
 }
 CELLS = list(FUNCTIONS)
-
-# Both sides round in float64 (2.2e-16) but not in the same order. An entry is a sum of fewer than
-# 300 products (H, I or T*B of them), passed through at most 21 steps (T=7, 3 layers) whose gain is
-# near 1, so rounding stays below 1e-13 of the tensor's largest entry (seen: 1e-15); a wrong term is
-# above 1e-3.
-TOLERANCE = 1e-12
+EXACT = REORDERED[torch.float64]
 
 # T, B, I, H
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 4), (7, 1, 3, 5), (5, 4, 33, 17), (7, 17, 4, 33)]
@@ -57,27 +53,20 @@ def flat(*values: Any) -> list[Tensor]:
     return found
 
 
-def assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
-    assert actual.shape == expected.shape, what
-    assert actual.dtype == expected.dtype, what
-    if expected.numel():
-        error, size = (actual - expected).abs().max(), expected.abs().max()
-        assert error <= TOLERANCE * size, f"{what}: {error:.2e} off, largest entry {size:.2e}"
-
-
 def assert_same(actual: Any, expected: Any, inputs: list[Tensor]) -> None:
     """Equal results, and equal gradients of a random weighted sum of them for all `inputs`."""
     ours, theirs = flat(actual), flat(expected)
     assert len(ours) == len(theirs)
     weights = [torch.randn_like(t) for t in theirs]
     for k, (a, e) in enumerate(zip(ours, theirs, strict=True)):
-        assert_close(a, e, f"result {k}")
+        assert a.dtype == e.dtype
+        assert_close(a, e, EXACT, f"result {k}")
     gradients = (
         torch.autograd.grad(results, inputs, weights, allow_unused=True, materialize_grads=True)
         for results in (ours, theirs)
     )
     for k, (a, e) in enumerate(zip(*gradients, strict=True)):
-        assert_close(a, e, f"gradient {k}")
+        assert_close(a, e, EXACT, f"gradient {k}")
 
 
 def flip(x: Tensor, lengths: list[int] | None = None) -> Tensor:
@@ -319,7 +308,7 @@ def test_dropout_acts_between_layers_and_only_in_training(cell):
 
     dropped = function(x, weights, lengths=lengths, dropout=1.0, training=True)
     nothing = function(torch.zeros(4, 3, 5).double(), weights[1:], lengths=lengths)
-    assert_close(dropped[0], nothing[0], "the second layer sees zeros, and its output is kept")
+    assert_close(dropped[0], nothing[0], EXACT, "second layer, of zeros")
 
     single = function(x, weights[:1], dropout=1.0, training=True)
     assert_same(single, function(x, weights[:1]), [x])
