@@ -42,6 +42,15 @@ def product_format(dtype: str, precision: str) -> str:
     return precision if dtype == "fp32" else dtype
 
 
+def kernel_format(dtype: str, precision: str) -> tuple[str, str]:
+    """A dtype and precision as ``kernels`` names them.
+
+    >>> kernel_format("bf16", "none"), kernel_format("fp32", "tf32")
+    (('bfloat16', 'ieee'), ('float32', 'tf32'))
+    """
+    return TORCH_NAMES[dtype], "ieee" if precision == "none" else precision
+
+
 def product_roundoff(dtype: str, precision: str) -> float:
     """The unit roundoff of a product's operands; tf32x3 and ieee keep those of fp32."""
     return ROUNDOFF["tf32" if precision == "tf32" else dtype]

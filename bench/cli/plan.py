@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cases import arguments
 from bench.cases.arguments import check_choice
 from bench.cases.cases import CELLS, cell_words, find_cell
+from bench.cases.numbers import kernel_format, split_number_type
 
-NUMBERS = {
-    "bf16": ("bfloat16", "ieee"),
-    "fp16": ("float16", "ieee"),
-    "fp32": ("float32", "ieee"),
-    "fp32:ieee": ("float32", "ieee"),
-    "fp32:tf32": ("float32", "tf32"),
-}
+if TYPE_CHECKING:
+    from kernels.plan import Plan, Problem
+    from kernels.plan.cost import Cost
+    from kernels.plan.devices import Device, Rates
+
+NUMBERS = ("bf16", "fp16", "fp32", "fp32:ieee", "fp32:tf32")
 PASSES = {"forward": ("forward",), "backward": ("backward",), "both": ("forward", "backward")}
+# The parts of a step's expected time, by the fields of `Cost`.
+PARTS = {
+    "barrier_us": "barrier",
+    "gather_us": "gather from L2",
+    "weights_us": "weights from shared memory",
+    "stream_us": "weights from L2",
+    "product_us": "arithmetic",
+    "gates_us": "pointwise",
+    "memory_us": "device memory",
+    "launch_us": "launches",
+    "host_us": "Python's launching",
+}
+# Of every field of `Rates`: what it is, its unit, and its origin unless it was measured.
+RATES = {
+    "clock_ghz": ("clock", "GHz", "published"),
+    "barriers_us": ("barrier, by programs", "µs", "assumed"),
+    "split_barrier": ("of it, where programs share a product", "", "assumed"),
+    "latency_us": ("load from L2", "µs", "assumed"),
+    "l2_bytes_per_clock": ("L2 to an SM", "bytes per clock", "published"),
+    "l2_gbps": ("L2, all SMs", "GB/s", "assumed"),
+    "l2_bytes": ("L2", "bytes", "published"),
+    "hbm_gbps": ("device memory", "GB/s", "published"),
+    "product_clocks": ("64 rows x 32 bytes of K, by sequences", "clocks", "from the peak"),
+    "tensor": ("tensor cores, 16 bits", "operations per clock", "published"),
+    "tensor_tf32": ("tensor cores, tf32", "operations per clock", "published"),
+    "fma": ("exact float32", "operations per clock", "published"),
+    "gemm_tflops": ("large GEMM", "TFLOP/s", "from the peak"),
+    "launch_us": ("launch in a CUDA graph", "µs", "assumed"),
+}
+# The same of the constants of `kernels.plan.cost`, which --limits does not replace.
+MODEL = {
+    "HOST_KERNEL_US": ("Python's launch of a kernel", "µs", "of the host, not the card"),
+    "HOST_GEMM_US": ("Python's call of a GEMM", "µs", "of the host, not the card"),
+    "GEMM_US": ("least GEMM", "µs", "assumed"),
+    "TENSOR_SHARE": ("of the tensor cores' peak", "", "assumed"),
+    "FMA_SHARE": ("of the exact peak", "", "assumed"),
+    "SHARED_BYTES_PER_CLOCK": ("shared memory", "bytes per clock", "published"),
+    "ALONE_CLOCKS": ("an instruction, one warp an SM", "clocks", "assumed"),
+    "SHARED_CLOCKS": ("the same, with other warps", "clocks", "assumed"),
+    "STEP_INSTRUCTIONS": ("instructions of a step", "", "fitted to compiled kernels"),
+    "UNIT_INSTRUCTIONS": ("more, each unit and sequence", "", "fitted to compiled kernels"),
+    "GATE_INSTRUCTIONS": ("more, each of its gates", "", "fitted to compiled kernels"),
+    "PRODUCT_INSTRUCTIONS": ("more, each tensor-core one", "", "fitted to compiled kernels"),
+}
 
 
 def command(
@@ -47,7 +92,6 @@ def command(
     its constants are listed, each with whether it was measured.
     """
     # Here, so that --help need not wait for torch, which the kernels import.
-    from bench.cli.plan_words import constants, describe
     from bench.gpu.measured_rates import chosen_device
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
     from kernels.plan.devices import DEVICES
@@ -61,12 +105,83 @@ def command(
     check_choice("mode", mode, MODES)
     arguments.sizes(hidden, batch)
     card, measured = chosen_device(device, limits)
-    problem = Problem(CELLS[cell].gates, batch, hidden, directions, *NUMBERS[dtype])
+    problem = Problem(
+        CELLS[cell].gates, batch, hidden, directions, *kernel_format(*split_number_type(dtype))
+    )
     print(
         f"{cell}, H={hidden}, B={batch}, {directions} direction(s), {dtype} on {card.name} "
-        f"({card.architecture}, {card.multiprocessors} multiprocessors)"
+        f"({card.architecture}, {card.multiprocessors} SMs)"
     )
     for loop in PASSES[pass_]:
         plan = (forward_plan if loop == "forward" else backward_plan)(problem, card, mode)
         print(*describe(plan, problem, card, loop), sep="\n")
     print(*constants(card.rates, measured, limits), sep="\n")
+
+
+def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[str]:
+    """A plan in words, a fact a line."""
+    lines = [f"{loop}: {plan.mode}", f"  why        {plan.reason}"]
+    if plan.mode == "gemm":
+        lines.append("  product    a GEMM per step by torch's library, between steps of the kernel")
+    else:
+        rows = plan.units if loop == "backward" or problem.gates == 1 else 4 * plan.units
+        part = f", 1/{plan.split} of K each" if plan.split > 1 else ""
+        chunk = rows * plan.block_k * problem.size
+        lines += [
+            f"  program    {plan.units} units x {plan.block_b} sequences{part}, "
+            f"{plan.num_warps} warps",
+            f"  weights    {plan.resident} of {plan.chunks} chunks of {rows} x {plan.block_k} "
+            f"stay on chip: {plan.resident * chunk:,} bytes; "
+            f"{plan.ahead} chunks of the operand in flight",
+            f"  shared     {plan.shared_bytes:,} of {device.shared_bytes:,} bytes "
+            f"({plan.shared_bytes / device.shared_bytes:.0%})",
+        ]
+    served = f", each serving {plan.tiles} batch tiles" if plan.tiles > 1 else ""
+    lines.append(
+        f"  programs   {plan.programs:,} = {plan.group} a group x {plan.batch_groups:,} of the "
+        f"batch x {plan.directions} direction(s){served}"
+    )
+    if plan.mode == "persistent" and plan.group > 1:
+        lines.append(f"  capacity   {plan.capacity} programs are certain to run at once")
+    elif plan.mode == "persistent":
+        lines.append("  capacity   any number: no program waits for another")
+    return [*lines, *costs(plan.cost)]
+
+
+def costs(found: Cost) -> list[str]:
+    """The expected time of a step by part; parts overlap, so they may add up to more."""
+    parts = [
+        f"{words} {value:.2f}"
+        for name, words in PARTS.items()
+        if (value := getattr(found, name)) >= 0.005
+    ]
+    return [f"  a step     {found.floor_us:.2f} µs expected: {', '.join(parts)}"]
+
+
+def constants(rates: Rates, measured: Collection[str], file: Path | None) -> list[str]:
+    """Every constant that the times are made of: its value, and whether it was measured."""
+    from kernels.plan import cost
+
+    count = f"{len(measured)} of {len(RATES)} rates measured ({file})"
+    if file is None:
+        count = (
+            "none measured; --limits FILE takes what `python -m bench.gpu.floor` measured on a card"
+        )
+    lines = [f"constants: {count}"]
+    for name, (words, unit, origin) in RATES.items():
+        found = "measured" if name in measured else origin
+        lines.append(f"  {words:<38} {value_of(getattr(rates, name), unit)} [{found}]")
+    for name, (words, unit, origin) in MODEL.items():
+        lines.append(f"  {words:<38} {value_of(getattr(cost, name), unit)} [{origin}]")
+    return lines
+
+
+def value_of(value: Any, unit: str) -> str:
+    """A number with its unit, or a table's numbers by their keys."""
+    if isinstance(value, tuple):
+        if not value:
+            return "not given"
+        table = ", ".join(f"{key}: {number:.4g}" for key, number in value)
+        return f"{table} {unit}"
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{shown} {unit}".rstrip()

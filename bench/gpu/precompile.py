@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.cases import Case
-from bench.cases.numbers import TORCH_NAMES
+from bench.cases.numbers import kernel_format
 from bench.cases.presets import Request
 from bench.gpu.pool import FAIL, PASS, Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
@@ -93,9 +93,9 @@ def variant(use: Use) -> Any:
     from kernels.plan import Problem, backward_plan, forward_plan
 
     case = use.case
-    precision = "ieee" if case.precision == "none" else case.precision
+    dtype, precision = kernel_format(case.dtype, case.precision)
     gates, D = case.cell_info.gates, case.directions
-    problem = Problem(gates, case.B, case.H, D, TORCH_NAMES[case.dtype], precision)
+    problem = Problem(gates, case.B, case.H, D, dtype, precision)
     limits = device_limits(torch.device("cuda", 0))
     plan = (forward_plan if use.loop == "fwd" else backward_plan)(problem, limits, use.mode)
     wanted = {

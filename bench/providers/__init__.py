@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class Provider:
         algorithm: cuDNN's algorithm as torch's rule predicts it, where that applies.
         patience: seconds it may stay silent while it builds or tunes itself, beyond which it
             counts as hanging; 0 is the sweep's own timeout.
+        baseline: whether the others timed by the same clock are compared with it.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Provider:
     graph: bool = False
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None
     patience: float = 0.0
+    baseline: bool = False
 
     def mode(self, machine: Machine) -> str:
         """The clock this provider is timed with on a machine."""
@@ -88,6 +91,7 @@ def provider(
     graph: bool = False,
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None,
     patience: float = 0.0,
+    baseline: bool = False,
 ) -> Callable[[Build], Build]:
     """Register a provider: decorates a function from a problem to a :class:`Call`.
 
@@ -103,14 +107,9 @@ def provider(
     def register(build: Build) -> Build:
         if name in PROVIDERS:
             raise ValueError(f"provider {name!r} is registered already")
+        installed = partial(version, package) if package else lambda: None
         PROVIDERS[name] = Provider(
-            name,
-            build,
-            supports,
-            lambda: version(package) if package else None,
-            graph,
-            algorithm,
-            patience,
+            name, build, supports, installed, graph, algorithm, patience, baseline
         )
         return build
 
@@ -124,13 +123,24 @@ def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
         FileNotFoundError: for a plugin file that does not exist.
         ValueError: for one that is no Python or fails while it is imported, with its line.
     """
-    for module in _BUILTIN:
-        importlib.import_module(f"{__name__}.{module}")
+    _load_builtin()
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         entry.load()
     for path in plugins:
         _load_file(path)
     return PROVIDERS
+
+
+def baselines() -> dict[str, str]:
+    """By clock ("event", "host", "graph") the provider that others are compared with."""
+    _load_builtin()
+    marked = {provider.graph: provider.name for provider in PROVIDERS.values() if provider.baseline}
+    return {"event": marked[False], "host": marked[False], "graph": marked[True]}
+
+
+def _load_builtin() -> None:
+    for module in _BUILTIN:
+        importlib.import_module(f"{__name__}.{module}")
 
 
 def _load_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import Case
+from bench.cases.numbers import kernel_format
 from bench.providers import Call, provider
 from bench.records.environment import Machine
 
@@ -73,7 +74,7 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
         w_hh = torch.stack([leaves[name] for name in names])
     else:
         w_hh = leaves["w_hh"]
-    precision = "ieee" if case.precision == "none" else case.precision
+    _, precision = kernel_format(case.dtype, case.precision)
     forward, backward = map(asdict, plans(CELLS[case.cell], w_hh, case.B, mode, precision))
     return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 

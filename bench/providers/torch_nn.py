@@ -122,11 +122,15 @@ def supports_graph(case: Case, machine: Machine) -> str | None:
     )
 
 
-provider("torch.nn", supports=supports, package="torch", algorithm=cudnn_algorithm)(build)
-provider(
-    "torch.nn-graph",
-    supports=supports_graph,
-    package="torch",
-    graph=True,
-    algorithm=cudnn_algorithm,
-)(build)
+for _name, _supports, _graph in (
+    ("torch.nn", supports, False),
+    ("torch.nn-graph", supports_graph, True),
+):
+    provider(
+        _name,
+        supports=_supports,
+        package="torch",
+        graph=_graph,
+        algorithm=cudnn_algorithm,
+        baseline=True,
+    )(build)

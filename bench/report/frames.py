@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from bench import providers
 from bench.records import schema, store
 
 # Who a speed-up is over: the same library timed by the same clock.
-BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
+BASELINES = providers.baselines()
 CELL_ORDER = ("rnn_tanh", "rnn_relu", "gru", "lstm", "slstm")
 CELL_NAMES = {
     "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)", "gru": "GRU", "lstm": "LSTM",

@@ -29,7 +29,6 @@ from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, provenance, schema
 from bench.records.failed_checks import from_json, why_not_measured
 
-BASELINES = {"event": "torch.nn", "host": "torch.nn", "graph": "torch.nn-graph"}
 POISONED = 3  # exit code after an error that leaves the device unusable
 
 
@@ -225,8 +224,8 @@ class Worker:
     def _versus(
         self, runner: measure.Runner, done: dict[str, measure.Runner]
     ) -> dict[str, Any] | None:
-        """The provider against torch.nn under the same clock, where that was timed beside it."""
-        name = BASELINES[runner.mode]
+        """The provider against the baseline of its clock, where that was timed beside it."""
+        name = providers.baselines()[runner.mode]
         if name not in done or done[name] is runner:
             return None
         found = paired_ratio(

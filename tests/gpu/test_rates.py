@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app, plan_words
+from bench.cli import app, plan
 from bench.gpu import floor, measured_rates
 from bench.records import limits
 from kernels.plan import Problem, backward_plan, cost, forward_plan
@@ -173,10 +173,10 @@ def test_a_file_of_another_gpu_is_refused(file: Path):
 
 def test_every_constant_is_printed_with_its_origin(file: Path):
     """None may be added to the model that this list does not have."""
-    assert set(plan_words.RATES) == {each.name for each in fields(Rates)}
+    assert set(plan.RATES) == {each.name for each in fields(Rates)}
     numbers = {name for name, value in vars(cost).items() if isinstance(value, int | float)}
     units = {"CHAIN_ROWS", "CHAIN_BYTES"}  # what a link of the chain is, no assumption
-    assert set(plan_words.MODEL) == {name for name in numbers if name.isupper()} - units
+    assert set(plan.MODEL) == {name for name in numbers if name.isupper()} - units
     shown = CliRunner().invoke(app, ["plan"]).output
     assert "constants: none measured; --limits FILE takes" in shown and "measured]" not in shown
     assert "barrier, by programs                   1: 1.2 µs [assumed]" in shown
@@ -190,7 +190,7 @@ def test_the_command_says_which_constants_are_measured(file: Path, measured, nam
     found = CliRunner().invoke(app, ["plan", "--limits", str(path), "--pass", "forward"])
     assert found.exit_code == 0, found.output
     for words in (
-        "bf16 on NVIDIA H100 80GB HBM3 (sm_90, 132 multiprocessors)",
+        "bf16 on NVIDIA H100 80GB HBM3 (sm_90, 132 SMs)",
         f"constants: 9 of 14 rates measured ({path})",
         "barrier, by programs                   1: 1.358, 8: 2.358, 64: 3.358 µs [measured]",
         "64 rows x 32 bytes of K, by sequences  16: 24, 32: 26 clocks [measured]",
