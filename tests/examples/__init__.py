@@ -1,4 +1,4 @@
-"""Four textbook uses of the kernels, each a script and a module.
+"""Four textbook uses of the kernels, to read and to run.
 
-Import each for its function; the tests compare it with torch.nn.
+Nothing is imported from here: `tests/test_examples.py` runs each as a script.
 """

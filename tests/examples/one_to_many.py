@@ -1,4 +1,4 @@
-"""One to many: a sequence from one start, each output the next input, one launch a step.
+"""One to many: a sequence from one start, each output the next input, one launch per step.
 
     python -m tests.examples.one_to_many
 
@@ -32,4 +32,5 @@ def generate(first: str, length: int, seed: int = 0) -> str:
 
 
 if __name__ == "__main__":
-    print(generate("a", 12))
+    text = generate("a", 12)
+    print(text)

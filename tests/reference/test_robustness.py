@@ -1,11 +1,10 @@
-"""The reference beyond torch.nn's values: padding, NaN, dtypes, views and new cells."""
+"""The reference beyond torch.nn's values: padding, NaN, dtypes and views."""
 
 import pytest
 import torch
-from torch import Tensor
 
 import reference
-from reference import CELLS, Cell, layers, recurrence
+from reference import CELLS, layers, recurrence
 from tests.helpers.small_networks import B, H, I, T, tensor, weights_of
 from tests.helpers.tolerances import REORDERED, ROUNDOFF, assert_close
 
@@ -83,30 +82,3 @@ def test_takes_views_and_leaves_its_arguments_alone():
     )
     assert_close(y, again, EXACT, "y")
     assert all(map(torch.equal, arguments, before))
-
-
-@pytest.mark.parametrize("states", [2, 4])
-def test_a_new_cell_is_a_step_and_a_line_in_the_table(states, monkeypatch):
-    def step(gx, state, w_hh, b_hh=None):
-        """A delay line: the output is the mean of the inputs seen in the last steps."""
-        state = (gx, *state[:-1])
-        return (torch.stack(state).mean(0) + 0 * state[0] @ w_hh.t(), *state[1:])
-
-    names = ("h", "c", "m", "n")[:states]
-    monkeypatch.setitem(CELLS, "delay", Cell(step, gates=1, states=names))
-    x, lengths = tensor(T, B, I), [4, 2, 1]
-    one = [(tensor(H, I), tensor(H, H))]
-    hx = tuple(tensor(1, B, H) for _ in names)
-    y, last = layers("delay", x, one, hx, lengths=lengths)
-    gx = (x @ one[0][0].t()).unsqueeze(2)
-    rest = hx[1] if states == 2 else hx[1:]
-    z, h_n, c_n = recurrence(
-        "delay", gx, one[0][1].unsqueeze(0), None, hx[0], rest, lengths=lengths
-    )
-    assert len(last) == states
-    assert_close(y, z, EXACT, "y")
-    assert isinstance(c_n, Tensor if states == 2 else tuple)
-    rest = c_n if isinstance(c_n, tuple) else (c_n,)
-    assert len(rest) == states - 1
-    for name, one, other in zip(names, last, (h_n, *rest), strict=True):
-        assert_close(one, other, EXACT, name)
