@@ -17,7 +17,7 @@ EXAMPLES = sorted(path.stem for path in (Path(__file__).parent / "examples").glo
 def run(name: str) -> dict[str, Tensor]:
     """An example as a script, from one seed: its tensors, gradients and text as tensors."""
     torch.manual_seed(0)
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, value in runpy.run_module(f"tests.examples.{name}", run_name="__main__").items():
         if isinstance(value, nn.Module):
             gradients = {f"{key}.{k}": p.grad for k, p in value.named_parameters()}
