@@ -1,4 +1,6 @@
-"""The loop as torch operators: forward, backward, and what autograd and torch.compile need."""
+"""The loop as two torch operators, forward and backward, registered with autograd and
+torch.compile; and the plan, precision and device of a call.
+"""
 
 import re
 from functools import lru_cache
@@ -12,12 +14,13 @@ from triton.runtime.jit import JITFunction
 from . import failures, launch
 from .cells import CELLS
 from .cells.cell import Cell
+from .inputs import Recurrence
 from .plan import MODES as MODES
 from .plan import Plan, Problem, backward_plan, forward_plan
 from .plan.devices import DEVICES, Device, describe
 from .recurrence import forward_kernel
 
-# Decided when the kernels are decorated: TRITON_INTERPRET=1 before the import.
+# Whether TRITON_INTERPRET was 1 when `triton.jit` decorated the kernels.
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
 
 
@@ -41,7 +44,7 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)[:2]))
 
 
-# Once, since torch.compile traces the check below.
+# Computed at import, since torch.compile traces the check below.
 INTERPRETER_FAULT = interpreter_fault() if INTERPRETED else None
 
 
@@ -62,7 +65,7 @@ def check_runnable(device: torch.device) -> None:
 
 
 def product_precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How float32 products are rounded: "ieee" or "tf32", as torch is told for its own RNNs."""
+    """How float32 products are rounded: "ieee" or "tf32", as torch's setting for its own RNNs."""
     if dtype != torch.float32 or device.type != "cuda":
         return "ieee"
     setting = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
@@ -71,7 +74,7 @@ def product_precision(dtype: torch.dtype, device: torch.device) -> str:
 
 @lru_cache
 def device_limits(device: torch.device) -> Device:
-    """What a plan must obey on this device; in the interpreter, an H100's limits."""
+    """The limits of this device, as a plan needs them; in the interpreter, an H100's."""
     if device.type != "cuda":
         return DEVICES["h100"]
     found = torch.cuda.get_device_properties(device)
@@ -96,7 +99,7 @@ def plans(
     return _plans(cell.gates, batch, H, D, w_hh.dtype, precision, w_hh.device, mode)
 
 
-# Of plain values, which hash faster than the dataclasses that they become.
+# Cached by plain values, which hash faster than the dataclasses made from them.
 @lru_cache(maxsize=4096)
 def _plans(
     gates: int,
@@ -141,11 +144,9 @@ def recurrence_op(
     history of the states but h and the activations, empty unless `save`.
     """
     failures.check(wait=False)
-    chosen = CELLS[cell]
-    plan, _ = plans(chosen, w_hh, gx.shape[1], mode, precision)
-    y, final, history, saved = launch.forward(
-        chosen, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
-    )
+    recurrence = Recurrence(CELLS[cell], w_hh, b_hh, initial, lengths, resets, reverse, precision)
+    plan, _ = plans(recurrence.cell, w_hh, gx.shape[1], mode, precision)
+    y, final, history, saved = launch.forward(recurrence, plan, gx, save)
     return (
         y,
         final.to(gx.dtype),
@@ -157,13 +158,13 @@ def recurrence_op(
 @recurrence_op.register_fake
 def _(gx, w_hh, b_hh, initial, lengths, resets, cell, reverse, save, mode, precision):
     T, B, D, _ = gx.shape
-    H, chosen = w_hh.shape[-1], CELLS[cell]
+    H, states, numbers = w_hh.shape[-1], CELLS[cell].states, CELLS[cell].saved
     history = gx.new_empty(0, dtype=torch.float32)
     saved = gx.new_empty(0)
-    if save and chosen.states > 1:
-        history = gx.new_empty(chosen.states - 1, T, B, D, H, dtype=torch.float32)
-    if save and chosen.saved:
-        saved = gx.new_empty(T, B, D, H, chosen.saved)
+    if save and states > 1:
+        history = gx.new_empty(states - 1, T, B, D, H, dtype=torch.float32)
+    if save and numbers:
+        saved = gx.new_empty(T, B, D, H, numbers)
     return gx.new_empty(T, B, D * H), torch.empty_like(initial), history, saved
 
 
@@ -187,19 +188,15 @@ def recurrence_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loop back through time: gradients of gx, w_hh, b_hh and the initial state."""
     failures.check(wait=False)
-    chosen = CELLS[cell]
-    _, plan = plans(chosen, w_hh, dy.shape[1], mode, precision)
+    recurrence = Recurrence(CELLS[cell], w_hh, None, initial, lengths, resets, reverse, precision)
+    _, plan = plans(recurrence.cell, w_hh, dy.shape[1], mode, precision)
     dgx, dr, dinitial = launch.backward(
-        chosen, plan, dy, dfinal, w_hh, initial, lengths, resets, y,
-        history if history.numel() else None, saved if saved.numel() else None, reverse, precision,
+        recurrence, plan, dy, dfinal, y, history if history.numel() else None,
+        saved if saved.numel() else None,
     )  # fmt: skip
-    D, H = w_hh.shape[0], w_hh.shape[-1]
     dw = torch.empty_like(w_hh) if needs_weight else dy.new_empty(0)
-    for d in range(D if needs_weight else 0):
-        weight_gradient(
-            dw[d], dr[:, :, d], y[:, :, d * H : (d + 1) * H], initial[0, d], lengths, resets,
-            reverse or d == 1,
-        )  # fmt: skip
+    for d in range(len(dw)):
+        weight_gradient(recurrence, d, dw[d], dr, y)
     db = dr.sum((0, 1)) if needs_bias else dy.new_empty(0)
     return dgx, dw, db, dinitial.to(dy.dtype)
 
@@ -219,28 +216,32 @@ def _(
 
 
 def weight_gradient(
-    out: Tensor,  # [K, H]
-    dr: Tensor,  # [T, B, K]
-    y: Tensor,  # [T, B, H]
-    h0: Tensor,  # [B, H]
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    reverse: bool,
+    recurrence: Recurrence,
+    direction: int,
+    out: Tensor,  # [G*H, H]
+    dr: Tensor,  # [T, B, D, G*H]
+    y: Tensor,  # [T, B, D*H]
 ) -> None:
-    """out = the sum of dr(t)^T h(t-1) over time and batch: a product, and one of the first step."""
+    """out = the sum of dr(t)^T h(t-1) over time and batch: one GEMM for the steps after the first,
+    whose h(t-1) is in y, and one for the first, whose h(t-1) is h0.
+    """
+    lengths, resets = recurrence.lengths, recurrence.resets
+    h0, H = recurrence.initial[0, direction], recurrence.w_hh.shape[-1]
+    dr, y = dr[:, :, direction], y[:, :, direction * H : (direction + 1) * H]
     later, earlier, first = dr[1:], y[:-1], dr[0]
-    back = None if resets is None else resets[1:] != 0
-    if reverse:
+    was_reset = None if resets is None else resets[1:] != 0
+    if recurrence.mirrored(direction):
         later, earlier, first = dr[:-1], y[1:], dr[-1]
-        back = None if resets is None else resets[:-1] != 0
+        was_reset = None if resets is None else resets[:-1] != 0
         if lengths is not None:
             # The first step is each sequence's own last, where y[1:] is padding.
             last = lengths.long() - 1
             first = dr[last, torch.arange(len(last), device=dr.device)]
-            if back is not None:
-                back = back & (torch.arange(len(dr) - 1, device=dr.device)[:, None] < last)
-    if back is not None:
-        earlier = torch.where(back[..., None], h0, earlier)
+            if was_reset is not None:
+                steps = torch.arange(len(dr) - 1, device=dr.device)
+                was_reset = was_reset & (steps[:, None] < last)
+    if was_reset is not None:
+        earlier = torch.where(was_reset[..., None], h0, earlier)
     torch.mm(later.flatten(0, 1).t(), earlier.flatten(0, 1), out=out)
     out.addmm_(first.t(), h0)
 

@@ -1,4 +1,6 @@
-"""Whole layers around the loop: the input projection in one GEMM, directions, states, dropout."""
+"""The public functions: the loop alone, and whole networks with their input projections (one GEMM
+a layer), directions, dropout and recomputation.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +16,7 @@ from . import checks
 from .autograd import MODES, check_runnable, product_precision, recurrence_op
 from .cells import CELLS
 from .cells.cell import Cell
+from .inputs import Recurrence
 
 Weights = Sequence[Tensor]
 States = Tensor | tuple[Tensor, ...]
@@ -83,8 +86,11 @@ def recurrence(
         initial = gx.new_zeros(len(states), *shape)
     else:
         initial = torch.stack([gx.new_zeros(shape) if s is None else s for s in states])
+    precision = precision or product_precision(gx.dtype, gx.device)
     ends = _int32(lengths, T, gx.device)
-    y, final = _loop(chosen, gx, w_hh, b_hh, initial, reverse, ends, resets, mode, precision)
+    y, final = _loop(
+        Recurrence(chosen, w_hh, b_hh, initial, ends, resets, reverse, precision), gx, mode
+    )
     h_n, *c_n = (final[k] for k in range(chosen.states))  # unbind's views refuse changes in place
     return y, h_n, tuple(c_n) if len(c_n) > 1 else c_n[0] if c_n else None
 
@@ -182,14 +188,14 @@ def layers(
 
     reverses = checks.DIRECTIONS[direction]
     D = len(reverses)
+    run = partial(
+        _layer, chosen, mode, lengths=ends, resets=resets, reverse=reverses == (True,),
+        precision=precision or product_precision(x.dtype, x.device),
+    )  # fmt: skip
     last = []
     for k in range(0, len(weights), D):
         if k > 0 and training and dropout > 0:
             x = drop(x, dropout)
-        run = partial(
-            _layer, chosen, reverse=reverses == (True,), lengths=ends, resets=resets, mode=mode,
-            precision=precision,
-        )  # fmt: skip
         if recompute and torch.is_grad_enabled():
             x, final = checkpoint(
                 run, x, weights[k : k + D], initial[:, k : k + D], use_reentrant=False,
@@ -201,7 +207,7 @@ def layers(
             x = x[..., :H] + x[..., H:]
         last.append(final)
 
-    # Each a tensor of its own, also of one layer: detach_ and the like refuse views.
+    # New tensors, even for one layer: detach_ and the like refuse views.
     states = tuple(torch.cat([final[k] for final in last]) for k in range(chosen.states))
     if not batched:
         x, states = x.squeeze(1), tuple(state.squeeze(1) for state in states)
@@ -216,34 +222,11 @@ def rnn(
     hx: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
-    direction: str = "forward",
-    merge: str = "concat",
-    lengths: Sequence[int] | Tensor | None = None,
-    resets: Tensor | None = None,
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    recompute: bool = False,
-    mode: str = "auto",
-    precision: str | None = None,
+    **options: Any,
 ) -> tuple[Tensor, States]:
     """`layers` of Elman's cell; nonlinearity is "tanh" or "relu"."""
-    return layers(
-        "rnn_" + checks.check_choice("nonlinearity", nonlinearity, ("tanh", "relu")),
-        x,
-        weights,
-        hx,
-        direction=direction,
-        merge=merge,
-        lengths=lengths,
-        resets=resets,
-        batch_first=batch_first,
-        dropout=dropout,
-        training=training,
-        recompute=recompute,
-        mode=mode,
-        precision=precision,
-    )
+    checks.check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+    return layers(f"rnn_{nonlinearity}", x, weights, hx, **options)
 
 
 lstm = partial(layers, "lstm")
@@ -253,47 +236,33 @@ slstm = partial(layers, "slstm")
 
 def _layer(
     cell: Cell,
+    mode: str,
     x: Tensor,
     weights: Sequence[Weights],  # for each direction
     initial: Tensor,  # [STATES, D, B, H]
-    *,
-    reverse: bool,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    mode: str,
-    precision: str | None,
+    **options: Any,  # of `Recurrence`
 ) -> tuple[Tensor, Tensor]:
     """One layer of a batch x [T, B, I]: y [T, B, D*H] and the last state, like `initial`."""
     if len(weights[0]) == 4 and not cell.separate:
-        # Both biases are only ever added to the same sum. Added before they are stacked, else
-        # autograd gives both a gradient in the same memory.
+        # The two biases only ever occur as their sum. Add before stacking: else autograd gives
+        # both a gradient in the same memory.
         weights = [(w_ih, w_hh, b_ih + b_hh) for w_ih, w_hh, b_ih, b_hh in weights]
     w_ih, w_hh, *biases = (_stack(tensors) for tensors in zip(*weights, strict=True))
     bias, b_hh = (*biases, None, None)[:2]
     (T, B, _), (D, K, _) = x.shape, w_ih.shape
     gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, K)
-    return _loop(cell, gx, w_hh, b_hh, initial, reverse, lengths, resets, mode, precision)
+    return _loop(Recurrence(cell, w_hh, b_hh, initial, **options), gx, mode)
 
 
-def _loop(
-    cell: Cell,
-    gx: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    initial: Tensor,
-    reverse: bool,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    mode: str,
-    precision: str | None,
-) -> tuple[Tensor, Tensor]:
-    """The operator on tensors as it wants them; activations are saved only for a gradient."""
+def _loop(recurrence: Recurrence, gx: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Call the operator with contiguous tensors; activations are saved only for a gradient."""
     T, B, D, _ = gx.shape
+    w_hh, b_hh, resets = recurrence.w_hh, recurrence.b_hh, recurrence.resets
     if T * B * D >= 2**31:  # the kernels count rows in 32 bits
         raise ValueError(f"T*B*D of x is {T * B * D}; accepted: under 2**31")
     if w_hh.numel() >= 2**31:  # and weights
         raise ValueError(f"w_hh is of {w_hh.numel()} numbers; accepted: under 2**31")
-    inputs = (gx, w_hh, b_hh, initial)
+    inputs = (gx, w_hh, b_hh, recurrence.initial)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     if not torch.compiler.is_compiling():
         _check_transforms(save)
@@ -301,14 +270,14 @@ def _loop(
         gx.contiguous(),
         w_hh.contiguous(),
         None if b_hh is None else b_hh.contiguous(),
-        initial.contiguous(),
-        lengths,
+        recurrence.initial.contiguous(),
+        recurrence.lengths,
         None if resets is None else resets.to(torch.uint8).contiguous(),
-        cell.name,
-        reverse,
+        recurrence.cell.name,
+        recurrence.reverse,
         save,
         mode,
-        precision or product_precision(gx.dtype, gx.device),
+        recurrence.precision,
     )
     return y, final
 

@@ -1,8 +1,8 @@
-"""The recurrent product of one step as a GEMM of torch's, where that beats the persistent loop.
+"""The recurrent product of each step as a GEMM by torch, where that beats the persistent loop.
 
 With a large batch, or with exact float32 products, the loop is bound by arithmetic, not by the
-distance between steps; then a GEMM a step by cuBLAS, and the cell's pointwise part by our kernel,
-are faster.
+latency of a step. Then a GEMM by cuBLAS for each step, with a launch of our kernel for the cell's
+pointwise part, is faster.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .inputs import Recurrence
+
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Round float32 GEMMs as the loop's own products: "ieee" or "tf32"; for "tf32x3", which torch
-    lacks, exactly.
+def rounding(precision: str, dtype: torch.dtype) -> Iterator[None]:
+    """Round torch's float32 GEMMs as the loop rounds its products: "ieee" or "tf32".
+
+    torch has no "tf32x3"; its GEMMs are exact then.
     """
+    if dtype != torch.float32:
+        yield
+        return
     backend = torch.backends.cuda.matmul
     before = backend.fp32_precision
     backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
@@ -36,55 +42,50 @@ def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
         torch.mm(left.float(), right.float(), out=out)
 
 
-def in_order(
+def rows_by_step(
     tensor: Tensor,  # [T, B, D, N]
     direction: int,
-    reverse: bool,
-    lengths: Tensor | None,
+    recurrence: Recurrence,
 ) -> Callable[[int], Tensor]:
-    """What gives the rows [B, N] of a step, counted in the order of computation.
+    """A function of the step, counted in the order of computation, that returns its rows [B, N].
 
-    They are arbitrary past a sequence's end.
+    Past a sequence's end the rows are arbitrary.
     """
-    if reverse and lengths is not None:
+    mirrored, lengths = recurrence.mirrored(direction), recurrence.lengths
+    if mirrored and lengths is not None:
         last, batch = lengths.long() - 1, torch.arange(tensor.shape[1], device=tensor.device)
         return lambda step: tensor[(last - step).clamp(min=0), batch, direction]
     rows = tensor[:, :, direction].unbind()
-    return (rows[::-1] if reverse else rows).__getitem__
+    return (rows[::-1] if mirrored else rows).__getitem__
 
 
 def forward_products(
+    recurrence: Recurrence,
     out: Tensor,  # [D, B, G*H] float32
     y: Tensor,  # [T, B, D*H]
-    h0: Tensor,  # [D, B, H]
-    w_hh: Tensor,  # [D, G*H, H]
-    b_hh: Tensor | None,  # [D, G*H]
-    lengths: Tensor | None,
-    resets: Tensor | None,  # [T, B]
-    reverse: bool,
 ) -> Callable[[int], None]:
-    """What computes out = h(step - 1) R^T + b of a step, for each direction.
+    """A function of the step that computes out = h(step - 1) R^T + b, for each direction.
 
-    Everything that steps have in common is made once, for the loop waits for Python at each step.
+    What all steps share is made once, in advance: the loop waits for Python at each step.
     """
+    w_hh, b_hh, resets = recurrence.w_hh, recurrence.b_hh, recurrence.resets
     D, _, H = w_hh.shape
     directions = []
     for d in range(D):
-        mirrored = reverse or d == 1
-        h = in_order(y.unflatten(-1, (D, H)), d, mirrored, lengths)
-        back = None
+        h = rows_by_step(y.unflatten(-1, (D, H)), d, recurrence)
+        reset = None
         if resets is not None:
-            back = in_order(resets[:, :, None, None], 0, mirrored, lengths)
+            reset = rows_by_step(resets[:, :, None, None].expand(-1, -1, D, -1), d, recurrence)
         bias = None if b_hh is None else b_hh[d]
-        directions.append((out[d], h0[d], h, back, w_hh[d].t(), bias))
+        directions.append((out[d], recurrence.initial[0, d], h, reset, w_hh[d].t(), bias))
 
     def compute(step: int) -> None:
-        for product, first, h, back, weights, bias in directions:
-            previous = first
+        for product, h0, h, reset, weights, bias in directions:
+            previous = h0
             if step > 0:
                 previous = h(step - 1)
-                if back is not None:
-                    previous = torch.where(back(step) != 0, first, previous)
+                if reset is not None:
+                    previous = torch.where(reset(step) != 0, h0, previous)
             multiply(previous, weights, product)
             if bias is not None:
                 product.add_(bias)
@@ -93,18 +94,16 @@ def forward_products(
 
 
 def backward_products(
+    recurrence: Recurrence,
     out: Tensor,  # [1, D, B, H] float32
     dr: Tensor,  # [T, B, D, G*H]
-    w_hh: Tensor,
-    lengths: Tensor | None,
-    reverse: bool,
 ) -> Callable[[int], None]:
-    """What computes out = dr(step) R of a step, for each direction; of sequences that ended before
-    it, what the kernel ignores.
+    """A function of the step that computes out = dr(step) R, for each direction.
+
+    Of sequences that end before the step the result is arbitrary; the kernel ignores it.
     """
     directions = [
-        (out[0, d], in_order(dr, d, reverse or d == 1, lengths), w_hh[d])
-        for d in range(w_hh.shape[0])
+        (out[0, d], rows_by_step(dr, d, recurrence), w_hh) for d, w_hh in enumerate(recurrence.w_hh)
     ]
 
     def compute(step: int) -> None:

@@ -1,7 +1,7 @@
-"""From tensors and a plan to launches: persistent, stepwise, or with a GEMM for each step.
+"""From tensors and a plan to launches: persistent, stepwise, or beside a GEMM for each step.
 
-`forward` and `backward` take contiguous tensors of one device and trust them (`checks.py` has
-looked). Every mode launches the same two kernels with the same arguments but for the steps.
+`forward` and `backward` take contiguous tensors of one device that `checks.py` has accepted. Every
+mode launches the same two kernels with the same arguments, but for the range of steps.
 """
 
 from collections.abc import Callable
@@ -13,32 +13,25 @@ from torch import Tensor
 
 from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
-from .cells.cell import Cell
+from .inputs import Recurrence
 from .plan import Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
-# A step takes microseconds; this many polls of an L2 word take several seconds.
+# A step takes microseconds; so many polls of a word in L2 take several seconds.
 MAX_POLLS = 1 << 23
 
 
 def forward(
-    cell: Cell,
+    recurrence: Recurrence,
     plan: Plan,
     gx: Tensor,  # [T, B, D, G*H]
-    w_hh: Tensor,  # [D, G*H, H]
-    b_hh: Tensor | None,  # [D, G*H]
-    initial: Tensor,  # [STATES, D, B, H]
-    lengths: Tensor | None,  # [B] int32
-    resets: Tensor | None,  # [T, B] uint8
-    reverse: bool,
     save: bool,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Run the loop: y [T, B, D*H], the final state [STATES, D, B, H] in float32, what is saved."""
+    """Run the loop: y [T, B, D*H], the final state [STATES, D, B, H] in float32, and with `save`
+    the history of the states and the activations, where the cell has any.
+    """
     T, B = gx.shape[:2]
-    arguments = forward_arguments(
-        cell, plan, gx, w_hh, b_hh, initial, lengths, resets, reverse, save, precision
-    )
+    arguments = forward_arguments(recurrence, plan, gx, save)
     y, state = arguments["y_ptr"], arguments["state_ptr"]
     with _current(gx.device):
         if B == 0:
@@ -51,11 +44,9 @@ def forward(
             for step in range(T):
                 launch_step(step)
         else:
-            multiply_step = gemm.forward_products(
-                arguments["product_ptr"], y, initial[0], w_hh, b_hh, lengths, resets, reverse
-            )
+            multiply_step = gemm.forward_products(recurrence, arguments["product_ptr"], y)
             launch_step = _stepwise(forward_kernel, plan, arguments)
-            with gemm.matmul_precision(precision) if gx.dtype == torch.float32 else nullcontext():
+            with gemm.rounding(recurrence.precision, gx.dtype):
                 for step in range(T):
                     multiply_step(step)
                     launch_step(step)
@@ -63,39 +54,19 @@ def forward(
 
 
 def backward(
-    cell: Cell,
+    recurrence: Recurrence,
     plan: Plan,
     dy: Tensor,  # [T, B, D*H]
     dfinal: Tensor,  # [STATES, D, B, H]
-    w_hh: Tensor,
-    initial: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
     y: Tensor,
     history: Tensor | None,
     saved: Tensor | None,
-    reverse: bool,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run back through time: gradients of the input gates and of the recurrent gates [T, B, D, G*H]
     (one tensor where they are equal), and of the initial state [STATES, D, B, H] in float32.
     """
     T, B = dy.shape[:2]
-    arguments = backward_arguments(
-        cell,
-        plan,
-        dy,
-        dfinal,
-        w_hh,
-        initial,
-        lengths,
-        resets,
-        y,
-        history,
-        saved,
-        reverse,
-        precision,
-    )
+    arguments = backward_arguments(recurrence, plan, dy, dfinal, y, history, saved)
     dgx, dr = arguments["dgx_ptr"], arguments["dr_ptr"]
     with _current(dy.device):
         if B == 0:
@@ -112,11 +83,9 @@ def backward(
                 for launch_item in phases:
                     launch_item(item)
         else:
-            multiply_step = gemm.backward_products(
-                arguments["partial_ptr"], dr, w_hh, lengths, reverse
-            )
+            multiply_step = gemm.backward_products(recurrence, arguments["partial_ptr"], dr)
             launch_item = _stepwise(backward_kernel, plan, arguments | {"PHASE": POINTWISE.value})
-            with gemm.matmul_precision(precision) if dy.dtype == torch.float32 else nullcontext():
+            with gemm.rounding(recurrence.precision, dy.dtype):
                 for item in range(T + 1):
                     if item > 0:
                         multiply_step(T - item)
@@ -126,20 +95,20 @@ def backward(
 
 
 def _launch(kernel: Any, plan: Plan, arguments: dict[str, Any], begin: int, end: int) -> Any:
-    """Launch for these steps; returns the compiled kernel, or None in the interpreter."""
+    """Launch for some steps; returns the compiled kernel, or None in the interpreter."""
     return kernel[(plan.programs, 1, 1)](begin=begin, end=end, **arguments, **options(plan))
 
 
 def _stepwise(kernel: Any, plan: Plan, arguments: dict[str, Any]) -> Callable[[int], None]:
-    """What launches the kernel for one step.
+    """A function that launches the kernel for one step.
 
-    Triton binds all arguments and looks their kernel up at each launch, which takes most of the
-    launch's time in Python. From step to step no argument changes that a compilation depends on
-    (`RUNTIME`), so all launches but the first are of the kernel that the first one found.
+    At each launch Triton binds the arguments and looks up the compiled kernel, which takes most of
+    the launch's time in Python. From step to step only arguments change that are never specialized
+    (`RUNTIME`), so every launch but the first reuses the kernel that the first one found.
     """
     found: Callable[..., None] | None = None
     values: list[Any] = []
-    place = 0  # of `begin` among the values, `end` behind it
+    place = 0  # index of `begin` among the values; `end` follows it
 
     def launch(step: int) -> None:
         nonlocal found, values, place
@@ -156,32 +125,17 @@ def _stepwise(kernel: Any, plan: Plan, arguments: dict[str, Any]) -> Callable[[i
     return launch
 
 
-def forward_arguments(
-    cell: Cell,
-    plan: Plan,
-    gx: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    initial: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    reverse: bool,
-    save: bool,
-    precision: str,
-) -> dict[str, Any]:
-    """All of `forward_kernel`'s arguments but `begin` and `end`, with what it writes."""
-    (T, B, D, K), H = gx.shape, w_hh.shape[-1]
+def forward_arguments(recurrence: Recurrence, plan: Plan, gx: Tensor, save: bool) -> dict[str, Any]:
+    """All arguments of `forward_kernel` but `begin` and `end`, its new output tensors included."""
+    cell, (T, B, D, K), H = recurrence.cell, gx.shape, recurrence.w_hh.shape[-1]
     with_gemm = plan.mode == "gemm"
+    initial, resets = recurrence.initial, recurrence.resets
     state = initial.to(torch.float32, copy=True)
     saves_history, saves_gates = save and cell.states > 1, save and cell.saved > 0
-    groups = plan.batch_groups * plan.tiles * D
-    return _common_arguments(cell, plan, gx, w_hh, reverse, precision, groups) | {
+    counters = plan.batch_groups * plan.tiles * D
+    return _common_arguments(recurrence, plan, gx, counters) | {
         "gx_ptr": gx,
-        "w_ptr": w_hh,
-        "bias_ptr": None if with_gemm else b_hh,
-        "h0_ptr": initial[0],
-        "lengths_ptr": lengths,
-        "resets_ptr": resets,
+        "bias_ptr": None if with_gemm else recurrence.b_hh,
         "initial_ptr": None if resets is None else initial.float(),
         "state_ptr": state,
         "y_ptr": gx.new_empty(T, B, D * H),
@@ -194,32 +148,24 @@ def forward_arguments(
 
 
 def backward_arguments(
-    cell: Cell,
+    recurrence: Recurrence,
     plan: Plan,
     dy: Tensor,
     dfinal: Tensor,
-    w_hh: Tensor,
-    initial: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
     y: Tensor,
     history: Tensor | None,
     saved: Tensor | None,
-    reverse: bool,
-    precision: str,
 ) -> dict[str, Any]:
-    """All of `backward_kernel`'s arguments but `begin`, `end` and `PHASE`, with what it writes."""
-    (T, B, _), (D, K, H) = dy.shape, w_hh.shape
+    """All arguments of `backward_kernel` but `begin`, `end` and `PHASE`, its new output tensors
+    included.
+    """
+    cell, (T, B, _), (D, K, H) = recurrence.cell, dy.shape, recurrence.w_hh.shape
     dgx = dy.new_empty(T, B, D, K)
     dstate = dfinal.to(torch.float32, copy=True)
     sums = plan.split > 1 or plan.mode == "gemm"
-    groups = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
-    return _common_arguments(cell, plan, dy, w_hh, reverse, precision, groups) | {
-        "w_ptr": w_hh,
-        "h0_ptr": initial[0],
-        "initial_ptr": initial.float(),
-        "lengths_ptr": lengths,
-        "resets_ptr": resets,
+    counters = plan.batch_groups * plan.tiles * D * (1 + plan.group // plan.split)
+    return _common_arguments(recurrence, plan, dy, counters) | {
+        "initial_ptr": recurrence.initial.float(),
         "y_ptr": y,
         "history_ptr": history,
         "saved_ptr": saved,
@@ -227,7 +173,7 @@ def backward_arguments(
         "dgx_ptr": dgx,
         "dr_ptr": torch.empty_like(dgx) if cell.separate else dgx,
         "dstate_ptr": dstate,
-        "dinitial_ptr": None if resets is None else torch.zeros_like(dstate),
+        "dinitial_ptr": None if recurrence.resets is None else torch.zeros_like(dstate),
         "partial_ptr": dstate.new_empty(plan.split, D, B, H) if sums else None,
         "STEP_GRADIENT": cell.step_gradient,
         "SEPARATE": cell.separate,
@@ -237,32 +183,34 @@ def backward_arguments(
 
 
 def _common_arguments(
-    cell: Cell,
+    recurrence: Recurrence,
     plan: Plan,
     sequence: Tensor,  # [T, B, ...]
-    w_hh: Tensor,
-    reverse: bool,
-    precision: str,
-    groups: int,
+    counters: int,
 ) -> dict[str, Any]:
-    """What both kernels take alike; each of the `groups` that meet has a fresh counter."""
-    T, B = sequence.shape[:2]
-    meets = plan.mode == "persistent" and plan.group > 1
-    counters = None
-    if meets:
-        counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=sequence.device)
+    """What both kernels take alike; `counters` is how many a launch with a barrier needs."""
+    (T, B), cell = sequence.shape[:2], recurrence.cell
+    zeroed = error = None
+    if plan.mode == "persistent" and plan.group > 1:
+        device = sequence.device
+        zeroed = torch.zeros(counters, COUNTER_STRIDE, dtype=torch.int32, device=device)
+        error = failures.word(device)
     return {
-        "counters_ptr": counters,
-        "error_ptr": failures.word(sequence.device) if meets else None,
+        "w_ptr": recurrence.w_hh,
+        "h0_ptr": recurrence.initial[0],
+        "lengths_ptr": recurrence.lengths,
+        "resets_ptr": recurrence.resets,
+        "counters_ptr": zeroed,
+        "error_ptr": error,
         "T": T,
         "B": B,
         "tiles": plan.tiles,
         "batch_groups": plan.batch_groups,
-        "reverse": int(reverse),
+        "reverse": int(recurrence.reverse),
         "first_program": 0,
         "max_polls": MAX_POLLS,
-        "H": w_hh.shape[-1],
-        "D": w_hh.shape[0],
+        "H": recurrence.w_hh.shape[-1],
+        "D": recurrence.w_hh.shape[0],
         "GATES": cell.gates,
         "STATES": cell.states,
         "SAVED": cell.saved,
@@ -272,12 +220,12 @@ def _common_arguments(
         "AHEAD": plan.ahead,
         "INTERLEAVED": plan.tiles > 1,
         "PERSISTENT": plan.mode == "persistent",
-        "PRECISION": precision,
+        "PRECISION": recurrence.precision,
     }
 
 
 def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
-    """Launch options: warps, registers, and the promise that all programs run at once."""
+    """Launch options: warps, registers, and whether all programs must be co-resident."""
     if hip:
         return {"num_warps": plan.num_warps}
     found: dict[str, Any] = {
@@ -290,11 +238,12 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whatever device its arguments are on."""
+    """Make `device` the current one: Triton launches there, wherever the arguments are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _check_targets(plan: Plan, steps: int) -> None:
+    """Refuse a launch whose barrier would count up to ABORTED."""
     if plan.group > 1 and plan.group * steps >= ABORTED:
         raise ValueError(
             f"{steps} steps of {plan.group} programs exceed the barrier's counter: "

@@ -75,6 +75,7 @@ def arguments(
 
     from kernels import launch
     from kernels.cells import CELLS
+    from kernels.inputs import Recurrence
     from kernels.recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
     cell, plan = CELLS[variant.cell], variant.plan
@@ -92,10 +93,12 @@ def arguments(
     if variant.pass_ == "fwd":
         biased = "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
         bias = tensor(D, G * H) if biased else None
+        recurrence = Recurrence(
+            cell, w_hh, bias, initial, lengths, resets, False, variant.precision
+        )
         found = launch.forward_arguments(
-            cell, plan, tensor(T, B, D, G * H), w_hh, bias, initial, lengths, resets, False,
-            "save" in variant.features, variant.precision,
-        )  # fmt: skip
+            recurrence, plan, tensor(T, B, D, G * H), "save" in variant.features
+        )
         found |= {"begin": 0, "end": T}
         return forward_kernel, _without(variant, found)
     history = saved = None
@@ -103,9 +106,10 @@ def arguments(
         history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
     if cell.saved:
         saved = tensor(T, B, D, H, cell.saved)
+    recurrence = Recurrence(cell, w_hh, None, initial, lengths, resets, False, variant.precision)
     found = launch.backward_arguments(
-        cell, plan, tensor(T, B, D * H), tensor(cell.states, D, B, H, dtype=torch.float32), w_hh,
-        initial, lengths, resets, tensor(T, B, D * H), history, saved, False, variant.precision,
+        recurrence, plan, tensor(T, B, D * H), tensor(cell.states, D, B, H, dtype=torch.float32),
+        tensor(T, B, D * H), history, saved,
     )  # fmt: skip
     phase = BOTH
     if plan.mode == "gemm":

@@ -178,6 +178,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     from kernels import failures, launch
     from kernels.autograd import device_limits
     from kernels.cells import CELLS as KERNEL_CELLS
+    from kernels.inputs import Recurrence
     from kernels.plan import Problem, backward_plan, forward_plan
 
     if in_graph and device == "cpu":
@@ -199,18 +200,16 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
         return torch.zeros(shape, dtype=dtype, device=device)
 
     w, initial = zeros(1, 4 * H, H), zeros(2, 1, B, H)
+    recurrence = Recurrence(cell, w, None, initial, None, None, reverse=False, precision="ieee")
     if backward:
         arguments = launch.backward_arguments(
-            cell, plan, zeros(T, B, H), zeros(2, 1, B, H, dtype=torch.float32), w, initial, None,
-            None, zeros(T, B, H), zeros(1, T, B, 1, H, dtype=torch.float32),
-            zeros(T, B, 1, H, 4), False, "ieee",
+            recurrence, plan, zeros(T, B, H), zeros(2, 1, B, H, dtype=torch.float32),
+            zeros(T, B, H), zeros(1, T, B, 1, H, dtype=torch.float32), zeros(T, B, 1, H, 4),
         )  # fmt: skip
         kernel, result = launch.backward_kernel, arguments["dstate_ptr"]
         arguments |= {"begin": 0, "end": T + 1, "PHASE": launch.BOTH.value}
     else:
-        arguments = launch.forward_arguments(
-            cell, plan, zeros(T, B, 1, 4 * H), w, None, initial, None, None, False, True, "ieee"
-        )
+        arguments = launch.forward_arguments(recurrence, plan, zeros(T, B, 1, 4 * H), save=True)
         kernel, result = launch.forward_kernel, arguments["state_ptr"]
         arguments |= {"begin": 0, "end": T}
 

@@ -23,6 +23,7 @@ from bench.records.environment import cpu_name
 from kernels import gemm, launch
 from kernels.autograd import plans
 from kernels.cells import CELLS
+from kernels.inputs import Recurrence
 from tests.helpers import launch_recorder
 
 # float32 and small, so that what torch itself computes on the CPU in between takes no time to speak
@@ -39,14 +40,17 @@ def microseconds(call: Callable[[], Any], calls: int = 50) -> float:
     return min(samples) / calls * 1e6
 
 
+def recurrence(units: int) -> Recurrence:
+    """An LSTM of so many units, over B sequences."""
+    w_hh, initial = torch.zeros(1, 4 * units, units), torch.zeros(2, 1, B, units)
+    return Recurrence(CELLS["lstm"], w_hh, None, initial, None, None, False, "ieee")
+
+
 def one_launch() -> Callable[[], Any]:
     """Triton's part alone: the forward kernel's launch with arguments made before."""
-    cell, w_hh = CELLS["lstm"], torch.zeros(1, 4 * H, H)
-    plan, _ = plans(cell, w_hh, B)
-    arguments = launch.forward_arguments(
-        cell, plan, torch.zeros(T, B, 1, 4 * H), w_hh, None, torch.zeros(2, 1, B, H), None, None,
-        False, False, "ieee",
-    )  # fmt: skip
+    inputs = recurrence(H)
+    plan, _ = plans(inputs.cell, inputs.w_hh, B)
+    arguments = launch.forward_arguments(inputs, plan, torch.zeros(T, B, 1, 4 * H), save=False)
     return partial(
         launch.forward_kernel[(plan.programs,)], **arguments, **launch.options(plan), begin=0, end=T
     )
@@ -88,8 +92,8 @@ def per_step(mode: str) -> float:
 
 def one_product() -> Callable[[], Any]:
     """A step's product for mode="gemm", of single numbers."""
-    out, y, one = torch.zeros(1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(1, 1, 1)
-    return partial(gemm.forward_products(out, y, one, one, None, None, None, False), 1)
+    out, y = torch.zeros(1, B, 4), torch.zeros(2, B, 1)
+    return partial(gemm.forward_products(recurrence(1), out, y), 1)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels import launch
 from kernels.cells import CELLS
+from kernels.inputs import Recurrence
 from kernels.plan import Plan, Problem, backward_plan, forward_plan, power_of_two
 from kernels.plan.devices import DEVICES
 
@@ -128,13 +129,17 @@ class Tensors:
         if loop.resets:
             self.resets = (torch.rand(T, B, generator=source) < 0.3).to(torch.uint8)
 
+    @property
+    def recurrence(self) -> Recurrence:
+        return Recurrence(
+            CELLS[self.loop.cell], self.w_hh, self.b_hh, self.initial, self.lengths, self.resets,
+            self.loop.reverse, "ieee",
+        )  # fmt: skip
+
     def forward(self, plan: Plan) -> dict[str, Tensor | None]:
         """All that the forward kernel writes."""
         names = ("y", "final", "history", "saved")
-        outputs = self.launch.forward(
-            CELLS[self.loop.cell], plan, self.gx, self.w_hh, self.b_hh, self.initial, self.lengths,
-            self.resets, self.loop.reverse, True, "ieee",
-        )  # fmt: skip
+        outputs = self.launch.forward(self.recurrence, plan, self.gx, save=True)
         return dict(zip(names, outputs, strict=True))
 
     def backward(self, plan: Plan, forward: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
@@ -143,10 +148,8 @@ class Tensors:
         y = forward["y"]
         assert y is not None
         outputs = self.launch.backward(
-            CELLS[self.loop.cell], plan, self.dy, self.dfinal, self.w_hh, self.initial,
-            self.lengths, self.resets, y, forward["history"], forward["saved"], self.loop.reverse,
-            "ieee",
-        )  # fmt: skip
+            self.recurrence, plan, self.dy, self.dfinal, y, forward["history"], forward["saved"]
+        )
         return dict(zip(names, outputs, strict=True))
 
 
