@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 import kernels
 from kernels.autograd import INTERPRETED
+from tests.helpers import tolerances
+from tests.helpers.tolerances import REORDERED
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -19,9 +21,6 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gru": (kernels.GRU, nn.GRU, {}),
 }
 T, B, I, H = 3, 3, 2, 5
-# Two float32 computations of at most 2 * T steps and sums of under 50 terms, in different orders:
-# each is within 50 * 2**-24 = 3e-6 of the exact value a step, relative to the largest entry.
-TOLERANCE = 3e-5
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +59,12 @@ def flat(value: Any) -> list[Tensor]:
     return [tensor for part in value for tensor in flat(part)]
 
 
-def assert_close(actual: Tensor, expected: Tensor, what: str, bound: float = TOLERANCE) -> None:
-    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), what
-    if expected.numel():
-        error, size = (actual - expected).abs().max().item(), expected.abs().max().item()
-        assert error <= bound * size, f"{what}: {error:.2e} off, largest entry {size:.2e}"
+def assert_close(
+    actual: Tensor, expected: Tensor, name: str, tolerance: float = REORDERED[torch.float32]
+) -> None:
+    """The same dtype and shape, and values as close as two orders of float32 sums."""
+    assert actual.dtype == expected.dtype, name
+    tolerances.assert_close(actual, expected, tolerance, name)
 
 
 def assert_same(module: nn.Module, twin: nn.Module, *arguments: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cases.cases import DEFAULTS, Case, make_case
+from bench.cases.numbers import ROUNDOFF
 from bench.records import schema, store
 
 DEVICE = "Synthetic test device"
@@ -29,7 +30,6 @@ SPEED = {
     "torchrl-triton": (15.0, 0.15),
     "reference": (120.0, 0.3),
 }
-ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def facts(cuda: bool = True) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tests.helpers.paired_modules import (
     state,
 )
 from tests.helpers.pairwise import label, pairwise
+from tests.helpers.tolerances import rounded_loop
 
 
 @pytest.mark.parametrize(
@@ -161,9 +162,7 @@ def test_narrower_dtypes(cell, dtype):
     y, last = module(x.to(dtype))
     assert {t.dtype for t in flat((y, last))} == {dtype}
     for ours, theirs in zip(flat((y, last)), flat(expected), strict=True):
-        # two layers of T steps, with 4 roundings each that add like a random walk
-        bound = 4 * (2 * T) ** 0.5 * torch.finfo(dtype).eps / 2
-        assert_close(ours.float(), theirs, "output", bound)
+        assert_close(ours.float(), theirs, "output", rounded_loop(dtype, T, I + H))
 
 
 def test_dropout_is_between_layers_only_in_training_and_follows_the_seed():

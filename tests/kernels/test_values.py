@@ -11,34 +11,13 @@ import kernels
 import reference
 from tests.helpers.paired_modules import DEVICE
 from tests.helpers.pairwise import label, pairwise
+from tests.helpers.tolerances import assert_close, rounded_loop
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "slstm": 4}
 STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1, "slstm": 4}
 CELLS = list(GATES)
 OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
-# Half the distance from 1 to the next number: the relative error of one rounding.
-ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 I = 3
-
-
-def tolerance(dtype: torch.dtype, T: int, K: int) -> float:
-    """How far an entry may be off, as a part of its tensor's largest entry.
-
-    A value passes at most 2T steps (two layers). In each it is rounded where it is stored in dtype
-    (gates' inputs, outputs, saved activations, gates' gradients), which the weights of gain below 1
-    do not amplify: 4 roundings a step, that add like a random walk. Sums are in float32, of at most
-    K terms. A wrong or missing term is off by a tenth or more in most entries.
-    """
-    return 4 * (2 * T) ** 0.5 * ROUNDOFF[dtype] + K * ROUNDOFF[torch.float32]
-
-
-def assert_close(actual: Tensor, expected: Tensor, bound: float, what: str) -> None:
-    assert actual.shape == expected.shape, what
-    if expected.numel():
-        error, size = (actual.double() - expected).abs().max(), expected.abs().max()
-        assert error <= bound * size, (
-            f"{what}: {error / size:.2e} of the largest, {bound:.2e} is fine"
-        )
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +137,7 @@ def check(case: dict[str, Any]) -> None:
     actual = problem.run(kernels, case["dtype"], recompute=case["recompute"])
     expected = problem.run(reference, torch.float64)
     terms = max(case["T"] * case["B"], 2 * case["H"], I)
-    bound = tolerance(case["dtype"], case["T"], terms)
+    bound = rounded_loop(case["dtype"], case["T"], terms)
     assert list(actual) == list(expected)
     for name, value in expected.items():
         assert actual[name].dtype == case["dtype"], name
@@ -244,7 +223,7 @@ def test_the_loop_alone_equals_the_reference(case):
     def ours(*args: Any, **more: Any) -> Any:
         return kernels.recurrence(*args, **more, mode=case["mode"])
 
-    bound = tolerance(torch.float32, T, max(T * B, H))
+    bound = rounded_loop(torch.float32, T, max(T * B, H))
     names = ["y", "h_n", *OTHERS[: STATES[cell] - 1], *(f"d{name}" for name in tensors)]
     names += [f"d{name}" for name in ("c0", "n0", "m0")[: len(rest)]]
     actual, expected = run(ours, torch.float32), run(reference.recurrence, torch.float64)
