@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.cases.presets import PRESETS
+from bench import providers
+from bench.cases.presets import PRESETS, Request
 from bench.records import environment, files, provenance, store
-from bench.sweep import sweep
+from bench.sweep.plan import Options, make_plan
 from bench.sweep.worker_process import Isolated
 
 
@@ -28,9 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def chosen_options(config: pytest.Config) -> sweep.Options:
+def selected_options(config: pytest.Config) -> Options:
     option = config.getoption
-    return sweep.Options(
+    return Options(
         preset=option("--preset"),
         preset_file=option("--preset-file"),
         providers=option("--providers"),
@@ -48,22 +50,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     machine = environment.probe()
     nowhere = Path(config.rootpath, "no-such-folder")  # nothing was measured before
+    options = selected_options(config)
     try:
-        plan = sweep.make_plan(chosen_options(config), machine, nowhere)
+        providers.load(options.plugins)
+        plan = make_plan(options, machine, nowhere)
     except (ValueError, FileNotFoundError) as fault:
         raise pytest.Collector.CollectError(str(fault)) from None
     parameters: list[Any] = [
-        pytest.param((item, name), id=f"{item.case.case_id}-{name}")
-        for item in plan.items
-        for name in item.providers
+        pytest.param((each, name), id=f"{each.case.case_id}-{name}")
+        for each in plan.requests
+        for name in each.providers
     ]
-    parameters += [
-        pytest.param(None, id=f"{item.case.case_id}-{name}", marks=pytest.mark.skip(reason=reason))
-        for item, name, reason in plan.skipped
-    ]
-    parameters += [
-        pytest.param(reason, id=f"{item.case.case_id}-{name}") for item, name, reason in plan.broken
-    ]
+    for each in plan.not_measured:
+        skip = [pytest.mark.skip(reason=each.reason)] if each.status == "unsupported" else []
+        name = f"{each.request.case.case_id}-{each.provider}"
+        parameters.append(pytest.param(each.reason, id=name, marks=skip))
     metafunc.parametrize("measured", parameters, indirect=True)
 
 
@@ -74,20 +75,22 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     settings = {name: option(f"--{name}") for name in ("seconds", "target")}
     settings["seed"] = option("--input-seed")
     folder = files.RESULTS / provenance.slug(environment.probe().name)
-    plugins = chosen_options(request.config).plugins
+    plugins = selected_options(request.config).plugins
     with Isolated(settings, folder, plugins=plugins) as isolated:
         yield isolated
 
 
 @pytest.fixture(scope="session")
-def answers() -> dict[Any, dict[str, store.Record]]:
+def answers() -> dict[Request, dict[str, store.Record]]:
     """What each case's providers gave; they are measured together and shown one by one."""
     return {}
 
 
 @pytest.fixture
 def measured(
-    request: pytest.FixtureRequest, worker: Isolated, answers: dict[Any, dict[str, store.Record]]
+    request: pytest.FixtureRequest,
+    worker: Isolated,
+    answers: dict[Request, dict[str, store.Record]],
 ) -> store.Record:
     """The record of one case and provider.
 
@@ -95,19 +98,17 @@ def measured(
     """
     if isinstance(request.param, str):
         pytest.fail(request.param, pytrace=False)
-    item, name = request.param
-    if item not in answers:
+    wanted, name = request.param
+    if wanted not in answers:
         parameters: list[Any] = [
             each.callspec.params.get("measured")
             for each in request.session.items
             if isinstance(each, pytest.Function) and hasattr(each, "callspec")
         ]
-        pairs = [chosen for chosen in parameters if isinstance(chosen, tuple)]
-        wanted = {other for asked_for, other in pairs if asked_for == item}
-        names = tuple(other for other in item.providers if other in wanted)
-        asked = sweep.Item(item.kind, item.case, names, item.seed, item.regime)
-        answers[item] = {record["provider"]: record for record in worker.measure(asked)}
-    return item.case.fields() | answers[item][name]
+        names = tuple(other for other in wanted.providers if (wanted, other) in parameters)
+        records = worker.measure(replace(wanted, providers=names))
+        answers[wanted] = {record["provider"]: record for record in records}
+    return wanted.case.fields() | answers[wanted][name]
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

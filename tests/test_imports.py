@@ -107,16 +107,7 @@ def reduced(graph: Graph) -> Graph:
     }
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        pytest.param(
-            "CONTRIBUTING.md",
-            marks=pytest.mark.xfail(reason="compiler still imports cli", strict=False),
-        ),
-    ],
-)
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_a_picture_shows_what_the_rooms_import(document):
     picture = drawn(document)
     assert picture == reduced(real(picture))

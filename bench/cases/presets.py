@@ -20,16 +20,20 @@ SIZES = ("B", "T", "I", "H")
 
 @dataclass(frozen=True)
 class Request:
-    """One case to measure; an error may be asked for under a regime and for several seeds.
+    """One case to measure: its time or its error, for some providers.
 
-    ``providers`` is None where the preset's own are meant.
+    Args:
+        kind: of ``KINDS``.
+        regime: of ``bench.cases.regimes``; None for the default one.
+        seed: of the inputs; in a preset it is added to the sweep's first seed.
+        providers: in a preset, none means the preset's own.
     """
 
     kind: str
     case: Case
     regime: str | None = None
-    seed: int | None = None
-    providers: tuple[str, ...] | None = None
+    seed: int = 0
+    providers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,15 +182,12 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
         raise ValueError("regimes and seeds belong to grids of kind error")
     if not isinstance(grid.get("why", ""), str):
         raise ValueError(f"why is {grid['why']!r}; accepted: a string")
-    providers = _words("providers", grid["providers"]) if "providers" in grid else None
+    providers = _words("providers", grid["providers"]) if "providers" in grid else ()
     regimes = _words("regimes", grid["regimes"], REGIMES) if "regimes" in grid else (None,)
-    seeds: Iterable[int | None] = (None,)
-    if "seeds" in grid:
-        count = grid["seeds"]
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"seeds is {count!r}; accepted: how many, an integer of at least 1")
-        seeds = range(count)
-    for case, regime, seed in itertools.product(expand(grid), regimes, seeds):
+    seeds = grid.get("seeds", 1)
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise ValueError(f"seeds is {seeds!r}; accepted: how many, an integer of at least 1")
+    for case, regime, seed in itertools.product(expand(grid), regimes, range(seeds)):
         # The default is no regime, so that a case asked for both ways is one request.
         yield Request(kind, case, None if regime == "default" else regime, seed, providers)
 

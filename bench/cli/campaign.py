@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,17 +23,15 @@ import typer
 
 from bench.cases import arguments
 from bench.cases.cases import CELLS
-from bench.cases.presets import load_preset
+from bench.cases.presets import Request, load_preset
 from bench.cli.check_gpu import show_progress
-from bench.cli.error import TookTooLong, run_alone
 from bench.cli.progress import bar
-from bench.cli.sweep import outcome
 from bench.gpu import launch_checks, precompile, run_checks, value_checks
 from bench.gpu.pool import FAIL, PASS, Pool
 from bench.measure import interpreter
 from bench.records import archive, environment, failed_checks, files, provenance, store
-from bench.sweep import sweep, toolchain
-from bench.sweep.worker_process import Item
+from bench.sweep import process, sweep, toolchain
+from bench.sweep.plan import Options, default_run, record_file
 
 FIRST = "first-contact"
 PRESETS = (FIRST, "campaign", "paper")
@@ -90,7 +87,7 @@ class Campaign:
     def __post_init__(self) -> None:
         self.machine = environment.probe()
         self.folder = self.results / provenance.slug(self.machine.name)
-        self.run_id = sweep.default_run("campaign")
+        self.run_id = default_run("campaign")
         self.state = store.read_state(self.folder / files.CAMPAIGN)
         self._saved = time.monotonic()
 
@@ -218,7 +215,7 @@ class Campaign:
 
     def withdraw(self) -> None:
         """Let what was measured of suspect kernels in earlier calls no longer count."""
-        path = sweep.record_file(self.folder, self.run_id)
+        path = record_file(self.folder, self.run_id)
         files = store.record_files(self.folder / "records", self.run_id)
         records = [record for file in files for record in store.read(file)]
         instead = failed_checks.replacements(records, self.suspects, provenance.now())
@@ -271,8 +268,8 @@ class Campaign:
             print(f"{module}: left for the next call")
             return
         try:
-            written = run_alone(module, self.folder, *words, seconds=seconds)
-        except TookTooLong as fault:
+            written = process.run_module(module, self.folder, *words, seconds=seconds)
+        except process.TookTooLong as fault:
             print(f"{module}: left for the next call ({fault})")
             return
         print(f"{module}: {Path(written).name}")
@@ -283,18 +280,18 @@ class Campaign:
         if seconds < (0 if self.rehearse else LEAST_SWEEP):
             print(f"{preset} {kind}: left for the next call")
             return
-        options = sweep.Options(preset=preset, kinds=(kind,), run=self.run_id)
+        options = Options(preset=preset, kinds=(kind,), run=self.run_id)
         with bar(f"{preset} {kind}", seconds) as progress:
 
-            def follow(done: int, total: int, item: Item, provider: str, doing: str) -> None:
-                progress(done, total, item, provider, doing)
+            def follow(done: int, total: int, request: Request, provider: str, doing: str) -> None:
+                progress(done, total, request, provider, doing)
                 if not provider:
                     self.save_at_times()
 
             _, counts, undone = sweep.sweep(
                 options, self.settings, self.results, seconds / 60, self.timeout, follow
             )
-        print(f"{preset} {kind}: {outcome(counts, undone)}")
+        print(f"{preset} {kind}: {sweep.summary_line(counts, undone)}")
 
     def report(self) -> None:
         """Tables, figures and page of everything measured so far."""
@@ -316,22 +313,6 @@ class Campaign:
             self.save()
             if self.reports and not self.reporting:
                 self.report()
-
-
-def _terminated(signum: int, frame: Any) -> None:
-    sys.exit(128 + signum)
-
-
-@contextlib.contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM, and a lost terminal unless that is ignored, end the call as Ctrl-C does."""
-    signs = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
-    before = {sign: signal.signal(sign, _terminated) for sign in signs}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def command(
@@ -406,7 +387,7 @@ def command(
         "--out or --archive takes another place",
     )
     deadline = time.monotonic() + max_minutes * 60
-    with _ending_in_order(), archive.workspace(results, kept_in, resume) as (tree, save):
+    with process.exiting_on_signals(), archive.workspace(results, kept_in, resume) as (tree, save):
         campaign = Campaign(
             tree, deadline, settings, save, rehearse, timeout, reports=kept_in is None
         )

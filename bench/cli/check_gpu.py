@@ -20,6 +20,7 @@ from bench.gpu.run_checks import ResultFile, Row
 from bench.measure import interpreter
 from bench.records import environment, files
 from bench.sweep import toolchain
+from bench.sweep.process import exiting_on_signals
 
 UNFINISHED = 3  # exit code
 MOST_REPORTS = 4  # failures printed in full; the file has the others' reports
@@ -95,7 +96,11 @@ def command(
         os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
     file = None if out is None else ResultFile(out.resolve(), run_checks.key(rehearse))
     checks = run_checks.all_checks(rehearse, cuda)
-    with Pool(run_checks.workers()) as pool, show_progress(len(checks)) as show:
+    with (
+        exiting_on_signals(),
+        Pool(run_checks.workers()) as pool,
+        show_progress(len(checks)) as show,
+    ):
         rows = run_checks.run(checks, file, max_minutes * 60, pool, show)
     if file is not None:
         file.write(rows, device=environment.device_facts())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -14,43 +11,10 @@ import typer
 from bench.cases import arguments
 from bench.cases.presets import PRESETS
 from bench.cli.progress import bar
-from bench.cli.sweep import outcome
 from bench.measure import interpreter
 from bench.records import environment, files, provenance
-from bench.sweep import sweep
-
-ALONE_SECONDS = 600.0
-
-
-class TookTooLong(RuntimeError):
-    """A process that measures did not end within its time."""
-
-
-def run_alone(module: str, folder: Path, *words: str, seconds: float = ALONE_SECONDS) -> str:
-    """Run a module that measures in a process of its own; its last words, the file it wrote.
-
-    Without a GPU the process interprets the kernels.
-
-    Raises:
-        RuntimeError: with the end of what it said, if it fails.
-        TookTooLong: if it does not end in time; it is ended then.
-    """
-    interpreted = "0" if environment.probe().is_cuda else "1"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(folder), *words],
-            cwd=provenance.ROOT,
-            env=os.environ | {"TRITON_INTERPRET": interpreted},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise TookTooLong(f"{module} took more than {seconds:.0f} s") from None
-    if done.returncode:
-        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise RuntimeError(f"{module} failed: {tail}")
-    return done.stdout.strip().splitlines()[-1]
+from bench.sweep import process, sweep
+from bench.sweep.plan import Options
 
 
 def command(
@@ -84,7 +48,7 @@ def command(
     folder = results / provenance.slug(machine.name)
     preset = preset or ("error" if machine.is_cuda else "error-cpu")
     # Nothing here is timed, so the parts may share the machine.
-    with ThreadPoolExecutor(1) as pool:
+    with process.exiting_on_signals(), ThreadPoolExecutor(1) as pool:
         quick = preset == "quick"
         asked: dict[str, tuple[str, ...]] = {
             "bench.error.repeatability": (),
@@ -93,8 +57,10 @@ def command(
         }
         if not alone:
             asked = {}
-        beside = [pool.submit(run_alone, name, folder, *words) for name, words in asked.items()]
-        options = sweep.Options(
+        beside = [
+            pool.submit(process.run_module, name, folder, *words) for name, words in asked.items()
+        ]
+        options = Options(
             preset=preset,
             preset_file=preset_file,
             kinds=("error",),
@@ -105,13 +71,18 @@ def command(
             run=run,
             seed=seed,
         )
-        with bar("error", None if max_minutes is None else max_minutes * 60) as progress:
-            folder, counts, undone = sweep.sweep(
-                options, {"seed": seed}, results, max_minutes, progress=progress
-            )
-        print(outcome(counts, undone))
-        for part in beside:
-            print(part.result())
+        try:
+            with bar("error", None if max_minutes is None else max_minutes * 60) as progress:
+                folder, counts, undone = sweep.sweep(
+                    options, {"seed": seed}, results, max_minutes, progress=progress
+                )
+            print(sweep.summary_line(counts, undone))
+            for part in beside:
+                print(part.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            process.end_commands()
+            raise
     from bench.report import build
 
     build.main(folder)

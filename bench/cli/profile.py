@@ -37,7 +37,7 @@ def command(
     arguments.sizes(hidden, batch)
     if device is not None:
         check_choice("device", device, DEVICES)
-    here = profile.present() if device is None else None
+    here = profile.present_device() if device is None else None
     if here is not None:
         toolchain.check()
     target = here or DEVICES[device or "h100"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.sweep.worker_process import Item
+from bench.cases.presets import Request
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ class Report:
         self.task = progress.add_task("", total=None, left="", now="starting")
         self.started = time.monotonic()
 
-    def __call__(self, done: int, total: int, item: Item, provider: str, doing: str) -> None:
+    def __call__(self, done: int, total: int, request: Request, provider: str, doing: str) -> None:
         spent = time.monotonic() - self.started
         left = spent / done * (total - done) if done else None
         if left is not None and self.max_seconds is not None:
@@ -44,7 +44,7 @@ class Report:
             total=total,
             completed=done,
             left="" if left is None else f"{left / 60:.1f} min left",
-            now=f"{item.case.case_id} {provider} {doing}",
+            now=f"{request.case.case_id} {provider} {doing}",
         )
 
 

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from bench.cases import arguments
-from bench.cli.progress import bar
-from bench.cli.sweep import outcome
+from bench.cli.progress import bar, count_bar
 from bench.measure import interpreter
 from bench.records import environment, files, provenance
 from bench.sweep import sweep
+from bench.sweep.plan import Options, default_run
 
 # Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
 # report.
@@ -25,7 +25,7 @@ def run_name(preset: str, folder: Path) -> str:
     """The usual name, so that the next call resumes the last; with a number where those records are
     committed: another machine of the same name may have made them, and this one shall measure.
     """
-    name = sweep.default_run(preset)
+    name = default_run(preset)
     taken = provenance.committed(folder / "records")
     names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
     return next(n for n in names if not any(n + suffix in taken for suffix in files.SUFFIXES))
@@ -55,15 +55,14 @@ def command(
     folder = results
     for kind, title, end in PARTS:
         left = max_minutes * 60 * end - (time.monotonic() - started)
-        options = sweep.Options(
-            preset=preset, kinds=(kind,), run=run, rerun="all" if fresh else None
-        )
+        options = Options(preset=preset, kinds=(kind,), run=run, rerun="all" if fresh else None)
         with bar(title, left) as progress:
             folder, counts, undone = sweep.sweep(
                 options, settings, results, left / 60, progress=progress
             )
-        print(f"{title}: {outcome(counts, undone)}")
+        print(f"{title}: {sweep.summary_line(counts, undone)}")
     from bench.compiler import resources
     from bench.report import build
 
-    build.main(folder, *resources.record(folder))
+    compiled = resources.compile_quick_grid(folder.parent, progress=count_bar)
+    build.main(folder, *compiled)

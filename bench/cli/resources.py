@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from bench.cases import arguments
 from bench.cases.cases import find_cell
+from bench.cli.progress import count_bar
 from bench.records import files, provenance
 
 
@@ -32,24 +34,29 @@ def command(
     Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
     """
     arguments.minutes(max_minutes)
-    from bench.compiler import resources  # here, so that --help need not wait for torch
+    # Here, so that --help need not wait for torch.
+    from bench.compiler import resources
+    from kernels.plan.devices import DEVICES
 
     bad = False
-    targets = resources.chosen("device", device, resources.GRIDS)
-    for name in targets:
-        grid = (*resources.GRIDS[name], resources.CELL_NAMES, resources.NUMBERS)
-        sizes, batches, every_cell, every_number = resources.QUICK if quick else grid
-        todo = resources.jobs(
-            name,
-            tuple(map(int, hidden.split(","))) if hidden else sizes,
-            batches,
-            tuple(dict.fromkeys(map(find_cell, cells.split(",")))) if cells else every_cell,
-            resources.chosen("numbers", numbers, resources.NUMBERS) if numbers else every_number,
+    for name in resources.select("device", device, resources.GRIDS):
+        grid = resources.QUICK if quick else resources.GRIDS[name]
+        if hidden:
+            grid = replace(grid, hidden=tuple(map(int, hidden.split(","))))
+        if cells:
+            grid = replace(grid, cells=tuple(dict.fromkeys(map(find_cell, cells.split(",")))))
+        if numbers:
+            grid = replace(grid, numbers=resources.select("numbers", numbers, resources.NUMBERS))
+        folder, records, left = resources.compile_missing(
+            resources.plan_jobs(DEVICES[name], grid),
+            results,
+            dump,
+            float("inf") if max_minutes is None else max_minutes * 60,
+            fresh,
+            count_bar,
         )
-        seconds = 1e99 if max_minutes is None else max_minutes * 60
-        folder, records, left = resources.run(name, todo, results, dump, seconds, fresh)
         version = provenance.version("triton")
-        print(f"Triton {version}:", *resources.summary(records), sep="\n")
+        print(f"Triton {version}:", *resources.summary_lines(records), sep="\n")
         if left:
             print(f"{left} left for the next call")
         print(folder / "records")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,10 @@ import typer
 from bench.cases import arguments
 from bench.cases.presets import PRESETS, preset_names
 from bench.cli.progress import bar
+from bench.providers import load
 from bench.records import environment, files, provenance
 from bench.sweep import sweep
+from bench.sweep.plan import Options, Plan, describe, make_plan
 
 Kind = Annotated[str, typer.Option(help="What to measure: time, error, or time,error.")]
 
@@ -57,7 +58,7 @@ def command(
     settings = {"seconds": seconds, "target": target, "seed": seed}
     sweep.check_settings(settings, timeout)
     sweep.check_results(results)
-    options = sweep.Options(
+    options = Options(
         preset=preset,
         preset_file=preset_file,
         kinds=tuple(kind.split(",")),
@@ -73,10 +74,10 @@ def command(
         gc.disable()  # looking for garbage among so many cases takes as long as finding them
         machine = environment.probe()
         folder = results / provenance.slug(machine.name)
-        plan = sweep.make_plan(options, machine, folder)
-        not_empty(plan)
-        for line in sweep.describe(plan, machine, seconds):
-            print(line)
+        load(options.plugins)
+        plan = make_plan(options, machine, folder)
+        check_not_empty(plan)
+        print(*describe(plan, machine, seconds), sep="\n")
         return
     try:
         with bar(f"sweep {preset}", max_minutes and max_minutes * 60) as progress:
@@ -87,25 +88,18 @@ def command(
                 max_minutes,
                 timeout,
                 progress,
-                announce=lambda plan, machine, folder: not_empty(plan),
+                announce=check_not_empty,
             )
     except KeyboardInterrupt:
         print("interrupted; every finished record is kept and the same command goes on from there")
         raise typer.Exit(130) from None
-    print(outcome(counts, left))
+    print(sweep.summary_line(counts, left))
     print(folder / "records")
 
 
-def not_empty(plan: sweep.Plan) -> None:
+def check_not_empty(plan: Plan) -> None:
     """Raise ValueError if a preset has no case of the kind that was asked for."""
-    if not plan.asked:
+    if not plan.matched:
         raise ValueError(
             "the preset has no cases of that kind; accepted: --kind time, error or both"
         )
-
-
-def outcome(counts: Counter[str], left: int) -> str:
-    """One line on how a sweep ended."""
-    ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    tail = f"; {left} cases left for the next call" if left else ""
-    return f"records: {ended or 'none new'}{tail}"

@@ -6,16 +6,11 @@ are, and the time per step too.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import Any
 
-from bench.cases.cases import CELLS
-from bench.cases.numbers import TORCH_NAMES
 from bench.compiler import compile_kernel, resources
-from kernels.plan import Problem, backward_plan, forward_plan
+from bench.compiler.compile_kernel import Variant
 from kernels.plan.devices import Device
 
 STEPS = 512  # enough that starting and ending do not count
@@ -25,50 +20,23 @@ NO_STORES = (
 )
 
 
-def variants(
-    device: Device, cell: str, H: int, B: int, number: str, loop: str
-) -> list[compile_kernel.Variant]:
+def variants(device: Device, cell: str, H: int, B: int, number: str, loop: str) -> list[Variant]:
     """The planned kernel of a case, whole and with each part left out."""
     from bench.compiler.ablation import available
 
-    dtype, _, precision = number.partition(":")
-    precision = precision or "ieee"
-    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision)
-    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, "persistent")
-    whole = compile_kernel.Variant(
-        cell, loop, H, 1, dtype, precision, plan, features=("bias", "lengths", "save")
-    )
+    planned = resources.plan_variant(device, cell, loop, H, B, number, "persistent")
+    whole = replace(planned, features=("bias", "lengths", "save"))
     return [replace(whole, without=part) for part in available(loop)]
 
 
-def look(variant: compile_kernel.Variant, device: Device) -> compile_kernel.Compiled | str:
-    """What the compiler makes of a variant, or why it makes nothing."""
-    try:
-        return compile_kernel.inspect(
-            compile_kernel.compile_variant(variant, device), variant, device
-        )
-    except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def compile_variants(found: list[Variant], device: Device) -> list[dict[str, Any]]:
+    """What ``resources.compile_all`` gives of each variant, in order."""
+    jobs = [resources.Job(variant, (), device) for variant in found]
+    results = {job.variant.without: result for job, result in resources.compile_all(jobs)}
+    return [results[variant.without] for variant in found]
 
 
-def compiled(
-    found: list[compile_kernel.Variant], device: Device
-) -> list[compile_kernel.Compiled | str]:
-    """:func:`look` for several variants at once, in processes that compile whatever this one does.
-
-    Raises:
-        RuntimeError: if a compiler's process dies.
-    """
-    workers = min(len(found), os.cpu_count() or 1)
-    spawn = multiprocessing.get_context("spawn")
-    with resources.compiling(), ProcessPoolExecutor(workers, spawn) as pool:
-        try:
-            return list(pool.map(look, found, [device] * len(found)))
-        except BrokenProcessPool:
-            raise RuntimeError("a process that compiled a variant died") from None
-
-
-def microseconds(variant: compile_kernel.Variant, B: int) -> float:
+def step_microseconds(variant: Variant, B: int) -> float:
     """The median time per step on the present GPU, µs.
 
     Raises:
@@ -98,7 +66,7 @@ def microseconds(variant: compile_kernel.Variant, B: int) -> float:
     return taken
 
 
-def present() -> Device | None:
+def present_device() -> Device | None:
     """The GPU that calls here run on, as the plan sees it; None without one."""
     import torch
 
@@ -111,7 +79,7 @@ def present() -> Device | None:
 
 def report(device: Device, cell: str, hidden: int, batch: int, dtype: str, timed: bool) -> None:
     """Print the table of each loop; with times, of the present GPU."""
-    head = (
+    columns = (
         f"{'without':<10}{'instructions':>13}{'registers':>10}{'tensor cores':>13}{'barriers':>9}"
     )
     for loop, words in (("fwd", "forward"), ("bwd", "backward")):
@@ -121,19 +89,19 @@ def report(device: Device, cell: str, hidden: int, batch: int, dtype: str, timed
             f"{words} on {device.name}: {plan.mode}, {plan.programs} programs of {plan.units} "
             f"units x {plan.block_b} sequences; expected {plan.floor_us:.2f} µs a step"
         )
-        print(head + (f"{'µs a step':>11}{'less':>8}" if timed else ""))
+        print(columns + (f"{'µs a step':>11}{'less':>8}" if timed else ""))
         whole = None
-        for variant, seen in zip(found, compiled(found, device), strict=True):
-            name = variant.without or "nothing"
-            if isinstance(seen, str):
-                print(f"{name:<10}{seen}")
+        for variant, result in zip(found, compile_variants(found, device), strict=True):
+            name, seen = variant.without or "nothing", result.get("resources")
+            if seen is None:
+                print(f"{name:<10}{result['reason'][:200]}")
                 continue
             line = (
-                f"{name:<10}{seen.loop_instructions:>13}{seen.registers:>10}"
-                f"{seen.tensor_core:>13}{seen.barriers:>9}"
+                f"{name:<10}{seen['loop_instructions']:>13}{seen['registers']:>10}"
+                f"{seen['tensor_core']:>13}{seen['barriers']:>9}"
             )
             if timed:
-                time = microseconds(variant, batch)
+                time = step_microseconds(variant, batch)
                 whole = time if whole is None else whole
                 line += f"{time:>11.2f}{whole - time:>8.2f}"
             print(line)

@@ -8,18 +8,15 @@ variant already recorded with the same kernels, plan and compiler is not compile
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,24 +27,37 @@ from bench.cases.numbers import TORCH_NAMES, number_type
 from bench.compiler import compile_kernel
 from bench.compiler.compile_kernel import Variant
 from bench.records import provenance, schema, store
+from bench.sweep.process import End, run_calls
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES, Device
 
 NUMBERS = ("bf16", "fp32:tf32", "fp32:ieee", "fp16")
 LOOPS = ("fwd", "bwd")
 CELL_NAMES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-# By device: hidden sizes and batches. The first one's grid is the full one.
-GRIDS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "h100": (
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cases whose kernels are compiled."""
+
+    hidden: tuple[int, ...]
+    batches: tuple[int, ...]
+    cells: tuple[str, ...] = CELL_NAMES
+    numbers: tuple[str, ...] = NUMBERS
+
+
+BRIEF = Grid((128, 512, 1024), (1, 16, 64))
+GRIDS = {
+    "h100": Grid(
         (16, 64, 128, 256, 384, 512, 768, 1000, 1024, 1536, 1760, 2048),
         (1, 8, 16, 64, 128, 256),
     ),
-    "a100": ((128, 512, 1024), (1, 16, 64)),
-    "b200": ((128, 512, 1024), (1, 16, 64)),
-    "mi300x": ((128, 512, 1024), (1, 16, 64)),
+    "a100": BRIEF,
+    "b200": BRIEF,
+    "mi300x": BRIEF,
 }
 QUICK_DEVICES = ("h100", "a100", "b200", "mi300x")  # one of each architecture
-QUICK = ((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
+QUICK = Grid((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
 # Whose change makes a compiled kernel stale, besides its arguments and options.
 DEVICE_CODE = (
     "recurrence",
@@ -60,7 +70,16 @@ DEVICE_CODE = (
 PLAN_CODE = ("plan/__init__", "plan/tiles", "plan/cost", "plan/devices")
 
 
-def chosen(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
+# A bar for a title and a total; what it opens is called with each thing's name when it is done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
+
+
+def no_progress(title: str, total: int) -> AbstractContextManager[Callable[[str], None]]:
+    """A progress that shows nothing."""
+    return nullcontext(lambda name: None)
+
+
+def select(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
     """Comma-separated words, each of which must be accepted."""
     found = tuple(words.split(","))
     for word in found:
@@ -70,39 +89,36 @@ def chosen(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Job:
-    """A variant, and the batches whose plan it is."""
+    """A kernel to compile, and the batches whose plan chooses it."""
 
     variant: Variant
     batches: tuple[int, ...]
-    device: str
+    device: Device
 
 
-def jobs(
-    device: str,
-    hidden: tuple[int, ...],
-    batches: tuple[int, ...],
-    cells: tuple[str, ...] = CELL_NAMES,
-    numbers: tuple[str, ...] = NUMBERS,
-) -> list[Job]:
+def plan_jobs(device: Device, grid: Grid) -> list[Job]:
     """The distinct kernels that the plan chooses over a grid, the most used cases first."""
     found: dict[str, tuple[Variant, list[int]]] = {}
-    for number in numbers:
-        for H in sorted(hidden, key=lambda h: abs(h - 1024)):
-            for cell in cells:
+    for number in grid.numbers:
+        for H in sorted(grid.hidden, key=lambda h: abs(h - 1024)):
+            for cell in grid.cells:
                 for loop in LOOPS:
-                    for B in batches:
-                        variant = planned(device, cell, loop, H, B, number)
-                        key = words_of(variant, device)
+                    for B in grid.batches:
+                        variant = plan_variant(device, cell, loop, H, B, number)
+                        key = compile_inputs(variant, device)
                         found.setdefault(key, (variant, []))[1].append(B)
     return [Job(variant, tuple(served), device) for variant, served in found.values()]
 
 
-def planned(device: str, cell: str, loop: str, H: int, B: int, number: str) -> Variant:
+def plan_variant(
+    device: Device, cell: str, loop: str, H: int, B: int, number: str, mode: str = "auto"
+) -> Variant:
     """The kernel that a call of this case launches on a device."""
     dtype, _, precision = number.partition(":")
-    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision or "ieee")
-    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, DEVICES[device])
-    return Variant(cell, loop, H, 1, dtype, precision or "ieee", plan)
+    precision = precision or "ieee"
+    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision)
+    plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, mode)
+    return Variant(cell, loop, H, 1, dtype, precision, plan)
 
 
 def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
@@ -121,11 +137,11 @@ def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
                 case ast.Module(body=body) | ast.FunctionDef(body=body) | ast.ClassDef(body=body):
                     if ast.get_docstring(node) is not None:
                         del body[0]
-        digest.update(dumped(tree).encode())
+        digest.update(dump_tree(tree).encode())
     return digest.hexdigest()[:12]
 
 
-def dumped(tree: ast.AST) -> str:
+def dump_tree(tree: ast.AST) -> str:
     """A tree in words that are the same in every version of Python.
 
     3.12 gave functions a field for type parameters, and 3.13 leaves out what is empty.
@@ -134,36 +150,39 @@ def dumped(tree: ast.AST) -> str:
     return ast.dump(tree, **whole).replace(", type_params=[]", "")
 
 
-def words_of(variant: Variant, device: str) -> str:
-    """What but the source decides the compiled kernel."""
-    hip = DEVICES[device].architecture.startswith("gfx")
+def compile_inputs(variant: Variant, device: Device) -> str:
+    """All that decides the compiled kernel but its source, as JSON."""
+    hip = device.architecture.startswith("gfx")
     return json.dumps(compile_kernel.identity(variant, hip), sort_keys=True)
 
 
-def key_of(job: Job, code: str, triton: str | None) -> str:
-    """What must be equal for a recorded result to stand."""
-    text = [words_of(job.variant, job.device), DEVICES[job.device].architecture, code, triton]
+def result_key(job: Job, code: str, triton: str | None) -> str:
+    """A recorded result holds as long as this is equal."""
+    text = [compile_inputs(job.variant, job.device), job.device.architecture, code, triton]
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 
-def work(job: Job, dump: Path | None) -> dict[str, Any]:
-    """Compile one variant (in a process of its own pool) and tell what came of it."""
-    device = DEVICES[job.device]
+def compile_job(job: Job, dump: Path | None) -> dict[str, Any]:
+    """Compile one kernel in this process: the fields of its record, its facts or why none.
+
+    Args:
+        dump: a folder that gets the binary.
+    """
     started = time.monotonic()
     try:
-        kernel = compile_kernel.compile_variant(job.variant, device)
-        found = asdict(compile_kernel.inspect(kernel, job.variant, device))
+        kernel = compile_kernel.compile_variant(job.variant, job.device)
+        found = asdict(compile_kernel.inspect(kernel, job.variant, job.device))
     except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         return {"status": "error", "reason": words, "compile_s": time.monotonic() - started}
     if dump is not None:
         kind, data = compile_kernel.binary(kernel)
-        (dump / f"{name_of(job.variant)}.{kind}").write_bytes(data)
+        (dump / f"{file_name(job.variant)}.{kind}").write_bytes(data)
     seconds = time.monotonic() - started
     return {"status": "ok", "reason": None, "compile_s": seconds, "resources": found}
 
 
-def name_of(variant: Variant) -> str:
+def file_name(variant: Variant) -> str:
     """A variant in words, for a file's name."""
     plan = variant.plan
     return (
@@ -173,64 +192,27 @@ def name_of(variant: Variant) -> str:
     )
 
 
-@contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """An environment whose new processes compile for a GPU and leave no cache behind."""
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="rnnbench-triton-") as cache:
-        os.environ.pop("TRITON_INTERPRET", None)
-        os.environ["TRITON_CACHE_DIR"] = cache
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
 def compile_all(
-    todo: list[Job], dump: Path | None = None, processes: int | None = None, deadline: float = 1e99
+    jobs: Sequence[Job], dump: Path | None = None, deadline: float = float("inf")
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Compile in parallel, yielding each result as it comes; a compiler that dies costs one job.
+    """Compile on all cores, yielding each result as it comes; a compiler that dies costs one job.
 
-    Nothing is begun after ``deadline`` (of ``time.monotonic``).
+    Args:
+        dump: a folder that gets the binaries.
+        deadline: of ``time.monotonic``, after which nothing is begun.
     """
-    waiting = list(reversed(todo))
-    processes = processes or max(1, os.cpu_count() or 1)
-    alone = False
-    with compiling():
-        while waiting and time.monotonic() < deadline:
-            pool = ProcessPoolExecutor(
-                1 if alone else processes, multiprocessing.get_context("spawn")
-            )
-            running: dict[Future[dict[str, Any]], Job] = {}
-            try:
-                while (waiting and time.monotonic() < deadline) or running:
-                    while waiting and len(running) < (1 if alone else processes):
-                        job = waiting.pop()
-                        running[pool.submit(work, job, dump)] = job
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        job = running[future]
-                        result = future.result()
-                        del running[future]
-                        yield job, result
-            except BrokenProcessPool:
-                # Which of the running jobs killed it shows when they run one at a time.
-                if alone or len(running) == 1:
-                    (job,) = running.values()
-                    reason = "the compiler's process died"
-                    yield job, {"status": "error", "reason": reason, "compile_s": None}
-                    alone = False
-                else:
-                    waiting += running.values()
-                    alone = True
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    calls = [functools.partial(compile_job, job, dump) for job in jobs]
+    with tempfile.TemporaryDirectory(prefix="rnnbench-triton-") as cache:
+        environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache}
+        for index, result in run_calls(calls, os.cpu_count() or 1, environment, deadline):
+            if isinstance(result, End):
+                result = {"status": result.status, "reason": result.text, "compile_s": None}
+            yield jobs[index], result
 
 
 def faults(job: Job, found: dict[str, Any]) -> list[str]:
     """What a compiled kernel breaks of what the plan promises; empty if nothing."""
-    plan, device, broken = job.variant.plan, DEVICES[job.device], []
+    plan, device, broken = job.variant.plan, job.device, []
     if found["stack_bytes"]:
         broken.append(f"uses {found['stack_bytes']} bytes of stack")
     if found["shared_bytes"] > device.shared_bytes:
@@ -244,9 +226,9 @@ def faults(job: Job, found: dict[str, Any]) -> list[str]:
     return broken
 
 
-def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str) -> store.Record:
+def make_record(job: Job, result: dict[str, Any], run_id: str, code: str, key: str) -> store.Record:
     """The record of one compiled variant; ``B`` is the smallest batch it serves."""
-    variant, device = job.variant, DEVICES[job.device]
+    variant, device = job.variant, job.device
     case = make_case(
         cell=variant.cell, track="recurrence", directions=variant.directions,
         dtype=number_type(variant.dtype, variant.precision),
@@ -263,7 +245,11 @@ def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str
             "faults": faults(job, found),
             "key": key,
         }
-    target = {"name": device_name(device), "kind": "compiled", "capability": device.architecture}
+    target = {
+        "name": f"compiled for {device.architecture}",
+        "kind": "compiled",
+        "capability": device.architecture,
+    }
     return schema.new_record(
         **case.fields(),
         run_id=run_id,
@@ -280,15 +266,7 @@ def record_of(job: Job, result: dict[str, Any], run_id: str, code: str, key: str
     )
 
 
-def device_name(device: Device) -> str:
-    return f"compiled for {device.architecture}"
-
-
-def folder_of(device: Device, results: Path) -> Path:
-    return results / f"compiled-{device.architecture}"
-
-
-def recorded(folder: Path) -> dict[str, store.Record]:
+def read_recorded(folder: Path) -> dict[str, store.Record]:
     """Earlier results by key."""
     if not store.record_files(folder):
         return {}
@@ -299,29 +277,37 @@ def recorded(folder: Path) -> dict[str, store.Record]:
     }
 
 
-def run(
-    device: str,
-    todo: list[Job],
+def compile_missing(
+    jobs: Sequence[Job],
     results: Path,
     dump: Path | None = None,
-    seconds: float = 1e99,
+    seconds: float = float("inf"),
     fresh: bool = False,
+    progress: Progress = no_progress,
 ) -> tuple[Path, list[store.Record], int]:
-    """Compile what is not recorded yet: the folder, the jobs' records, how many were not begun."""
-    from bench.cli.progress import count_bar
+    """Compile what is not recorded yet of some jobs for one device.
 
-    folder = folder_of(DEVICES[device], results)
+    Args:
+        seconds: after which nothing is begun.
+        fresh: whether to compile again what is recorded.
+
+    Returns:
+        The device's folder, the jobs' records, and how many were not begun.
+    """
+    device = jobs[0].device
+    folder = results / f"compiled-{device.architecture}"
     triton = provenance.version("triton")
-    key = functools.partial(key_of, code=code_hash(), triton=triton)
+    key = functools.partial(result_key, code=code_hash(), triton=triton)
     code = code_hash(DEVICE_CODE + PLAN_CODE)
     run_id = f"resources-{triton}-{code}"
-    known = {} if fresh or dump else recorded(folder)
+    known = {} if fresh or dump else read_recorded(folder)
     found: list[store.Record] = []
     missing = []
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
+        dump = dump.resolve()  # the processes that compile run elsewhere
     with store.Writer(folder / "records" / f"{run_id}.jsonl") as writer:
-        for job in todo:
+        for job in jobs:
             old = known.get(key(job))
             if old is None:
                 missing.append(job)
@@ -329,21 +315,21 @@ def run(
             result = {name: old[name] for name in ("status", "reason", "compile_s", "resources")}
             served = set(old["resources"]["batches"])  # more, where the grid was larger
             same = old["code"] == code and served.issuperset(job.batches)
-            found.append(old if same else record_of(job, result, run_id, code, key(job)))
+            found.append(old if same else make_record(job, result, run_id, code, key(job)))
             if not same:  # what was compiled for another plan's cases
                 writer.append(found[-1])
         if missing:
             deadline = time.monotonic() + seconds
-            title = f"compile for {device} ({DEVICES[device].architecture}), Triton {triton}"
-            with count_bar(title, len(missing)) as advance:
-                for job, result in compile_all(missing, dump, deadline=deadline):
-                    found.append(record_of(job, result, run_id, code, key(job)))
+            title = f"compile for {device.name} ({device.architecture}), Triton {triton}"
+            with progress(title, len(missing)) as advance:
+                for job, result in compile_all(missing, dump, deadline):
+                    found.append(make_record(job, result, run_id, code, key(job)))
                     writer.append(found[-1])
-                    advance(name_of(job.variant))
-    return folder, found, len(todo) - len(found)
+                    advance(file_name(job.variant))
+    return folder, found, len(jobs) - len(found)
 
 
-def summary(records: list[store.Record]) -> list[str]:
+def summary_lines(records: list[store.Record]) -> list[str]:
     """The worst of each kind, and every variant that breaks what the plan promises."""
     lines = []
     compiled = [record for record in records if record["status"] == "ok"]
@@ -362,17 +348,21 @@ def summary(records: list[store.Record]) -> list[str]:
     return lines
 
 
-def record(folder: Path, seconds: float = 48.0) -> list[Path]:
-    """The quick grid for one device of each architecture, for ``bench quick``: the written folders,
-    beside a device's own.
+def compile_quick_grid(
+    results: Path, seconds: float = 48.0, progress: Progress = no_progress
+) -> list[Path]:
+    """Compile the quick grid for one device of each architecture, and print what came of it.
+
+    Returns:
+        The written folders.
     """
     written = []
-    for device in QUICK_DEVICES:
-        path, records, left = run(
-            device, jobs(device, *QUICK), folder.parent, seconds=seconds / len(QUICK_DEVICES)
-        )
-        written.append(path)
-        print(f"compiled for {DEVICES[device].architecture}:", *summary(records), sep="\n")
+    for name in QUICK_DEVICES:
+        device, share = DEVICES[name], seconds / len(QUICK_DEVICES)
+        jobs = plan_jobs(device, QUICK)
+        folder, records, left = compile_missing(jobs, results, seconds=share, progress=progress)
+        written.append(folder)
+        print(f"compiled for {device.architecture}:", *summary_lines(records), sep="\n")
         if left:
-            print(f"{left} left; `python -m bench resources --quick --device {device}` goes on")
+            print(f"{left} left; `python -m bench resources --quick --device {name}` goes on")
     return written

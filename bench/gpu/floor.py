@@ -18,15 +18,15 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.measure import interpreter
 from bench.records import environment, files, limits, provenance, schema, store
+from bench.sweep import process
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 BEGAN = time.monotonic()
 MAX_SECONDS = 60.0
 END_SECONDS = 15.0  # after its time, for the kernel under way and to let go of the GPU
-# Exit codes of the measuring process.
-NO_GPU, UNUSABLE = 3, 4
 # What the kernels and their timing are made of: whose change makes a floor.json stale.
 SOURCES = ("microbenchmark_kernels", "microbenchmark_launches", "microbenchmarks")
 
@@ -150,19 +148,17 @@ def check_all(device: torch.device) -> None:
         each.check(device)
 
 
-def work(folder: Path, seconds: float, skip: Collection[str]) -> int:
-    """The measuring process."""
-    # When its parent is gone, nobody waits for what it measures.
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+def measure_here(folder: Path, seconds: float, skip: Collection[str]) -> bool | None:
+    """:func:`measure` on this process's GPU; None without one, where kernels are only checked."""
     import torch
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
         check_all(torch.device("cpu"))
         print("every kernel of the floor computes what it should; without a GPU nothing is timed")
-        return NO_GPU
+        return None
     device = torch.device("cuda", torch.cuda.current_device())
-    return 0 if measure(folder, device, BEGAN + seconds, skip) else UNUSABLE
+    return measure(folder, device, BEGAN + seconds, skip)
 
 
 def run(folder: Path, seconds: float) -> dict[str, str] | None:
@@ -179,18 +175,22 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
     failed: set[str] = set()
     while True:
         left = max(1.0, deadline - time.monotonic())
-        words = [sys.executable, "-m", "bench.gpu.floor", str(folder), "--max-seconds", f"{left}"]
-        code = ended([*words, "--worker", "--skip", ",".join(sorted(failed))], left + END_SECONDS)
-        if code == NO_GPU:
+        death = None
+        try:
+            call = partial(measure_here, folder, left, sorted(failed))
+            is_usable = process.run_call(call, left + END_SECONDS)
+        except process.Died as fault:
+            is_usable, death = False, str(fault)
+        if is_usable is None:
             return None
         found = read(folder)
-        if code == 0:
+        if is_usable:
             return found["problems"]
         running = found.get("running")
         if not running or running in failed:
-            raise RuntimeError(f"the process that measures the floor {how_it_ended(code)}")
-        if code != UNUSABLE:  # else it has written itself what failed
-            found["problems"][running] = f"failed: its process {how_it_ended(code)}"
+            raise RuntimeError(f"the floor was not measured: {death}")
+        if death is not None:  # else what failed is written already
+            found["problems"][running] = f"failed: {death}"
             write(folder, found)
         failed.add(running)
         forget_running(folder)
@@ -203,35 +203,15 @@ def forget_running(folder: Path) -> None:
         store.write_state(folder / files.FLOOR, found | {"running": None})
 
 
-def how_it_ended(code: int | None) -> str:
-    return "was ended for taking too long" if code is None else f"ended with code {code}"
-
-
-def ended(words: list[str], seconds: float) -> int | None:
-    """A command's exit code, or None if it was ended for taking longer."""
-    process = subprocess.Popen(words, cwd=provenance.ROOT, stdin=subprocess.PIPE)
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        process.kill()
-        process.wait()
-
-
 def main(words: list[str] | None = None) -> int:
     """Measure a device's bounds into its results folder."""
     parser = argparse.ArgumentParser("python -m bench.gpu.floor", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="the device's results folder")
     parser.add_argument("--max-seconds", type=float, default=MAX_SECONDS, metavar="S")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--skip", default="", help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     folder = given.folder.absolute()
     if not limits.positive(given.max_seconds):
         parser.error(f"max-seconds is {given.max_seconds:g}; accepted: a number above 0")
-    if given.worker:
-        return work(folder, given.max_seconds, given.skip.split(","))
     if not environment.probe().is_cuda:
         interpreter.check()  # which checks what the kernels compute
     problems = run(folder, given.max_seconds)
@@ -246,4 +226,6 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bench.gpu import floor  # whose functions, unlike this module's, another process can import
+
+    sys.exit(floor.main())

@@ -1,33 +1,28 @@
 """Checks in processes of their own, several at once, each blamed for what it did and no other.
 
 An illegal access poisons a CUDA context, and then all that its process does fails. So a process
-that did not pass a unit is ended and the next unit gets a fresh one. Each process leads a session:
-what it started ends with it, and it ends when its parent does, so nothing keeps GPU memory.
-Imports no torch.
+that did not pass a unit is ended and the next unit gets a fresh one. Imports no torch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import pickle
-import queue
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
+
+from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
 PASS, FAIL, LEFT_OUT, NOT_DONE = "pass", "FAIL", "left out", "not done"
 FAIR_SECONDS = 60.0  # what the deadline cut off after less had no fair try
-# What CUDA and torch say of a card that is full, or that another process has for itself.
-LACKING = ("out of memory", "busy or unavailable")
-END_SECONDS = 10.0  # the driver may take a while to let a killed process go
+BUSY = "busy or unavailable"  # what CUDA says of a card that another process has for itself
+# There are as many processes as cores.
+THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 class Skipped(Exception):
@@ -104,69 +99,16 @@ def attempt(call: Callable[[], str]) -> Outcome:
         detail, state, report, doubts = str(found), FAIL, found.report, found.doubts
     except Exception as error:
         detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
-        lacking = isinstance(error, MemoryError) or any(word in str(error) for word in LACKING)
+        lacking = is_out_of_memory(error) or BUSY in str(error)
         state = NOT_DONE if lacking else FAIL
         report = traceback.format_exc()
     return Outcome(state, detail, time.monotonic() - began, report=report, doubts=doubts)
 
 
-def _serve(connection: Connection) -> None:
-    """The process: one unit after another, until the parent closes or ends."""
-    os.setsid()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are as many processes as cores
-    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def listen() -> None:
-        while True:
-            try:
-                calls.put(connection.recv_bytes())
-            except (EOFError, OSError):
-                os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        call = calls.get()
-        connection.send(attempt(lambda call=call: pickle.loads(call)()))  # type: ignore[misc]
-
-
-class _Worker:
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.unit: Unit | None = None
-        self.began = 0.0
-
-    def begin(self, unit: Unit) -> None:
-        self.unit, self.began = unit, time.monotonic()
-        with contextlib.suppress(OSError):  # a process that died is found when it is asked
-            self.connection.send_bytes(pickle.dumps(unit.call))
-
-    def outcome(self) -> Outcome:
-        """How the unit ended, once there is something to read."""
-        spent = time.monotonic() - self.began
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join(END_SECONDS)
-        code = self.process.exitcode
-        if code == -signal.SIGKILL:
-            why = "the system killed its process, most likely for its memory"
-            return Outcome(NOT_DONE, why, spent)
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            how = f"signal {signal.Signals(-code).name}"
-        return Outcome(FAIL, f"its process died ({how})", spent)
-
-    def close(self) -> None:
-        try:
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
-        except ProcessLookupError:  # it does not lead a session yet, or is gone
-            self.process.kill()
-        self.process.join(END_SECONDS)
-        self.connection.close()
+def attempt_units(requests: Iterator[bytes], answer: Answer) -> None:
+    """What a process of the pool does with the pickled units that it gets."""
+    for unit in requests:
+        answer(attempt(lambda unit=unit: pickle.loads(unit).call()))  # type: ignore[misc]
 
 
 class Pool:
@@ -178,7 +120,8 @@ class Pool:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._crew: list[_Worker] = []
+        self._idle: list[Child] = []
+        self._busy: dict[Child, tuple[Unit, float]] = {}  # what it runs, and since when
 
     def run(
         self,
@@ -194,32 +137,36 @@ class Pool:
         waiting = list(units)
         while (left := deadline - time.monotonic()) > 0:
             self._begin(waiting)
-            busy = self._busy()
-            if not busy:
+            if not self._busy:
                 return
-            ready = wait([worker.connection for worker in busy], timeout=left)
-            for worker in busy:
-                if worker.connection not in ready:
-                    continue
-                unit, outcome = worker.unit, worker.outcome()
-                worker.unit = None
+            ready = wait([child.connection for child in self._busy], timeout=left)
+            for child in [child for child in self._busy if child.connection in ready]:
+                unit, began = self._busy.pop(child)
+                try:
+                    outcome = child.receive()
+                except Died as death:
+                    state = NOT_DONE if death.end.status == "oom" else FAIL
+                    outcome = Outcome(state, death.end.text, time.monotonic() - began)
                 if outcome.state in (FAIL, NOT_DONE):
-                    self._dismiss(worker)
-                if unit is not None:
-                    on_outcome(unit, outcome)
-        for worker in self._busy():
-            unit, spent = worker.unit, time.monotonic() - worker.began
-            self._dismiss(worker)
-            if unit is not None:
-                why = f"had run for {spent:.0f} s when the time was up"
-                on_outcome(unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
+                    child.close()
+                else:
+                    self._idle.append(child)
+                on_outcome(unit, outcome)
+        for child, (unit, began) in list(self._busy.items()):
+            del self._busy[child]
+            child.close()
+            spent = time.monotonic() - began
+            why = f"had run for {spent:.0f} s when the time was up"
+            on_outcome(unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
         for unit in waiting:
             on_outcome(unit, Outcome(NOT_DONE, "not begun in time", tried=False))
 
     def close(self) -> None:
         """End all processes."""
-        for worker in list(self._crew):
-            self._dismiss(worker)
+        for child in (*self._idle, *self._busy):
+            child.close()
+        self._idle.clear()
+        self._busy.clear()
 
     def __enter__(self) -> Pool:
         return self
@@ -227,31 +174,20 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _busy(self) -> list[_Worker]:
-        return [worker for worker in self._crew if worker.unit is not None]
-
-    def _dismiss(self, worker: _Worker) -> None:
-        self._crew.remove(worker)
-        worker.close()
-
     def _begin(self, waiting: list[Unit]) -> None:
         """Give waiting units to processes, as far as there are any and the units may begin."""
         for unit in list(waiting):
-            busy = self._busy()
-            if any(worker.unit.alone for worker in busy if worker.unit):
+            running = [other for other, _ in self._busy.values()]
+            if any(other.alone for other in running):
                 return
-            ahead = {other.name for other in waiting} | {w.unit.name for w in busy if w.unit}
-            if (unit.alone and busy) or ahead & set(unit.after):
+            unfinished = {other.name for other in (*waiting, *running)}
+            if (unit.alone and running) or unfinished & set(unit.after):
                 continue
-            idle = [worker for worker in self._crew if worker.unit is None]
             if unit.alone:
-                for worker in idle:
-                    self._dismiss(worker)
-                idle = []
-            if not idle and len(self._crew) >= self.workers:
+                self.close()
+            if not self._idle and len(running) >= self.workers:
                 return
-            if not idle:
-                idle = [_Worker()]
-                self._crew.extend(idle)
             waiting.remove(unit)
-            idle[0].begin(unit)
+            child = self._idle.pop() if self._idle else Child(attempt_units, THREADS)
+            self._busy[child] = unit, time.monotonic()
+            child.send(pickle.dumps(unit))

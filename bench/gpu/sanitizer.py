@@ -7,10 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from bench.gpu.pool import Failed, NotDone, Skipped
-from bench.records import provenance
+from bench.sweep.process import TookTooLong, run_command
 
 SECONDS = 120.0
 TOOLS = ("memcheck", "synccheck")
@@ -40,17 +39,14 @@ def run(tool: str, cell: str, cuda: bool) -> str:
     command = [find_program(cuda), "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":  # torch and Triton ask the driver things that it may refuse
         command += ["--report-api-errors", "no"]
-    with tempfile.TemporaryFile("w+") as output:
-        try:
-            exit_code = subprocess.run(
-                [*command, sys.executable, "-c", code], cwd=provenance.ROOT, stdout=output,
-                stderr=output, timeout=SECONDS,
-                env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise NotDone(f"{tool} did not end within {SECONDS:.0f} s") from None
-        output.seek(0)
-        return verdict(output.read(), exit_code)
+    try:
+        done = run_command(
+            [*command, sys.executable, "-c", code], SECONDS,
+            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except TookTooLong:
+        raise NotDone(f"{tool} did not end within {SECONDS:.0f} s") from None
+    return verdict(done.stdout, done.returncode)
 
 
 def verdict(output: str, code: int) -> str:

@@ -1,33 +1,31 @@
-"""The process that measures: takes one case a line on stdin, answers in lines on a pipe.
+"""The process that measures: takes one case after another and reports each step and result.
 
 It is a process of its own because an illegal access poisons a CUDA context and a hang cannot be
-interrupted from within. It ends with its parent: stdin closes then.
+interrupted from within.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gc
-import json
 import os
-import sys
-import threading
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from bench import providers
 from bench.cases import roofline
-from bench.cases.cases import Case
+from bench.cases.presets import Request
 from bench.cases.problem import Problem, make_problem
 from bench.cases.regimes import apply_regime
 from bench.measure import metrics
-from bench.measure import runner as measure
+from bench.measure.runner import Runner, interleave, verdict
 from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, provenance, schema
 from bench.records.failed_checks import from_json, why_not_measured
+from bench.sweep.process import Answer, is_out_of_memory
 
 POISONED = 3  # exit code after an error that leaves the device unusable
 
@@ -54,10 +52,10 @@ class Settings:
 
 
 class Worker:
-    """Measures cases for a parent, telling it before each step who is at work."""
+    """Measures cases for a parent, which hears before each step which provider is at work."""
 
-    def __init__(self, answers: TextIO, settings: Settings, folder: Path) -> None:
-        self.answers, self.settings = answers, settings
+    def __init__(self, answer: Answer, settings: Settings, folder: Path) -> None:
+        self.answer, self.settings = answer, settings
         self.machine = environment.machine()
         self.device = torch.device("cuda" if self.machine.is_cuda else "cpu")
         self.limits = limits.load_limits(folder)
@@ -65,35 +63,31 @@ class Worker:
         self.suspects = from_json(settings.suspects)
 
     def say(self, **message: Any) -> None:
-        self.answers.write(json.dumps(schema.to_json(message)) + "\n")
-        self.answers.flush()
+        self.answer(schema.to_json(message))
 
     def hello(self) -> None:
         machine = dataclasses.asdict(self.machine)
         self.say(hello=machine, device=self.facts, software=provenance.software_facts())
 
-    def serve(self, item: dict[str, Any]) -> None:
-        case = Case.from_fields(item["case"])
-        names = item["providers"]
-        problem = make_problem(case, item["seed"], self.device)
-        apply_regime(problem, item["regime"])
-        if item["kind"] == "error":
-            for name in names:
+    def measure(self, request: Request) -> None:
+        problem = make_problem(request.case, request.seed, self.device)
+        apply_regime(problem, request.regime)
+        if request.kind == "error":
+            for name in request.providers:
                 self._error(problem, name)
         else:
-            late = self._time(problem, names)
-            for name in late:  # did not fit beside the others: alone, and then it must
+            for name in self._time(problem, request.providers, retry=len(request.providers) > 1):
                 _free()
-                self._time(problem, [name], alone=True)
+                self._time(problem, (name,), retry=False)
         del problem
         _free()
-        self.say(done=case.case_id)
+        self.say(done=request.case.case_id)
 
     def _record(self, name: str, **values: Any) -> None:
         self.say(record={"provider": name, "status": "ok", "device": self.facts} | values)
 
     def _fault(self, name: str, fault: BaseException) -> None:
-        status = "oom" if _is_oom(fault) else "error"
+        status = "oom" if is_out_of_memory(fault) else "error"
         text = " ".join(str(fault).split())[:500]
         if isinstance(fault, metrics.WrongShape):
             self._record(name, status="incorrect", reason=text)
@@ -106,7 +100,7 @@ class Worker:
                 self.say(poisoned=name)
                 os._exit(POISONED)
 
-    def _excluded(self, runner: measure.Runner) -> bool:
+    def _excluded(self, runner: Runner) -> bool:
         """Whether a check found these kernels wrong; if so, the record says which."""
         why = why_not_measured(runner.case, runner.call.plan, self.suspects)
         if why is not None:
@@ -123,7 +117,7 @@ class Worker:
         provider = providers.PROVIDERS[name]
         self.say(turn=name, doing="error", patience=provider.patience)
         try:
-            runner = measure.Runner(provider, problem, self.machine)
+            runner = Runner(provider, problem, self.machine)
             if self._excluded(runner):
                 return
             errors = runner.errors()
@@ -142,28 +136,32 @@ class Worker:
             interpreted=self.machine.interpreted and name.startswith("ours"),
         )
 
-    def _time(self, problem: Problem, names: list[str], alone: bool = False) -> list[str]:
-        """Check, then time providers together; those that did not fit beside the others."""
+    def _time(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
+        """Check, then time providers together.
+
+        Returns:
+            Those whose memory did not suffice, if they are to be retried by themselves.
+        """
         case = problem.case
-        ready: list[measure.Runner] = []
+        ready: list[Runner] = []
         errors: dict[str, Any] = {}
         late: list[str] = []
         for name in names:
             self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
-                runner = measure.Runner(providers.PROVIDERS[name], problem, self.machine)
+                runner = Runner(providers.PROVIDERS[name], problem, self.machine)
                 if self._excluded(runner):
                     continue
                 runner.prepare()
                 found = runner.errors()
             except Exception as fault:
-                if _is_oom(fault) and not alone and len(names) > 1:
+                if retry and is_out_of_memory(fault):
                     late.append(name)
                     _free()
                 else:
                     self._fault(name, fault)
                 continue
-            wrong = measure.verdict(found, case)
+            wrong = verdict(found, case)
             if wrong:
                 self._record(
                     name,
@@ -179,12 +177,12 @@ class Worker:
         problem.forget_truth()
         failed: set[str] = set()
 
-        def fail(runner: measure.Runner, fault: Exception) -> None:
+        def fail(runner: Runner, fault: Exception) -> None:
             failed.add(runner.provider.name)
             self._fault(runner.provider.name, fault)
 
         before = environment.sensors()
-        measure.interleave(
+        interleave(
             ready,
             self.settings.target,
             self.settings.seconds,
@@ -218,12 +216,10 @@ class Worker:
             )
         return late
 
-    def _compiled_before(self, runner: measure.Runner) -> bool:
+    def _compiled_before(self, runner: Runner) -> bool:
         return self.settings.compiled_before and runner.call.plan is not None
 
-    def _versus(
-        self, runner: measure.Runner, done: dict[str, measure.Runner]
-    ) -> dict[str, Any] | None:
+    def _versus(self, runner: Runner, done: dict[str, Runner]) -> dict[str, Any] | None:
         """The provider against the baseline of its clock, where that was timed beside it."""
         name = providers.baselines()[runner.mode]
         if name not in done or done[name] is runner:
@@ -236,53 +232,32 @@ class Worker:
         return {"provider": name} | found
 
 
-def _is_oom(fault: BaseException) -> bool:
-    return isinstance(fault, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
-    )
-
-
 def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--answers", type=int, required=True, help="file descriptor to answer on")
-    parser.add_argument("--settings", required=True, help="Settings as JSON")
-    parser.add_argument("--folder", type=Path, required=True, help="the device's results folder")
-    parser.add_argument("--plugin", type=Path, action="append", default=[])
-    options = parser.parse_args()
+def serve(
+    settings: Settings,
+    folder: Path,
+    plugins: tuple[Path, ...],
+    requests: Iterable[Request],
+    answer: Answer,
+) -> None:
+    """Measure each request as it comes.
+
+    Args:
+        folder: the device's results folder.
+    """
     if environment.interpreted():
         from bench.measure.interpreter import round_to_nearest
 
         round_to_nearest()
-    providers.load(tuple(options.plugin))
-    answers = os.fdopen(options.answers, "w")
-    worker = Worker(answers, Settings(**json.loads(options.settings)), options.folder)
+    providers.load(plugins)
+    worker = Worker(answer, settings, folder)
     gc.collect()
     gc.freeze()  # what importing left is no garbage, and looking through it takes time per case
     worker.hello()
-    items: list[dict[str, Any]] = []
-    arrived = threading.Condition()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            with arrived:
-                items.append(json.loads(line))
-                arrived.notify()
-        os._exit(0)  # the parent is gone, or has no more
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        with arrived:
-            while not items:
-                arrived.wait()
-            item = items.pop(0)
-        worker.serve(item)
-
-
-if __name__ == "__main__":
-    main()
+    for request in requests:
+        worker.measure(request)

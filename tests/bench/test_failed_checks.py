@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.presets import Request
 from bench.records.failed_checks import Suspect, to_json, why_not_measured
-from bench.sweep.worker_process import Isolated, Item
+from bench.sweep.worker_process import Isolated
 
 CASE = make_case(**DEFAULTS | {"cell": "gru", "pass": "fwd+bwd", "dtype": "bf16"})
 PLAN = {"mode": "persistent", "backward": {"mode": "gemm"}}
@@ -43,7 +44,7 @@ def test_suspect_kernels_are_recorded_as_incorrect_and_others_are_measured(tmp_p
     suspect = Suspect("values: gru", "gru", "forward", "stepwise", "fp32:ieee")
     settings = {"suspects": to_json([suspect])}
     with Isolated(settings, tmp_path, interpreted=True) as worker:
-        ours, torch_nn = worker.measure(Item("error", case, ("ours", "torch.nn")))
-        (lstm,) = worker.measure(Item("error", replace(case, cell="lstm"), ("ours",)))
+        ours, torch_nn = worker.measure(Request("error", case, providers=("ours", "torch.nn")))
+        (lstm,) = worker.measure(Request("error", replace(case, cell="lstm"), providers=("ours",)))
     assert (ours["status"], torch_nn["status"], lstm["status"]) == ("incorrect", "ok", "ok")
     assert ours["reason"] == "not measured, because a check of these kernels failed: values: gru"

@@ -1,6 +1,6 @@
 """The profile: planned for the GPU at hand, timed for no other, nor over a failed barrier."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,19 +14,22 @@ from bench.compiler.ablation import available
 from kernels.plan.devices import DEVICES
 
 HERE = replace(DEVICES["h100"], name="half a card", multiprocessors=20)
-SEEN = compile_kernel.Compiled(90, 0, 0, 1000, 500, 400, 16, 10, 5, 4, 3)
+SEEN = {
+    "status": "ok", "reason": None,
+    "resources": asdict(compile_kernel.Compiled(90, 0, 0, 1000, 500, 400, 16, 10, 5, 4, 3)),
+}  # fmt: skip
 
 
 def run(monkeypatch: pytest.MonkeyPatch, here: Any, *words: str) -> tuple[str, list[Any]]:
     timed: list[Any] = []
 
-    def microseconds(variant: Any, B: int) -> float:
+    def step_microseconds(variant: Any, B: int) -> float:
         timed.append(variant)
         return 3.0 - len(timed) / 4
 
-    monkeypatch.setattr(profile, "present", lambda: here)
-    monkeypatch.setattr(profile, "compiled", lambda found, device: [SEEN] * len(found))
-    monkeypatch.setattr(profile, "microseconds", microseconds)
+    monkeypatch.setattr(profile, "present_device", lambda: here)
+    monkeypatch.setattr(profile, "compile_variants", lambda found, device: [SEEN] * len(found))
+    monkeypatch.setattr(profile, "step_microseconds", step_microseconds)
     found = CliRunner().invoke(app, ["profile", "--hidden", "512", *words])
     assert found.exit_code == 0, found.output
     return found.output, timed
@@ -83,10 +86,10 @@ def test_a_time_over_an_aborted_barrier_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("triton.testing", SimpleNamespace(do_bench=do_bench))
     monkeypatch.setattr(kernels, "check", check)
     with pytest.raises(kernels.BarrierError, match="never arrived"):
-        profile.microseconds(variant, 16)
+        profile.step_microseconds(variant, 16)
     assert len(launched) == 2
     monkeypatch.setattr(kernels, "check", lambda: None)
-    assert profile.microseconds(variant, 16) == pytest.approx(2.0)
+    assert profile.step_microseconds(variant, 16) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

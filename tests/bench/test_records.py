@@ -17,7 +17,7 @@ import pytest
 from bench.cases.cases import DEFAULTS, make_case
 from bench.records import provenance, schema, store
 from bench.report import compare
-from bench.sweep import sweep
+from bench.sweep.plan import finished
 
 
 def record(**values: object) -> store.Record:
@@ -201,7 +201,7 @@ def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
         with store.Writer(tmp_path / "records" / f"{name}.jsonl") as writer:
             writer.append(each | {"run_id": "run"})
     assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
-    assert list(sweep.finished(tmp_path, "run").values()) == ["ok"]
+    assert list(finished(tmp_path, "run").values()) == ["ok"]
     assert [r["status"] for r in compare.times([tmp_path]).values()] == ["ok"]
     store.merge([tmp_path], tmp_path / "merged.jsonl")
     assert [r["status"] for r in store.read(tmp_path / "merged.jsonl")] == ["ok"]
@@ -240,7 +240,7 @@ def test_compressed_records_are_read_as_plain_ones(tmp_path: Path):
             writer.append(record(seed=seed, run_id="run", time="2026-01-02T00:00:00+00:00"))
     assert store.record_files(tmp_path) == [path, packed]
     assert {store.stem(file) for file in store.record_files(tmp_path, "run")} == {"run"}
-    assert len(sweep.finished(tmp_path, "run")) == 3
+    assert len(finished(tmp_path, "run")) == 3
     both = tmp_path / "both.jsonl.gz"
     assert store.merge([tmp_path / "records"], both) == 3
     assert [(r["seed"], r["time"][9]) for r in store.read(both)] == [(1, "1"), (2, "2"), (3, "2")]

@@ -10,6 +10,7 @@ import pytest
 
 from bench.cli import resources as resources_command
 from bench.compiler import compile_kernel, resources
+from bench.compiler.resources import Grid
 from bench.records import schema, store
 from kernels.plan.devices import DEVICES
 
@@ -44,26 +45,28 @@ def test_a_kernel_without_a_loop_has_no_instructions_in_it():
 
 
 def test_the_full_grid_holds_every_case_once():
-    found = resources.jobs("h100", (64, 1024), (1, 16, 64), ("lstm", "gru"), ("bf16", "fp32:ieee"))
+    found = resources.plan_jobs(
+        H100, Grid((64, 1024), (1, 16, 64), ("lstm", "gru"), ("bf16", "fp32:ieee"))
+    )
     cases = [
         (job.variant.cell, job.variant.pass_, job.variant.H, job.variant.dtype, B)
         for job in found
         for B in job.batches
     ]
     assert len(cases) == len(set(cases)) == 2 * 2 * 2 * 3 * 2
-    keys = {resources.key_of(job, "code", "3.7.1") for job in found}
+    keys = {resources.result_key(job, "code", "3.7.1") for job in found}
     assert len(keys) == len(found)
 
 
 def test_a_key_changes_with_whatever_changes_the_kernel():
-    job = resources.Job(resources.planned("h100", "lstm", "fwd", 1024, 16, "bf16"), (16,), "h100")
-    key = resources.key_of(job, "code", "3.7.1")
-    assert resources.key_of(replace(job, batches=(1, 16)), "code", "3.7.1") == key
+    job = resources.Job(resources.plan_variant(H100, "lstm", "fwd", 1024, 16, "bf16"), (16,), H100)
+    key = resources.result_key(job, "code", "3.7.1")
+    assert resources.result_key(replace(job, batches=(1, 16)), "code", "3.7.1") == key
     plan = job.variant.plan
     changed = [
-        resources.key_of(job, "other", "3.7.1"),
-        resources.key_of(job, "code", "3.6.0"),
-        resources.key_of(replace(job, device="a100"), "code", "3.7.1"),
+        resources.result_key(job, "other", "3.7.1"),
+        resources.result_key(job, "code", "3.6.0"),
+        resources.result_key(replace(job, device=DEVICES["a100"]), "code", "3.7.1"),
     ]
     for variant in (
         replace(job.variant, cell="gru"),
@@ -71,7 +74,7 @@ def test_a_key_changes_with_whatever_changes_the_kernel():
         replace(job.variant, plan=replace(plan, ahead=1)),
         replace(job.variant, plan=replace(plan, tiles=2)),
     ):
-        changed.append(resources.key_of(replace(job, variant=variant), "code", "3.7.1"))
+        changed.append(resources.result_key(replace(job, variant=variant), "code", "3.7.1"))
     assert len({key, *changed}) == len(changed) + 1
 
 
@@ -83,7 +86,7 @@ FOUND = {
 
 
 def test_faults_are_stack_and_shared_memory_beyond_limit_or_plan():
-    job = resources.Job(resources.planned("h100", "lstm", "fwd", 1024, 16, "bf16"), (16,), "h100")
+    job = resources.Job(resources.plan_variant(H100, "lstm", "fwd", 1024, 16, "bf16"), (16,), H100)
     planned = job.variant.plan.shared_bytes
     assert resources.faults(job, FOUND) == []
     assert resources.faults(job, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
@@ -100,12 +103,12 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
             yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
 
     monkeypatch.setattr(resources, "compile_all", compile_all)
-    todo = resources.jobs("h100", (1024,), (16, 64), ("lstm",), ("bf16",))
-    folder, first, left = resources.run("h100", todo[:1], tmp_path)
+    todo = resources.plan_jobs(H100, Grid((1024,), (16, 64), ("lstm",), ("bf16",)))
+    folder, first, left = resources.compile_missing(todo[:1], tmp_path)
     assert (len(first), left, len(compiled)) == (1, 0, 1)
-    _, everything, left = resources.run("h100", todo, tmp_path)
+    _, everything, left = resources.compile_missing(todo, tmp_path)
     assert (len(everything), left, len(compiled)) == (len(todo), 0, len(todo))
-    _, again, _ = resources.run("h100", todo, tmp_path)
+    _, again, _ = resources.compile_missing(todo, tmp_path)
     assert len(compiled) == len(todo)
     assert {r["case_id"] for r in again} == {r["case_id"] for r in everything}
     plain, packed = folder / "records", tmp_path / "packed.jsonl.gz"
@@ -113,13 +116,13 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
     (file,) = store.record_files(plain)
     packed.rename(file.with_name(file.name + ".gz"))
     file.unlink()
-    resources.run("h100", todo, tmp_path)  # nor is what is recorded in a compressed file
+    resources.compile_missing(todo, tmp_path)  # nor is what is recorded in a compressed file
     assert len(compiled) == len(todo) and not file.exists()
     records = list(store.read(folder))
     assert len(records) == len(todo)
     assert {r["kind"] for r in records} == {"resources"}
     monkeypatch.setattr(resources, "code_hash", lambda names=(): "changed")
-    resources.run("h100", todo, tmp_path)
+    resources.compile_missing(todo, tmp_path)
     assert len(compiled) == 2 * len(todo)
 
 
@@ -132,18 +135,18 @@ def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path
             yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
 
     monkeypatch.setattr(resources, "compile_all", compile_all)
-    (job,) = resources.jobs("h100", (1024,), (16,), ("lstm",), ("bf16",))[:1]
-    resources.run("h100", [job], tmp_path)
-    _, (record,), _ = resources.run("h100", [replace(job, batches=(8, 16))], tmp_path)
+    (job,) = resources.plan_jobs(H100, Grid((1024,), (16,), ("lstm",), ("bf16",)))[:1]
+    resources.compile_missing([job], tmp_path)
+    _, (record,), _ = resources.compile_missing([replace(job, batches=(8, 16))], tmp_path)
     assert len(compiled) == 1
     assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
-    resources.run("h100", [job], tmp_path)  # a smaller grid does not narrow what is recorded
+    resources.compile_missing([job], tmp_path)  # a smaller grid does not narrow what is recorded
     assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
 
 
 def test_the_hash_of_the_code_is_the_same_in_every_python(monkeypatch):
     tree = ast.parse("def f(x): return [x]")
-    plain = resources.dumped(tree)
+    plain = resources.dump_tree(tree)
     assert "type_params" not in plain and "decorator_list=[]" in plain
     asked: list[dict[str, Any]] = []
 
@@ -153,7 +156,7 @@ def test_the_hash_of_the_code_is_the_same_in_every_python(monkeypatch):
 
     monkeypatch.setattr(resources, "ast", SimpleNamespace(dump=dump, AST=ast.AST))
     monkeypatch.setattr(resources, "sys", SimpleNamespace(version_info=(3, 13)))
-    assert resources.dumped(tree) == plain and asked == [{"show_empty": True}]
+    assert resources.dump_tree(tree) == plain and asked == [{"show_empty": True}]
 
 
 def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeypatch):
@@ -161,18 +164,18 @@ def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeyp
     monkeypatch.setattr(
         resources, "compile_all", lambda todo, dump, deadline: ((job, failed) for job in todo)
     )
-    todo = resources.jobs("h100", (1024,), (16,), ("lstm",), ("bf16",))
-    _, records, _ = resources.run("h100", todo, tmp_path)
+    todo = resources.plan_jobs(H100, Grid((1024,), (16,), ("lstm",), ("bf16",)))
+    _, records, _ = resources.compile_missing(todo, tmp_path)
     assert {(r["status"], r["resources"]) for r in records} == {("error", None)}
-    assert any("process died" in line for line in resources.summary(records))
+    assert any("process died" in line for line in resources.summary_lines(records))
 
 
 def test_a_record_survives_json():
     job = resources.Job(
-        resources.planned("h100", "gru", "bwd", 512, 64, "fp32:tf32"), (64,), "h100"
+        resources.plan_variant(H100, "gru", "bwd", 512, 64, "fp32:tf32"), (64,), H100
     )
     result = {"status": "ok", "reason": None, "compile_s": 1.5, "resources": FOUND}
-    record = resources.record_of(job, result, "run", "code", "key")
+    record = resources.make_record(job, result, "run", "code", "key")
     schema.check(json.loads(json.dumps(schema.to_json(record))))
     assert (record["pass"], record["precision"]) == ("fwd+bwd", "tf32")
     assert record["plan"]["mode"] == "persistent"
@@ -198,7 +201,7 @@ def tiled(pass_, block_b, features=("bias", "lengths", "resets", "save")):
 
 
 def planned(cell, pass_, H, number="bf16"):
-    return resources.planned("h100", cell, pass_, H, 16, number)
+    return resources.plan_variant(H100, cell, pass_, H, 16, number)
 
 
 def stepwise(cell, pass_, H, B):
@@ -226,7 +229,7 @@ REGRESSION = {
 @pytest.fixture(scope="module")
 def compiled():
     """The regression subset, compiled for an H100."""
-    todo = [resources.Job(variant, (16,), "h100") for variant in REGRESSION.values()]
+    todo = [resources.Job(variant, (16,), H100) for variant in REGRESSION.values()]
     names = dict(zip((id(job) for job in todo), REGRESSION, strict=True))
     found = {}
     for job, result in resources.compile_all(todo):
@@ -257,7 +260,9 @@ def test_the_loop_over_time_is_short(compiled, name):
 
 @pytest.mark.slow
 def test_a_dump_keeps_the_binaries(tmp_path):
-    job = resources.Job(resources.planned("h100", "rnn_tanh", "fwd", 16, 16, "bf16"), (16,), "h100")
+    job = resources.Job(
+        resources.plan_variant(H100, "rnn_tanh", "fwd", 16, 16, "bf16"), (16,), H100
+    )
     ((_, result),) = resources.compile_all([job], dump=tmp_path)
     assert result["status"] == "ok"
     (binary,) = tmp_path.glob("rnn_tanh-fwd-H16-*.cubin")

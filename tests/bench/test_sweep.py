@@ -17,12 +17,14 @@ import reference
 from bench import providers
 from bench.cases import cases
 from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.presets import Request
 from bench.cases.problem import Problem
 from bench.cli import quick
 from bench.records import environment, provenance, store
 from bench.records.provenance import ROOT
 from bench.sweep import sweep
-from bench.sweep.worker_process import Isolated, Item, Stopped
+from bench.sweep.plan import Options, default_run, describe, make_plan
+from bench.sweep.worker_process import Isolated, Stopped
 
 SILENCE_S = 30.0  # that means a hang: only the provider that sleeps for an hour is so long silent
 MOST_CALLS = 300  # of functions, for each case that a dry run plans; some 200 today
@@ -70,9 +72,9 @@ def _forget_plugin() -> Iterator[None]:
         table.update(kept)
 
 
-def options(path: Path, **values: object) -> sweep.Options:
+def options(path: Path, **values: object) -> Options:
     base: dict = {"preset": "little", "preset_file": path, "plugins": (PLUGIN,), "run": "run"}
-    return sweep.Options(**base | values)
+    return Options(**base | values)
 
 
 def records(results: Path) -> list[store.Record]:
@@ -110,17 +112,18 @@ def test_every_failure_costs_one_provider_of_one_case(preset: Path, tmp_path: Pa
     assert sum(counts.values()) == 9
 
     # Nothing is left to do; failures are measured again only when asked.
-    plan = sweep.make_plan(chosen, environment.probe(), next((tmp_path / "results").iterdir()))
-    assert plan.items == [] and plan.done == 9
+    plan = make_plan(chosen, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert plan.requests == [] and plan.done == 9
     again = options(preset, providers=every, filter="cell=lstm H=4", rerun="failed")
-    plan = sweep.make_plan(again, environment.probe(), next((tmp_path / "results").iterdir()))
-    assert set(plan.items[0].providers) == set(bad.split(",")) - {"refuses"}
+    plan = make_plan(again, environment.probe(), next((tmp_path / "results").iterdir()))
+    assert set(plan.requests[0].providers) == set(bad.split(",")) - {"refuses"}
 
 
 def test_supports_that_raises_costs_its_own_cases(preset: Path, tmp_path: Path):
     chosen = options(preset, providers="good,unsure,odd", filter="cell=lstm H=4")
-    plan = sweep.make_plan(chosen, environment.probe(), tmp_path)
-    told = "\n".join(sweep.describe(plan, environment.probe(), 1.0))
+    providers.load(chosen.plugins)
+    plan = make_plan(chosen, environment.probe(), tmp_path)
+    told = "\n".join(describe(plan, environment.probe(), 1.0))
     assert "error unsure in 1 cases: its supports raised KeyError: 'mood'" in told
     _, counts, _ = sweep.sweep(chosen, QUICK, tmp_path / "results")
     assert counts == {"ok": 1, "error": 2}
@@ -285,10 +288,10 @@ def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_a_deadline_ends_a_process_that_is_still_starting(tmp_path: Path):
     worker = Isolated({}, tmp_path)
-    item = Item("time", make_case(**DEFAULTS), ("torch.nn",))
+    request = Request("time", make_case(**DEFAULTS), providers=("torch.nn",))
     with pytest.raises(Stopped):
-        worker.measure(item, deadline=time.monotonic())
-    assert worker._process is None
+        worker.measure(request, deadline=time.monotonic())
+    assert worker._child is None
 
 
 def test_a_budget_stops_cleanly(preset: Path, tmp_path: Path):
@@ -304,9 +307,9 @@ def test_a_dry_runs_work_grows_as_its_cases(tmp_path: Path):
     machine = environment.Machine("cpu", "test")
     for name in ("tiny", "paper", "full"):  # the first also imports
         with cProfile.Profile() as profile:
-            plan = sweep.make_plan(sweep.Options(preset=name), machine, tmp_path)
+            plan = make_plan(Options(preset=name), machine, tmp_path)
         calls = sum(each.callcount for each in profile.getstats())
-        assert name == "tiny" or calls < MOST_CALLS * plan.asked, calls / plan.asked
+        assert name == "tiny" or calls < MOST_CALLS * plan.matched, calls / plan.matched
 
 
 def test_dry_run_says_what_is_skipped_and_why():
@@ -385,7 +388,7 @@ def test_measuring_imports_only_the_lean_list():
 def test_the_first_command_measures_also_where_records_are_committed(tmp_path: Path):
     """Else a fresh clone on a machine of the same name would measure nothing."""
     name = quick.run_name("tiny", tmp_path)
-    assert name == sweep.default_run("tiny")
+    assert name == default_run("tiny")
     (tmp_path / "records").mkdir()
     for file in (name, f"{name}-2"):
         (tmp_path / "records" / f"{file}.jsonl").touch()

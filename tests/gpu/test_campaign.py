@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import load_preset
 from bench.cli import app, campaign
-from bench.cli.error import TookTooLong
 from bench.gpu import run_checks
 from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.gpu.run_checks import ResultFile
 from bench.records import archive, environment, failed_checks, files, provenance, schema, store
 from bench.records.provenance import ROOT
-from bench.sweep import sweep, toolchain
+from bench.sweep import process, toolchain
+from bench.sweep.plan import default_run, record_file
 from tests.helpers import synthetic
 
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: 
     file = tmp_path / "out" / "card.tar.gz"
     with pytest.raises(SystemExit), archive.workspace(tmp_path, file, None) as (inside, _):
         make_records(inside, "a")
-        campaign._terminated(signal.SIGTERM, None)
+        process._exit(signal.SIGTERM, None)
     assert "python -m bench report" in capsys.readouterr().out
     with archive.workspace(tmp_path, file, None) as (inside, save):
         assert records_in(inside) == ["a"]
@@ -365,7 +365,7 @@ def test_without_one_value_checked_nothing_vouches_for_the_kernels(tmp_path, mon
 
 def timed(cell: str, provider: str, plan: dict[str, Any] | None) -> schema.Record:
     case = next(synthetic.cases(cell=cell))
-    return synthetic.timed(case, provider) | {"plan": plan, "run_id": sweep.default_run("campaign")}
+    return synthetic.timed(case, provider) | {"plan": plan, "run_id": default_run("campaign")}
 
 
 def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monkeypatch, capsys):
@@ -376,7 +376,7 @@ def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monk
         timed("lstm", "torch.nn", None), timed("gru", "ours", plan),
     ]  # fmt: skip
     folder = tmp_path / provenance.slug(environment.probe().name)
-    path = sweep.record_file(folder, sweep.default_run("campaign"))
+    path = record_file(folder, default_run("campaign"))
     with store.Writer(path) as writer:
         for record in records:
             writer.append(record)
@@ -398,11 +398,11 @@ def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monk
 def test_a_wrong_cell_is_not_trained_either(tmp_path, monkeypatch):
     asked: dict[str, Any] = {}
 
-    def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
+    def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
         asked[module] = words
         return "file.json"
 
-    monkeypatch.setattr(campaign, "run_alone", run_alone)
+    monkeypatch.setattr(process, "run_module", run_module)
     made = campaign.Campaign(tmp_path, time.monotonic() + 3600, {}, lambda: None, reports=False)
     made.suspects = (failed_checks.Suspect("values: lstm", "lstm"),)
     made.studies()
@@ -413,10 +413,10 @@ def test_a_wrong_cell_is_not_trained_either(tmp_path, monkeypatch):
 
 
 def test_a_study_that_takes_too_long_is_left_and_no_failure(tmp_path, monkeypatch, capsys):
-    def run_alone(module: str, *_: Any, **__: Any) -> str:
-        raise TookTooLong(f"{module} took more than 100 s")
+    def run_module(module: str, *_: Any, **__: Any) -> str:
+        raise process.TookTooLong(f"{module} took more than 100 s")
 
-    monkeypatch.setattr(campaign, "run_alone", run_alone)
+    monkeypatch.setattr(process, "run_module", run_module)
     made = campaign.Campaign(tmp_path, time.monotonic() + 3600, {}, lambda: None, reports=False)
     made.studies()
     assert not made.failures and capsys.readouterr().out.count("left for the next call") == 3
@@ -460,7 +460,7 @@ def test_a_lost_terminal_ends_the_call_in_order_unless_it_is_ignored():
     try:
         for ignored in (False, True):  # as nohup does
             signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-            with campaign._ending_in_order():
+            with process.exiting_on_signals():
                 if ignored:
                     os.kill(os.getpid(), signal.SIGHUP)
                 else:
@@ -488,11 +488,11 @@ def test_the_floor_is_measured_until_nothing_of_it_is_missing(
 ):
     asked: list[Any] = []
 
-    def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
+    def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
         asked.append((module, *words, seconds))
         return "floor.json"
 
-    monkeypatch.setattr(campaign, "run_alone", run_alone)
+    monkeypatch.setattr(process, "run_module", run_module)
     made = campaign.Campaign(tmp_path, time.monotonic() + 3600, {}, lambda: None, reports=False)
     if found is not None:
         made.folder.mkdir()

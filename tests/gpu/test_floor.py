@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from bench.gpu import (
 from bench.gpu.microbenchmarks import MICROBENCHMARKS, Microbenchmark
 from bench.records import environment, files, limits, store
 from bench.records.provenance import ROOT
+from bench.sweep import process
 from kernels.plan import Problem, forward_plan
 from kernels.plan.devices import DEVICES
 
@@ -336,8 +338,8 @@ def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypat
     store.write_state(tmp_path / files.FLOOR, found)
     skipped = []
 
-    def ended(words: list[str], seconds: float) -> int | None:
-        skipped.append(words[-1])
+    def run_call(call: Any, seconds: float) -> bool:
+        skipped.append(call.args[-1])
         assert floor.read(tmp_path)["running"] is None
         turn = len(skipped)
         found = floor.read(tmp_path)
@@ -345,20 +347,25 @@ def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypat
         if turn == 1:
             found["problems"]["a"] = "failed: RuntimeError: illegal"
         store.write_state(tmp_path / files.FLOOR, found)
-        return {1: floor.UNUSABLE, 2: -11, 3: None}.get(turn, 0)
+        if turn in (2, 3):
+            raise process.Died(process.describe_end({2: -signal.SIGSEGV, 3: None}[turn]))
+        return turn != 1
 
-    monkeypatch.setattr(floor, "ended", ended)
+    monkeypatch.setattr(process, "run_call", run_call)
     assert floor.run(tmp_path, 60.0) == {
         "a": "failed: RuntimeError: illegal",
-        "b": "failed: its process ended with code -11",
-        "c": "failed: its process was ended for taking too long",
+        "b": "failed: the process died (signal SIGSEGV)",
+        "c": "failed: the process took too long",
     }
-    assert skipped == ["", "a", "a,b", "a,b,c"]
+    assert skipped == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
 
 
 def test_a_process_that_measures_nothing_is_not_started_for_ever(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(floor, "ended", lambda words, seconds: 1)
-    with pytest.raises(RuntimeError, match="that measures the floor ended with code 1"):
+    def run_call(call: Any, seconds: float) -> bool:
+        raise process.Died(process.describe_end(1))
+
+    monkeypatch.setattr(process, "run_call", run_call)
+    with pytest.raises(RuntimeError, match=r"floor was not measured: .* died \(exit code 1\)"):
         floor.run(tmp_path, 60.0)
 
 
@@ -373,23 +380,15 @@ def test_failures_end_the_command_with_1_and_are_printed(tmp_path: Path, monkeyp
     assert "max-seconds is nan; accepted: a number above 0" in capsys.readouterr().err
 
 
-def worker(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.gpu.floor", *words]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options
-    )
-
-
 @interpreted
 def test_without_a_gpu_the_command_checks_every_kernel(tmp_path: Path):
-    found = worker(str(tmp_path))
+    found = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.floor", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "every kernel of the floor computes what it should" in found.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_the_measuring_process_ends_with_its_parent(tmp_path: Path):
-    assert worker(str(tmp_path), "--worker", stdin=subprocess.DEVNULL).returncode == 1
 
 
 @pytest.mark.gpu

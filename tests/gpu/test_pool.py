@@ -50,7 +50,7 @@ def test_only_a_wrong_answer_or_a_crash_is_a_failure() -> None:
     found = outcomes(fails, late, lacks_memory, dies, is_killed, partial(gives, "right"))
     states = [outcome.state for outcome in found]
     assert states == [FAIL, NOT_DONE, NOT_DONE, FAIL, NOT_DONE, PASS]
-    assert found[3].detail == "its process died (exit code 7)"
+    assert found[3].detail == "the process died (exit code 7)"
     assert "most likely for its memory" in found[4].detail
     assert found[5].detail == "right"
 

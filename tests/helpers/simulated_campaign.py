@@ -6,7 +6,7 @@ waited for. Replaced is what takes time on a card:
 
 - compiling: the seconds recorded for that kernel, or for the recorded one most like it, when all of
   ``results/compiled-sm_90`` was compiled with Triton 3.6.0 on two cores of a server;
-- measuring a case: the suite's own estimate (``bench.sweep.sweep.item_seconds``);
+- measuring a case: the suite's own estimate (``bench.sweep.plan.request_seconds``);
 - starting a process, a check, the floor: the assumptions below. No card has been measured yet.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import sys
 import tempfile
 from collections import Counter
@@ -34,8 +35,9 @@ from bench.gpu.pool import PASS, Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
 from bench.records.provenance import ROOT
-from bench.sweep import sweep
-from bench.sweep.worker_process import CASES_PER_WORKER, Item, Stopped
+from bench.sweep import process, sweep
+from bench.sweep.plan import request_seconds
+from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 
 CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
 CORES = 16
@@ -105,15 +107,14 @@ class Compiler:
 class Process:
     """A process of the pool: a unit ends after its seconds, the first also after the start."""
 
-    def __init__(self, clock: Clock, compiler: Compiler) -> None:
+    def __init__(self, clock: Clock, compiler: Compiler, *_: Any) -> None:
         self.clock, self.compiler = clock, compiler
         self.connection = self
-        self.unit: Unit | None = None
-        self.began = self.ends = 0.0
-        self.starting = START
+        self.ends, self.starting = 0.0, START
         self.result = Outcome(PASS, "")
 
-    def begin(self, unit: Unit) -> None:
+    def send(self, request: bytes) -> None:
+        unit: Unit = pickle.loads(request)
         call = unit.call
         assert isinstance(call, partial)
         if call.func is precompile.compile_use:
@@ -125,11 +126,10 @@ class Process:
             seconds = CHECKS[unit.name.partition(":")[0]]
             seconds += self.compiler.seconds(precompile.of_comparisons(comparisons))
             detail = "simulated"
-        self.unit, self.began = unit, self.clock.now
         self.ends = self.clock.now + self.starting + seconds
         self.starting, self.result = 0.0, Outcome(PASS, detail, seconds)
 
-    def outcome(self) -> Outcome:
+    def receive(self) -> Outcome:
         return self.result
 
     def close(self) -> None:
@@ -164,18 +164,17 @@ class Measuring:
         self.hello()
         return CARD
 
-    def measure(self, item: Item, note: Any, deadline: float) -> list[dict[str, Any]]:
+    def measure(self, request: Request, note: Any, deadline: float) -> list[dict[str, Any]]:
         if self.served == CASES_PER_WORKER:
             self.started, self.served = False, 0
         self.served += 1
         device = self.hello(deadline)["device"]
-        request = Request(item.kind, item.case, item.regime)
-        ends = self.clock.now + sweep.item_seconds(item, CARD, self.seconds)
-        ends += self.compiler.seconds(precompile.of_requests([request], item.providers))
+        ends = self.clock.now + request_seconds(request, CARD, self.seconds)
+        ends += self.compiler.seconds(precompile.of_requests([request], ()))
         self.clock.wait_until(min(ends, deadline))
         if ends > deadline:
             raise Stopped
-        return [{"provider": name, "status": "ok", "device": device} for name in item.providers]
+        return [{"provider": name, "status": "ok", "device": device} for name in request.providers]
 
     def __enter__(self) -> Measuring:
         return self
@@ -191,7 +190,7 @@ def simulated(clock: Clock) -> Iterator[None]:
 
     compiler = Compiler()
 
-    def run_alone(module: str, folder: Path, *words: str, seconds: float) -> str:
+    def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
         # The floor keeps to the time that it is given; a study is ended.
         taken = STUDY
         if module == "bench.gpu.floor":
@@ -214,9 +213,9 @@ def simulated(clock: Clock) -> Iterator[None]:
             replace(module, "time", clock)
         replace(environment, "probe", lambda: CARD)
         replace(os, "sched_getaffinity", lambda _: set(range(CORES)))
-        replace(pool, "_Worker", partial(Process, clock, compiler))
+        replace(pool, "Child", partial(Process, clock, compiler))
         replace(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
-        replace(campaign, "run_alone", run_alone)
+        replace(process, "run_module", run_module)
         replace(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
             replace(campaign.toolchain, name, lambda: None)

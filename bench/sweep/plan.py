@@ -1,0 +1,244 @@
+"""What a sweep will measure: which cases for which providers, in what order, what of that is done
+already, and how long the rest takes. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import providers
+from bench.cases import roofline
+from bench.cases.arguments import check_choice
+from bench.cases.cases import matches, shard
+from bench.cases.presets import KINDS, PRESETS, Preset, Request, load_preset
+from bench.records import provenance, schema, store
+from bench.records.environment import Machine
+
+FAILED = ("error", "oom", "timeout", "incorrect")
+CASE_SECONDS = 1.0  # the float64 results and the checks, for the estimate
+USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # of a preset that names none
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """A request that one of its providers cannot run: the record's status, and why."""
+
+    request: Request
+    provider: str
+    status: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        requests: what to measure, in order, each for the providers that can run it.
+        not_measured: who cannot run what.
+        done: how many records exist already.
+        matched: how many cases the kinds and the filter select, of all shards together.
+    """
+
+    run_id: str
+    requests: list[Request] = field(default_factory=list)
+    not_measured: list[NotMeasured] = field(default_factory=list)
+    done: int = 0
+    matched: int = 0
+
+    def seconds(self, machine: Machine, per_provider: float) -> float:
+        """An estimate of the whole time, from estimates of single calls."""
+        return sum(request_seconds(each, machine, per_provider) for each in self.requests)
+
+
+@dataclass(frozen=True)
+class Options:
+    """A sweep's choices; see the command's own help."""
+
+    preset: str = "quick"
+    preset_file: Path = PRESETS
+    kinds: tuple[str, ...] = ("time",)
+    providers: str | None = None
+    filter: str = ""
+    shard: str = "1/1"
+    run: str | None = None
+    rerun: str | None = None
+    plugins: tuple[Path, ...] = ()
+    seed: int = 0
+
+
+def request_seconds(request: Request, machine: Machine, per_provider: float) -> float:
+    """An estimate: float64 results and check, two calls to prepare, then samples by provider."""
+    case, total = request.case, CASE_SECONDS
+    for name in request.providers:
+        call = roofline.guess_ms(case, name, machine.is_cuda) / 1e3
+        total += 4 * call + (0 if request.kind == "error" else max(per_provider, call))
+        if name.endswith("compiled"):
+            total += case.T * case.layers * case.directions
+    return total
+
+
+def record_file(folder: Path, run_id: str, which: str = "1/1") -> Path:
+    """A shard's own file, since two processes never write one."""
+    tail = "" if which == "1/1" else "." + which.replace("/", "of")
+    return folder / "records" / f"{run_id}{tail}.jsonl"
+
+
+def default_run(preset: str) -> str:
+    """Equal code and preset give equal names, so that the next call resumes the last."""
+    return f"{preset}-{provenance.code_hash()}"
+
+
+def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
+    """What is left to do for these options on this machine.
+
+    Providers and cells must be loaded (``bench.providers.load``).
+
+    Raises:
+        ValueError: for a kind, preset, provider, filter or shard that does not exist, a run's name
+            that cannot name a file, and a filter that matches no case.
+    """
+    preset = load_preset(options.preset, options.preset_file)
+    requests = select_requests(preset, options)
+    plan = Plan(run_name(options), matched=len(requests))
+    statuses = finished(folder, plan.run_id)
+    again = statuses_to_rerun(options.rerun)
+    # What is not timed may run in the interpreter.
+    machines = {
+        kind: replace(machine, interpreted=kind == "error" and not machine.is_cuda)
+        for kind in KINDS
+    }
+
+    @functools.cache
+    def named(names: str | tuple[str, ...]) -> dict[str, providers.Provider]:
+        return {each.name: each for each in providers.select(names)}
+
+    for request in shard(requests, options.shard):
+        names = options.providers or request.providers or preset.providers or USUAL_PROVIDERS
+        candidates = named(names)
+        request = replace(request, providers=tuple(candidates), seed=options.seed + request.seed)
+        able = []
+        for name, provider in candidates.items():
+            if request.kind == "error" and (provider.graph or name.endswith("compiled")):
+                continue  # the same arithmetic as without
+            status = statuses and statuses.get(request_key(request, name))
+            if status and status not in again:
+                plan.done += 1
+                continue
+            try:
+                reason = providers.unsupported(provider, request.case, machines[request.kind])
+                status = "unsupported"
+            except RuntimeError as fault:
+                reason, status = str(fault), "error"
+            if reason:
+                plan.not_measured.append(NotMeasured(request, name, status, reason))
+            else:
+                able.append(name)
+        if able:
+            plan.requests.append(replace(request, providers=tuple(able)))
+    return plan
+
+
+def select_requests(preset: Preset, options: Options) -> list[Request]:
+    """A preset's requests of the kinds and the filter that were asked for.
+
+    Raises:
+        ValueError: for an unknown kind, and a filter that matches no case.
+    """
+    for kind in options.kinds:
+        check_choice("kind", kind, KINDS)
+    of_kinds = [each for kind in options.kinds for each in preset.requests if each.kind == kind]
+    found = [each for each in of_kinds if matches(each.case, options.filter)]
+    if of_kinds and not found:
+        raise ValueError(
+            f"filter {options.filter!r} matches none of the {len(of_kinds):,} cases of kind "
+            f"{','.join(options.kinds)} in preset {options.preset!r}; accepted: one that does"
+        )
+    return found
+
+
+def run_name(options: Options) -> str:
+    """The run's name; raises ValueError for one that cannot name a file."""
+    name = default_run(options.preset) if options.run is None else options.run
+    if not re.fullmatch(r"\w[\w.+=@ -]*", name):
+        raise ValueError(
+            f"run is {name!r}; accepted: a name of letters, digits and _ . + = @ -, "
+            "beginning with a letter or digit, because it names a file"
+        )
+    return name
+
+
+def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
+    """The statuses a ``--rerun`` asks for: "failed", "all", or some of them by name.
+
+    Raises:
+        ValueError: for a status that does not exist.
+    """
+    if text is None:
+        return ()
+    if text in ("failed", "all"):
+        return FAILED if text == "failed" else schema.STATUSES
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in schema.STATUSES:
+            accepted = ", ".join(("failed", "all", *schema.STATUSES))
+            raise ValueError(f"rerun is {name!r}; accepted: {accepted}")
+    return names
+
+
+def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
+    """The latest status of every request and provider that some file of this run has."""
+    records = (
+        record
+        for path in store.record_files(folder / "records", f"{glob.escape(run_id)}*")
+        for record in store.read(path)
+        if record["run_id"] == run_id
+    )
+    return {_record_key(record): record["status"] for record in store.newest(records, _record_key)}
+
+
+def _record_key(record: store.Record) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("kind", "case_id", "provider", "regime", "seed"))
+
+
+def request_key(request: Request, provider: str) -> tuple[Any, ...]:
+    """What a record of this request and provider has in common with an earlier one."""
+    return request.kind, request.case.case_id, provider, request.regime, request.seed
+
+
+def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
+    """A dry run's lines."""
+    for each in plan.requests:
+        words = [each.case.case_id, each.regime, f"seed {each.seed}" if each.seed else None]
+        yield f"{each.kind:5} {' '.join(filter(None, words))}: {', '.join(each.providers)}"
+    for word, status in (("skip ", "unsupported"), ("error", "error")):
+        reasons = Counter(
+            (each.provider, each.reason) for each in plan.not_measured if each.status == status
+        )
+        for (name, reason), count in sorted(reasons.items()):
+            yield f"{word} {name} in {count} cases: {reason}"
+    skipped = sum(each.status == "unsupported" for each in plan.not_measured)
+    yield (
+        f"{len(plan.requests):,} cases to measure on {machine.name}, {plan.done:,} done before, "
+        f"{skipped:,} skipped; about {duration(plan.seconds(machine, per_provider))} (a guess)"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that a reader would choose.
+
+    >>> duration(9), duration(600), duration(8 * 3600), duration(6 * 86400)
+    ('9 seconds', '10 minutes', '8.0 hours', '6.0 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,320 @@
+"""Child processes: each leads a session, is killed with all that it started, and its end is put in
+words in one place.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any
+
+from bench.records.environment import probe
+from bench.records.provenance import ROOT
+
+END_SECONDS = 10.0  # the driver may take a while to let a killed process go
+MODULE_SECONDS = 600.0
+MEMORY_WORDS = ("out of memory", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended: as a record's status ("error", "oom" or "timeout"), and in words."""
+
+    status: str
+    text: str
+
+
+class Died(RuntimeError):
+    """A process ended before it answered."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.text)
+        self.end = end
+
+
+class TookTooLong(RuntimeError):
+    """A process did not end within its time."""
+
+
+def describe_end(code: int | None, printed: str = "") -> End:
+    """How a process ended, from its exit code (None: it was ended) and what it printed."""
+    if code is None:
+        return End("timeout", "the process took too long")
+    if code == -signal.SIGKILL:
+        return End("oom", "killed by the system (SIGKILL), most likely for its memory")
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    tail = " | ".join(printed.strip().splitlines()[-3:])
+    text = f"the process died ({how})" + (f": {tail}" if tail else "")
+    return End("error", text[:500])
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether memory, of a GPU or the host, was lacking."""
+    return (
+        isinstance(fault, MemoryError)
+        or type(fault).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
+        or any(words in str(fault) for words in MEMORY_WORDS)
+    )
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command in the checkout, as the leader of a session; :func:`end` ends it."""
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+
+
+_commands: set[subprocess.Popen[str]] = set()
+
+
+def run_command(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and capture what it prints.
+
+    Args:
+        environment: variables beside those of this process.
+        options: of ``subprocess.Popen``, such as where errors go.
+
+    Raises:
+        TookTooLong: if it does not end in time; it is killed then.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    process = start(command, env=os.environ | environment, text=True, **pipes)
+    _commands.add(process)
+    try:
+        printed, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TookTooLong(f"took more than {seconds:.0f} s") from None
+    finally:
+        end(process)
+        _commands.discard(process)
+    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
+
+
+def end_commands() -> None:
+    """Kill what :func:`run_command` runs in other threads."""
+    for process in list(_commands):
+        end(process)
+
+
+def run_module(module: str, folder: Path, *words: str, seconds: float = MODULE_SECONDS) -> str:
+    """Run a module that measures; returns its last line, the file it wrote.
+
+    Without a GPU the process interprets the kernels.
+
+    Raises:
+        RuntimeError: with the end of what it printed, if it fails.
+        TookTooLong: if it does not end in time.
+    """
+    interpreted = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
+    command = [sys.executable, "-m", module, str(folder), *words]
+    try:
+        done = run_command(command, seconds, interpreted)
+    except TookTooLong as fault:
+        raise TookTooLong(f"{module} {fault}") from None
+    if done.returncode:
+        raise RuntimeError(f"{module} failed: {describe_end(done.returncode, done.stderr).text}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+Answer = Callable[[Any], None]
+
+
+def answer_calls(requests: Iterator[Callable[[], Any]], answer: Answer) -> None:
+    """Answer each call with its value."""
+    for call in requests:
+        answer(call())
+
+
+class Child:
+    """A Python process that answers requests in order.
+
+    It ends when its parent does, however that ends.
+
+    Args:
+        target: what runs in it; picklable. It takes an iterator over the requests, which waits for
+            the next one, and a function that sends an answer.
+        environment: variables beside those of this process.
+        log: gets what it prints, whose end then tells of its death; None for this process's own
+            output.
+    """
+
+    def __init__(
+        self,
+        target: Callable[[Iterator[Any], Answer], None] = answer_calls,
+        environment: Mapping[str, str] | None = None,
+        log: IO[bytes] | None = None,
+    ) -> None:
+        self.log = log
+        self.connection, theirs = Pipe()
+        code = f"from bench.sweep import process; process.serve({theirs.fileno()})"
+        self.process = start(
+            [sys.executable, "-c", code],
+            pass_fds=(theirs.fileno(),),
+            env=os.environ | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        theirs.close()
+        self.send(target)
+
+    def send(self, request: Any) -> None:
+        """Send a request; that the process has died is found when its answer is awaited."""
+        with contextlib.suppress(OSError):
+            self.connection.send(request)
+
+    def receive(self, deadline: float | None = None) -> Any:
+        """The next answer.
+
+        Args:
+            deadline: of ``time.monotonic``.
+
+        Raises:
+            TookTooLong: if there is none by then.
+            Died: if the process ends first.
+        """
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            if self.connection.poll(left):
+                return self.connection.recv()
+        except (EOFError, OSError):
+            raise Died(self._end()) from None
+        raise TookTooLong("no answer in time")
+
+    def _end(self) -> End:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_SECONDS)
+        if self.log is None:
+            return describe_end(self.process.returncode)
+        self.log.seek(0)
+        return describe_end(self.process.returncode, self.log.read().decode(errors="replace"))
+
+    def close(self) -> None:
+        """Kill it and what it started."""
+        end(self.process)
+        self.connection.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(descriptor: int) -> None:
+    """What a :class:`Child` runs."""
+    connection = Connection(descriptor)
+    arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        while True:
+            try:
+                arrived.put(connection.recv_bytes())
+            except (EOFError, OSError):
+                os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    def answer(value: Any) -> None:
+        sys.stdout.flush()  # for the parent may kill this process once it has its answer
+        connection.send(value)
+
+    target = pickle.loads(arrived.get())
+    target(iter(lambda: pickle.loads(arrived.get()), None), answer)
+
+
+def run_call(call: Callable[[], Any], seconds: float) -> Any:
+    """Make a picklable call in a process of its own and return its value.
+
+    Raises:
+        Died: if it raises, dies or does not end in time.
+    """
+    with Child() as child:
+        child.send(call)
+        try:
+            return child.receive(time.monotonic() + seconds)
+        except TookTooLong:
+            raise Died(describe_end(None)) from None
+
+
+def run_calls(
+    calls: Sequence[Callable[[], Any]],
+    processes: int,
+    environment: Mapping[str, str],
+    deadline: float = float("inf"),
+) -> Iterator[tuple[int, Any]]:
+    """Make picklable calls in processes of their own, several at once.
+
+    Args:
+        processes: the most at once.
+        environment: variables beside those of this process.
+        deadline: of ``time.monotonic``, after which nothing is begun.
+
+    Yields:
+        A call's index and its value, or the :class:`End` of the process that died in it.
+    """
+    waiting = list(enumerate(calls))[::-1]
+    idle: list[Child] = []
+    busy: dict[Child, int] = {}
+    try:
+        while True:
+            while waiting and len(busy) < processes and time.monotonic() < deadline:
+                child = idle.pop() if idle else Child(environment=environment)
+                busy[child], call = waiting.pop()
+                child.send(call)
+            if not busy:
+                return
+            ready = wait([child.connection for child in busy])
+            for child in [child for child in busy if child.connection in ready]:
+                index = busy.pop(child)
+                idle.append(child)
+                try:
+                    value = child.receive()
+                except Died as death:
+                    idle.remove(child)
+                    child.close()
+                    value = death.end
+                yield index, value
+    finally:
+        for child in (*idle, *busy):
+            child.close()
+
+
+def _exit(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)
+
+
+@contextlib.contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Let SIGTERM, and a lost terminal unless that is ignored, end this process in order, as Ctrl-C
+    does.
+    """
+    names = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {name: signal.signal(name, _exit) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

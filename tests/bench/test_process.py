@@ -1,0 +1,91 @@
+"""Child processes: how they end, in words, and that nothing outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.records.provenance import ROOT
+from bench.sweep import process
+from tests.helpers.pool_tasks import dies, gives, gone, is_killed, own_pid, sleeps
+
+PYTHON = [sys.executable, "-c"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"),
+    [
+        (None, "timeout", "the process took too long"),
+        (-9, "oom", "killed by the system (SIGKILL), most likely for its memory"),
+        (-11, "error", "the process died (signal SIGSEGV): b | c | d"),
+        (3, "error", "the process died (exit code 3): b | c | d"),
+    ],
+)
+def test_each_end_is_classified(code: int | None, status: str, text: str) -> None:
+    assert process.describe_end(code, "a\nb\nc\nd\n") == process.End(status, text)
+
+
+@pytest.mark.parametrize(
+    ("fault", "lacking"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("no room"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("out of resource: shared memory"), False),
+    ],
+)
+def test_lack_of_memory_is_recognised(fault: Exception, lacking: bool) -> None:
+    assert process.is_out_of_memory(fault) == lacking
+
+
+def test_a_call_that_dies_costs_no_other() -> None:
+    calls: list[Callable[[], str]] = [dies, is_killed, partial(gives, "right"), own_pid, own_pid]
+    found = dict(process.run_calls(calls, 2, {}))
+    assert (found[0].status, found[1].status, found[2]) == ("error", "oom", "right")
+    assert str(os.getpid()) not in (found[3], found[4])
+    assert list(process.run_calls(calls, 2, {}, deadline=time.monotonic())) == []
+
+
+def test_what_a_call_that_takes_too_long_started_is_gone(tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    with process.Child() as child:
+        child.send(partial(sleeps, 3600, note))
+        while not (note.exists() and " " in note.read_text()):
+            with pytest.raises(process.TookTooLong):
+                child.receive(time.monotonic() + 0.1)
+    assert all(gone(int(pid)) for pid in note.read_text().split())
+    with pytest.raises(process.Died, match="took too long"):
+        process.run_call(partial(sleeps, 3600), 0.0)
+
+
+def test_a_commands_children_are_killed_with_it_also_from_another_thread() -> None:
+    code = "import subprocess as s; print(s.Popen(['sleep', '3600'], stdout=-3, stderr=-3).pid)"
+    done = process.run_command([*PYTHON, code], 60.0, {})
+    assert done.returncode == 0 and gone(int(done.stdout))
+    threading.Timer(0.5, process.end_commands).start()
+    ended = process.run_command([*PYTHON, "import time; time.sleep(3600)"], 3600.0, {})
+    assert ended.returncode == -signal.SIGKILL
+    with pytest.raises(process.TookTooLong, match="took more than 0 s"):
+        process.run_command([*PYTHON, "import time; time.sleep(3600)"], 0.0, {})
+
+
+def test_signals_end_the_process_in_order_unless_it_ignores_them() -> None:
+    code = (
+        "import os, signal; from bench.sweep import process\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with process.exiting_on_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+        "    finally: print('in order')\n"
+    )
+    done = subprocess.run([*PYTHON, code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "in order\n")
