@@ -1,7 +1,9 @@
-"""Persistent Triton kernels of recurrent layers.
+"""Persistent Triton kernels of recurrent layers: as functions (`rnn`, `lstm`, `gru`, `slstm`,
+`layers`, and `recurrence`, the loop over time) and as torch.nn's modules (`RNN`, `LSTM`, `GRU`).
 
-`rnn`, `lstm`, `gru` and `slstm` are whole networks and `recurrence` is the loop over time alone, as
-in `reference`; `RNN`, `LSTM` and `GRU` are torch.nn's modules computed by the kernels.
+Read in this order: cells, math, blocks, barrier, recurrence, launch, autograd, functional, modules.
+Import the names below from here, `CELLS` from `cells` and plans from `plan`; the rest is internal,
+open to the bench's compiler and GPU checks.
 """
 
 from .cells import CELLS

@@ -1,8 +1,8 @@
-"""Barrier failures, told late so that no call has to wait for the GPU.
+"""Barrier failures, reported at the next call, so that no call waits for the GPU.
 
-A kernel whose barrier gives up leaves NaN in its outputs and a code in its device's word. The word
-lies in page-locked host memory, which the GPU writes over the bus: looking at it costs no copy and
-waits for nothing, launches on several streams share it, and a replayed CUDA graph reports to it.
+A kernel whose barrier fails writes NaN to its outputs and a code to its device's word. The word is
+in page-locked host memory, which the GPU writes over the bus: reading it needs no copy and no wait,
+all streams share it, and a replayed CUDA graph writes to it too.
 """
 
 import threading
@@ -30,8 +30,8 @@ def word(device: torch.device) -> Tensor:
 def check(wait: bool = True) -> None:
     """Raise `BarrierError` if a barrier timed out in an earlier call, once for each failure.
 
-    With `wait`, calls that are still running are awaited first, on all streams; without, this
-    tells of the failures so far and never waits, as each call of a kernel does at its beginning.
+    With `wait`, first wait for running calls on all streams. Without, only failures so far are
+    reported; each call of a kernel does that first.
     """
     failures = []
     for device, found in list(_words.items()):
@@ -47,7 +47,7 @@ def check(wait: bool = True) -> None:
 
 
 def describe(code: int, device: torch.device) -> str:
-    """The sentence for a code: `(step + 1) << 32 | group << 1`, or of the backward kernel
+    """The message for a code: `(step + 1) << 32 | group << 1`, or of the backward kernel
     `(step + 2) << 32 | group << 1 | 1`, whose last step, before the first, is -1.
     """
     kernel, shift = ("backward", 2) if code & 1 else ("forward", 1)

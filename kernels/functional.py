@@ -36,7 +36,7 @@ def recurrence(
     mode: str = "auto",
     precision: str | None = None,
 ) -> tuple[Tensor, Tensor, States | None]:
-    """The loop alone, of one layer, in one or both directions: h(t) from W x(t) and h(t-1).
+    """The loop over time of one layer, in one or both directions: h(t) from W x(t) and h(t-1).
 
     Args:
         cell: a name in CELLS.
@@ -285,7 +285,7 @@ def _loop(recurrence: Recurrence, gx: Tensor, mode: str) -> tuple[Tensor, Tensor
 def _check_transforms(tracked: bool) -> None:
     """Refuse the transforms of `torch.func` that operators with a backward pass cannot take.
 
-    Its jvp would take the operator for constant, and its grad fails in torch's own words.
+    Its jvp would treat the operator as a constant, and its grad fails with torch's own message.
     """
     if not torch._C._are_functorch_transforms_active():
         return

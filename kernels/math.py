@@ -19,7 +19,7 @@ BITS_OF_ROUNDER = tl.constexpr(0x4B400000)
 # The bits of 2.0**64; results are scaled by it and back, so that subnormal ones round once.
 BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
 SIGN_BIT = tl.constexpr(-(1 << 31))
-# Below this, tanh by its exponentials would cancel; an odd polynomial takes over.
+# Below this, tanh by exponentials would suffer from cancellation; an odd polynomial is used.
 TANH_SMALL = tl.constexpr(0.5)
 
 
@@ -36,7 +36,7 @@ def exp_parts(x):
 def exp_negative(x):
     """exp(x) for x <= 0, in float32; 0 at -inf, NaN at NaN."""
     x = tl.maximum(x, -110.0, propagate_nan=tl.PropagateNan.ALL)  # exp(-104) already rounds to zero
-    mantissa, exponent = exp_parts(x)  # of the exponent, the shift keeps k alone
+    mantissa, exponent = exp_parts(x)  # the shift below drops all of the exponent but k
     power = ((exponent << 23) + BITS_OF_2_64).to(tl.float32, bitcast=True)
     return (mantissa * power) * 5.421010862427522e-20  # 2**-64
 

@@ -32,7 +32,7 @@ class ProjectionError(NotImplementedError, ValueError):
 
 
 class _Kernels(Base):
-    """What replaces the computation; stands before torch.nn's class among the bases."""
+    """Replaces the computation of torch.nn's class, which follows it among the bases."""
 
     recompute = False
 

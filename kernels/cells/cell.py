@@ -1,4 +1,4 @@
-"""What the persistent loop needs to know of a cell."""
+"""The interface between a cell and the loop over time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """One recurrent cell: two device functions and the sizes that the loop allocates for them.
+    """A cell: two device functions and the sizes that the loop allocates for them.
 
     All device values are float32 blocks `[units, batch]`; `state[0]` is the hidden state h.
 
     - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent
       ones (`R h` and the recurrent bias), each a tuple in torch's gate order.
     - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the
-      input gates, of the recurrent gates, and of the previous state but for what flows through `R`.
+      input gates, of the recurrent gates, and of the previous state except through `R`.
     """
 
     name: str

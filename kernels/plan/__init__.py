@@ -1,8 +1,9 @@
-"""Which tile a program owns, what stays on chip, how many programs run: arithmetic, no GPU.
+"""The plan of a launch: tiling, what stays on chip, how many programs run. Needs neither a GPU nor
+torch.
 
-A plan holds every number that a launch needs. `forward_plan` and `backward_plan` take, of all cuts
-that fit the device (`tiles.py`), the one with the least expected time per step (`cost.py`), or the
-per-step GEMM where that is expected to win; `launch.py` obeys.
+`forward_plan` and `backward_plan` take, of all tiles that fit the device (`tiles.py`), the one with
+the least expected time per step (`cost.py`), or a GEMM per step where that is expected to win.
+Other rooms import from here, `devices` (GPUs by name) and `cost`; `tiles` is this room's own.
 """
 
 from collections.abc import Iterator
@@ -14,23 +15,23 @@ from .cost import Cost
 from .devices import DEVICES as DEVICES
 from .devices import Device as Device
 from .tiles import Problem as Problem
-from .tiles import Tile, backward_tiles, forward_tiles, power_of_two
+from .tiles import Residency, Tile, backward_tiles, forward_tiles, power_of_two
 
 # "auto-graph" chooses as "auto" does, for calls that a CUDA graph replays.
 MODES = ("auto", "auto-graph", "persistent", "stepwise", "gemm")
-# No compiler gives a thread more, so what fits with as many is certain to run at once.
+# Hardware maximum of registers per thread; a grid that fits at it is co-resident.
 MOST_REGISTERS = {"sm": 255, "gfx": 512}
 # A grid is a 32-bit number.
 MOST_PROGRAMS = 2**31 - 1
-# Units and sequences of a program that only does the pointwise part beside a GEMM.
+# Units and sequences of a program that computes only the pointwise part, beside a GEMM.
 POINTWISE_UNITS = 32
 POINTWISE_BATCH = 8
-POINTWISE_BYTES = 16  # of shared memory for each: its four activations change owner
+POINTWISE_BYTES = 16  # of shared memory for each pair: its four activations change their layout
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a launch needs to know; `mode`, `reason` and `cost` are shown to the user."""
+    """All numbers of a launch; `mode`, `reason` and `cost` are for the user."""
 
     mode: str  # "persistent", "stepwise" or "gemm"
     reason: str
@@ -40,15 +41,15 @@ class Plan:
     block_k: int
     chunks: int  # chunks of K in all
     resident: int  # of them, those whose weights stay on chip
-    ahead: int  # chunks of the operand that are under way at once
-    group: int  # programs that exchange the state, and so wait for each other
+    ahead: int  # chunks of the operand in flight
+    group: int  # programs that exchange the state at a barrier; 1 has none
     batch_groups: int
-    tiles: int  # batch tiles that each program serves in turn
+    tiles: int  # batch tiles that each program computes one after another
     directions: int
     num_warps: int
-    registers: int | None  # of a thread, at most, as the compiler is told; None leaves it free
+    registers: int | None  # the compiler's limit for a thread; None sets none
     shared_bytes: int  # of one program, at most
-    capacity: int  # programs that are certain to run at once
+    capacity: int  # programs that are certain to be co-resident
     cost: Cost
 
     @property
@@ -65,7 +66,7 @@ def forward_plan(problem: Problem, device: Device, mode: str = "auto") -> Plan:
     """The forward loop's plan.
 
     Raises:
-        ValueError: for an unknown mode, or mode "persistent" where no persistent cut fits.
+        ValueError: for an unknown mode, or mode "persistent" where no persistent plan fits.
     """
     return _plan(problem, device, mode, backward=False)
 
@@ -84,7 +85,7 @@ def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
         return replace(outside, reason="asked for")
     best = min(persistent_plans(problem, device, backward), key=lambda p: p.floor_us, default=None)
     if mode == "stepwise":
-        base = best or _any_that_fits(problem, device, backward)
+        base = best or first_fitting_tile(problem, device, backward)
         return replace(stepwise(base, problem.B), cost=_stepwise_cost(problem, device, base))
     if best is None:
         reason = _why_none_fits(problem, device, backward)
@@ -112,19 +113,19 @@ def _plan(problem: Problem, device: Device, mode: str, backward: bool) -> Plan:
 
 
 def persistent_plans(problem: Problem, device: Device, backward: bool) -> Iterator[Plan]:
-    """Every persistent plan that is certain to fit, in an order that prefers the simpler."""
+    """Every persistent plan whose programs are certain to be co-resident, the simplest first."""
     for tile in backward_tiles(problem) if backward else forward_tiles(problem):
-        found = tile.residency(device)
-        if found is None:
+        residency = tile.residency(device)
+        if residency is None:
             continue
-        resident, ahead, shared = found
         threads = tile.num_warps * device.warp
-        fit = device.occupancy(shared, most_registers(device, threads), threads)
+        registers = most_registers(device, threads)
+        fit = device.occupancy(residency.shared_bytes, registers, threads)
         batch_tiles = -(-problem.B // tile.block_b)
         for per_multiprocessor in dict.fromkeys((1, fit)):
             capacity = device.multiprocessors * per_multiprocessor
             batch_groups = batch_tiles
-            if not tile.alone:
+            if not tile.single_program:
                 batch_groups = min(batch_tiles, capacity // (tile.group * problem.directions))
             elif batch_tiles * problem.directions > MOST_PROGRAMS:
                 continue
@@ -132,22 +133,20 @@ def persistent_plans(problem: Problem, device: Device, backward: bool) -> Iterat
                 continue
             tiles = -(-batch_tiles // batch_groups)
             batch_groups = -(-batch_tiles // tiles)
-            yield _from_tile(
-                problem, device, tile, resident, ahead, shared, batch_groups, tiles, capacity
-            )
+            yield _from_tile(problem, device, tile, residency, batch_groups, tiles, capacity)
 
 
 def most_registers(device: Device, threads: int) -> int:
-    """The most registers that a thread of a program with so many threads can have."""
+    """The most registers of a thread, in a program of so many threads."""
     most = next(n for name, n in MOST_REGISTERS.items() if device.architecture.startswith(name))
     return min(most, device.registers // threads)
 
 
 def register_limit(device: Device, tile: Tile, resident: int) -> int | None:
-    """The limit on a thread's registers that the compiler is told, or None.
+    """The limit on a thread's registers for the compiler, or None.
 
-    Told none, ptxas may spill a register so that more programs fit than ever run. With one it
-    prefetches all it can, which is too much where tensor cores take streamed weights.
+    Without a limit ptxas may spill registers to make more programs resident than a launch has. With
+    one it prefetches as much as fits, which is too much where tensor cores take streamed weights.
     """
     if resident < tile.chunks and not tile.exact:
         return None
@@ -158,13 +157,12 @@ def _from_tile(
     problem: Problem,
     device: Device,
     tile: Tile,
-    resident: int,
-    ahead: int,
-    shared: int,
+    residency: Residency,
     batch_groups: int,
     tiles: int,
     capacity: int,
 ) -> Plan:
+    resident, ahead, shared = residency
     return Plan(
         mode="persistent",
         reason="",
@@ -188,7 +186,7 @@ def _from_tile(
 
 
 def gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Plan:
-    """The plan with a GEMM per step outside: the kernels only do the pointwise part."""
+    """The plan with a GEMM per step: the kernels compute only the pointwise part."""
     block_b = min(POINTWISE_BATCH, power_of_two(problem.B))
     units = min(POINTWISE_UNITS, max(16, power_of_two(problem.H)))
     batch_groups = -(-problem.B // block_b)
@@ -215,7 +213,7 @@ def gemm(problem: Problem, device: Device, backward: bool, replayed: bool) -> Pl
 
 
 def stepwise(plan: Plan, batch: int) -> Plan:
-    """The same tiles, launched once for each step: every batch tile has programs of its own."""
+    """The same tiles with a launch for each step; every batch tile has programs of its own."""
     tiles = -(-batch // plan.block_b)
     return replace(
         plan, mode="stepwise", reason="asked for", batch_groups=tiles, tiles=1,
@@ -223,13 +221,13 @@ def stepwise(plan: Plan, batch: int) -> Plan:
     )  # fmt: skip
 
 
-def _any_that_fits(problem: Problem, device: Device, backward: bool) -> Plan:
-    """A plan for stepwise launches where no group can be on the device at once."""
+def first_fitting_tile(problem: Problem, device: Device, backward: bool) -> Plan:
+    """A plan for stepwise launches where no group can be co-resident."""
     for tile in backward_tiles(problem) if backward else forward_tiles(problem):
-        found = tile.residency(device)
-        if found is not None:
+        residency = tile.residency(device)
+        if residency is not None:
             batch_groups = -(-problem.B // tile.block_b)
-            return _from_tile(problem, device, tile, *found, batch_groups, 1, MOST_PROGRAMS)
+            return _from_tile(problem, device, tile, residency, batch_groups, 1, MOST_PROGRAMS)
     raise ValueError(f"no tile of H={problem.H} fits {device.shared_bytes} bytes of shared memory")
 
 

@@ -1,8 +1,7 @@
-"""What a time step is expected to cost: the floor under each way to run it, part by part.
+"""The expected time of a step in each mode, part by part: a model to choose a plan by.
 
-A model to choose by, not a prediction to cite. Its constants and the shares in its formulas are
-assumptions. Those that a microbenchmark can measure are a device's `Rates`, which a copy of the
-device may have measured (`python -m bench plan --limits`).
+Its constants, and the shares in its formulas, are assumptions. What a microbenchmark can measure is
+in a device's `Rates` (`python -m bench plan --limits` shows both).
 """
 
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from .tiles import Problem, Tile
 SHARED_BYTES_PER_CLOCK = 128
 # Rows and bytes of K that one link of `Rates.product_clocks` takes.
 CHAIN_ROWS, CHAIN_BYTES = 64, 32
-# Clocks per instruction of one warp that has its scheduler alone: dependent instructions wait.
+# Clocks per instruction of a warp that is the only one of its scheduler: dependent ones wait.
 ALONE_CLOCKS = 2.0
-# The same with company, whose instructions fill the waits.
+# The same if several warps share the scheduler and fill each other's waits.
 SHARED_CLOCKS = 1.2
 # Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns and
 # each of its gates, and for each tensor-core instruction. Fitted to what the compiler makes for
@@ -29,10 +28,10 @@ PRODUCT_INSTRUCTIONS = 4
 # the rates hold what a chain of products and a GEMM were measured to take, those count instead.
 TENSOR_SHARE = 0.6
 FMA_SHARE = 0.4
-# What the host needs to launch one of our kernels once more, and a GEMM of torch's; a replayed CUDA
-# graph needs neither. First Python's part, measured where nothing is launched (`python -m
-# tests.helpers.host_time`, AMD EPYC of family 25, model 17, Python 3.11 and 3.12); then what is
-# assumed of the C launcher or cuBLAS, and of the CUDA driver.
+# Host time of one more launch of our kernel, and of a GEMM by torch; a replayed CUDA graph needs
+# neither. The first term is Python's, measured without a GPU (`python -m tests.helpers.host_time`,
+# AMD EPYC of family 25, model 17, Python 3.11 and 3.12); the second is assumed: the C launcher or
+# cuBLAS, and the CUDA driver.
 HOST_KERNEL_US = 5.0 + 3.0
 HOST_GEMM_US = 2.0 + 6.0
 # A GEMM's least time: a skinny one is bound by latency (split over K, or few tiles).
@@ -41,9 +40,7 @@ GEMM_US = 3.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected microseconds per time step, by part. `floor_us` is less than the sum where parts
-    overlap.
-    """
+    """Expected microseconds per time step, by part; `floor_us` is their sum less what overlaps."""
 
     floor_us: float
     barrier_us: float = 0.0
@@ -79,7 +76,7 @@ def persistent(
     rates = device.rates
     clock = rates.clock_ghz * 1e3  # clocks per microsecond
     programs = tile.group * batch_groups * problem.directions
-    crowd = -(-programs // device.multiprocessors)  # programs that share a multiprocessor
+    crowd = -(-programs // device.multiprocessors)  # programs that share an SM
     columns = problem.H * (problem.gates if tile.backward else 1) / tile.split  # K of one program
 
     def from_l2(size: float) -> float:
@@ -87,7 +84,7 @@ def persistent(
         return max(each * crowd, size * programs / (rates.l2_gbps * 1e3))
 
     gather = 0.0
-    if not tile.alone:
+    if not tile.single_program:
         rounds = -(-tile.chunks // ahead)
         gather = rates.latency_us * rounds + from_l2(columns * tile.block_b * tile.size)
     share = resident / tile.chunks
@@ -103,7 +100,7 @@ def persistent(
         rate = rates.tensor if problem.size == 2 else rates.tensor_tf32
         product = operations / (rate * TENSOR_SHARE * clock)
         link = dict(rates.product_clocks).get(tile.block_b)
-        if link is not None and not tile.alone:  # whose product is no chain of so few rows
+        if link is not None and not tile.single_program:  # whose product has too many rows
             weights = 0.0  # the chain reads them
             links = tile.rows / CHAIN_ROWS * columns * tile.size / CHAIN_BYTES
             product = links * link / clock
@@ -120,12 +117,12 @@ def persistent(
     gates = max(lone_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
 
     work = gather + crowd * max(weights, product) + stream + gates
-    barrier = 0.0 if tile.alone else rates.barrier_us(tile.group)
+    barrier = 0.0 if tile.single_program else rates.barrier_us(tile.group)
     split_barrier = 0.0
     if tile.split > 1:
         split_barrier = rates.barrier_us(tile.split) * rates.split_barrier
     work += split_barrier
-    # A tile's barrier passes while the program works on its other tiles.
+    # The barrier's latency overlaps with the work on the program's other tiles.
     step = tiles * work + max(0.0, barrier - (tiles - 1) * work)
     memory = step_bytes(problem, tile.backward) / (rates.hbm_gbps * 1e3)
     return Cost(
@@ -159,7 +156,7 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
     rate = rates.l2_gbps / 2 if weights < rates.l2_bytes / 2 else rates.hbm_gbps
     reading = weights / (rate * 1e3)
     product = max(GEMM_US * problem.directions, arithmetic, reading)
-    # The product goes through memory in float32 once more.
+    # The product is written and read once more, in float32.
     sums = 8 * problem.gates * problem.B * problem.H * problem.directions
     memory = step_bytes(problem, backward) / (rates.hbm_gbps * 1e3)
     gates = 1.0 + sums / (rates.l2_gbps / 2 * 1e3) + memory
@@ -177,7 +174,7 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
 
 
 def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
-    """The loop's kernels launched for each step: no barrier, but weights read anew each time."""
+    """A launch for each step: no barrier, but the weights are read again each time."""
     rates = device.rates
     launches = 2 if split > 1 else 1
     stream = weight_bytes / (rates.l2_gbps * 1e3)

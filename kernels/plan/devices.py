@@ -1,6 +1,6 @@
-"""What a plan must know of a GPU: its limits, and the rates that the cost model counts with.
+"""GPUs by name: limits that every plan obeys, and rates for the cost model.
 
-Limits decide whether a plan is right; rates only which of several right plans is taken.
+Wrong limits make wrong plans; wrong rates only make the choice among right plans a slower one.
 """
 
 from dataclasses import dataclass, replace
@@ -8,36 +8,37 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Rates:
-    """What the cost model counts with, of one GPU. Operations: a multiply-add is two.
+    """One GPU's rates for the cost model; a multiply-add is two operations.
 
-    The defaults and every table of DEVICES are assumed or published; `dataclasses.replace` puts in
-    their place what was measured on a card.
+    The defaults and those in DEVICES are assumed or published; measured ones replace them by
+    `dataclasses.replace`.
     """
 
     clock_ghz: float
-    tensor: int  # operations per clock and multiprocessor on 16-bit numbers
+    tensor: int  # operations per clock and SM on 16-bit numbers
     tensor_tf32: int
     fma: int  # the same in exact float32, without tensor cores
-    l2_bytes: int  # of the last cache that all multiprocessors share
-    l2_gbps: float  # 1e9 bytes per second, all multiprocessors together
+    l2_bytes: int  # of the last cache that all SMs share
+    l2_gbps: float  # 1e9 bytes per second, all SMs together
     hbm_gbps: float
-    # One barrier, by the programs of a group, ascending: that of the largest number not above.
+    # (programs of a group, microseconds of its barrier), ascending; a group takes the last entry
+    # with no more programs than it has.
     barriers_us: tuple[tuple[int, float], ...] = ((1, 1.2),)
-    # Of the barrier for so few, what those take that share a backward product.
+    # Time of the split-K barrier, as a part of the barrier of as many programs.
     split_barrier: float = 0.8
     latency_us: float = 0.3  # from a load to its value in L2
     launch_us: float = 2.0  # from one kernel's end to the next one's start, on the device
-    # Of one multiprocessor's path from L2 (NVIDIA's and AMD's architecture papers).
+    # From L2 to one SM (NVIDIA's and AMD's architecture papers).
     l2_bytes_per_clock: float = 64.0
-    # Clocks of 64 rows times 32 bytes of K, in a chain of sums from shared memory, by the
-    # sequences of a batch tile; without it, from `tensor` and shared memory's width.
+    # (sequences of a batch tile, clocks to multiply 64 rows by 32 bytes of K), for a chain of
+    # dependent sums from shared memory; if empty, from `tensor` and the width of shared memory.
     product_clocks: tuple[tuple[int, float], ...] = ()
-    # Large GEMMs, 1e12 operations per second, by the dtype, of float32 by its precision; without
-    # it, from the peak rates.
+    # (dtype, or precision of float32, 1e12 operations per second of a large GEMM); if empty, from
+    # the peak rates.
     gemm_tflops: tuple[tuple[str, float], ...] = ()
 
     def barrier_us(self, programs: int) -> float:
-        """A barrier among so many programs."""
+        """Time of a barrier among so many programs."""
         expected = self.barriers_us[0][1]
         for least, us in self.barriers_us:
             if least <= programs:
@@ -53,15 +54,15 @@ class Device:
     architecture: str  # as the compiler names it: sm_90, gfx942
     multiprocessors: int
     shared_bytes: int  # most that one program may use
-    shared_total: int  # of one multiprocessor, for all programs on it
-    registers: int  # 32-bit registers of one multiprocessor
-    threads: int  # most threads of one multiprocessor
+    shared_total: int  # of one SM, for all programs on it
+    registers: int  # 32-bit registers of one SM
+    threads: int  # most threads of one SM
     warp: int  # threads of a warp
     rates: Rates
 
     def occupancy(self, shared: int, registers: int, threads: int) -> int:
-        """How many programs of this size fit on one multiprocessor at once."""
-        # Registers are given to a warp in units of 256; 1 KB of shared memory is the system's own.
+        """How many programs of this size are resident on one SM at once."""
+        # Registers are allocated to a warp in units of 256; 1 KB of shared memory is reserved.
         per_warp = -(-max(registers, 1) * self.warp // 256) * 256
         return min(
             self.shared_total // (shared + 1024),
@@ -72,9 +73,9 @@ class Device:
 
 
 KB = 1024
-# Multiprocessors, shared memory, registers, threads: tables "Technical Specifications per Compute
+# SMs, shared memory, registers, threads: tables "Technical Specifications per Compute
 # Capability" of NVIDIA's CUDA programming guide; clocks and peak rates: each GPU's data sheet and
-# architecture paper (dense rates / multiprocessors / boost clock); MI300X: AMD's CDNA 3 paper and
+# architecture paper (dense rates / SMs / boost clock); MI300X: AMD's CDNA 3 paper and
 # data sheet. L2 rates under load: assumed at 3/4 of the published peak (A100 and H100: 5,120 bytes
 # a clock), MI300X's at half of its Infinity Cache's. Barrier, latency and launch: assumed.
 DEVICES = {
@@ -108,7 +109,7 @@ DEVICES = {
 def describe(
     name: str, architecture: str, multiprocessors: int, shared_bytes: int, shared_total: int
 ) -> Device:
-    """A present GPU's limits as its driver tells them, with the rates of its nearest relative."""
+    """A GPU with the limits that its driver reports and the rates of the nearest in DEVICES."""
     known = [d for d in DEVICES.values() if d.architecture == architecture]
     if not known:
         capability = architecture.removeprefix("sm_")

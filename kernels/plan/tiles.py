@@ -1,4 +1,4 @@
-"""How the loop can be cut into programs, and what each cut needs on chip: arithmetic only.
+"""The tilings of the loop into programs, and what each needs on chip: arithmetic only.
 
 The forward kernel's left operand has `rows = units * padded gates` rows and K = H columns; the
 backward kernel's has `units` rows and K = G*H columns, which `split` programs share.
@@ -6,37 +6,38 @@ backward kernel's has `units` rows and K = G*H columns, which `split` programs s
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .devices import Device
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Tensor cores of Hopper take 64 rows at a time; exact float32 products have no such unit.
+# wgmma multiplies 64 rows at a time; exact float32 products use no tensor cores.
 TENSOR_ROWS = 64
 EXACT_ROWS = 32
-# Sequences of a batch tile. The compiler gives Hopper's tensor cores 16 at least; 8 go by older,
-# slower instructions, which only a lone program's short product can afford.
+# Sequences of a batch tile. wgmma needs N >= 16; N = 8 falls back to mma.sync, acceptable only for
+# short K in single-program tiles.
 BATCH_TILES = (8, 16, 32, 64)
-LEAST_SHARED_TILE = 16
-# A lone program's most rows (forward) or columns (backward): what its shared memory and registers
-# hold.
-LONE_ROWS, EXACT_LONE_ROWS = 512, 128
-EXACT_LONE_COLUMNS = 64  # of one gate
-# Unit-and-sequence pairs of a thread: what more warps are taken for, and what the compiler can keep
-# in registers without spilling, beside a wide operand under way less.
-LONE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
-# Chunks of a program with the widest batch tile, and those of its operand under way: with more of
-# the first or fewer of the second it spills.
+LEAST_GROUP_TILE = 16
+# Most rows (forward) or columns (backward) of a single-program tile: what shared memory and
+# registers hold.
+SINGLE_ROWS, EXACT_SINGLE_ROWS = 512, 128
+EXACT_SINGLE_COLUMNS = 64  # of one gate
+# Unit-and-sequence pairs of a thread: beyond the first number a program gets more warps; the others
+# are the most that fit in registers without a spill, with a narrow and a wide operand in flight.
+SINGLE_OWNED, MOST_OWNED, MOST_OWNED_WIDE = 4, 8, 4
+# With the widest batch tile: most chunks of a program, and fewest of its operand in flight; beyond
+# either, registers spill.
 WIDEST_TILE, WIDEST_CHUNKS, WIDEST_AHEAD = 64, 16, 3
-# Bytes of one row of a chunk of weights; half for wide batch tiles, whose operand is larger, and
-# for exact products, which hold a chunk's factors in registers. Exact products back in time, whose
-# columns of weights take more addresses, have half as much again, or a quarter for wide tiles.
+# Bytes of one row of a chunk of weights. Half of it for wide batch tiles, whose operand is larger,
+# and for exact products, which hold a chunk's factors in registers; in the backward pass, whose
+# weights need more addresses, exact products take a half of that half, wide tiles a quarter.
 CHUNK_BYTES = 512
 SHORTEST_CHUNK = 16  # columns, which a product on the device must have
-# The same for streamed chunks of four-byte numbers, beside the registers that their loads take;
-# half for wide batch tiles in the backward pass.
+# The same for streamed chunks of four-byte numbers, whose loads take registers; half of it for wide
+# batch tiles in the backward pass.
 STREAM_BYTES = 256
-# Registers per thread that the operand's chunks on their way may fill (of 255): exact products
-# leave fewer, since they hold their factors in registers too.
+# Registers per thread (of 255) for the operand's chunks in flight; exact products leave fewer: they
+# hold their factors in registers too.
 OPERAND_REGISTERS, EXACT_OPERAND_REGISTERS = 64, 16
 
 
@@ -67,9 +68,19 @@ class Problem:
         return 2 if self.gates == 4 else 1
 
 
+class Residency(NamedTuple):
+    """How many chunks stay on chip, how many of the operand are in flight, and the bytes of shared
+    memory for both.
+    """
+
+    resident: int
+    ahead: int
+    shared_bytes: int
+
+
 @dataclass(frozen=True)
 class Tile:
-    """What one program owns and how it goes through K."""
+    """The units and sequences of one program, and its chunks of K."""
 
     backward: bool
     group: int  # programs that share a batch tile
@@ -84,8 +95,8 @@ class Tile:
     exact: bool
 
     @property
-    def alone(self) -> bool:
-        """Whether one program holds the whole state, so that nobody waits for anybody."""
+    def single_program(self) -> bool:
+        """Whether the program is a group by itself, so that it waits for no other."""
         return self.group == 1
 
     @property
@@ -97,13 +108,13 @@ class Tile:
         return self.block_k * self.block_b * self.size
 
     def shared_bytes(self, resident: int, ahead: int) -> int:
-        """Shared memory, at most: resident weights; operand and streamed chunks under way, or the
-        product on its way from one layout to another where that is more.
+        """Most shared memory: the resident weights, and the chunks in flight or, if larger, the
+        product while it changes its layout.
         """
         exchange = self.rows * self.block_b * 4  # the product as each thread holds it
-        if self.alone and self.backward:
+        if self.single_program and self.backward:
             window = max((self.chunks + 1) * self.operand_bytes, 2 * exchange)
-        elif self.alone:
+        elif self.single_program:
             window = exchange * 3 // 2 + 2 * self.units * self.block_b * 4 + 128
         else:
             window = (resident if ahead >= resident else ahead + 1) * self.operand_bytes
@@ -112,10 +123,8 @@ class Tile:
         signals = SIGNAL_BYTES * (self.chunks + 2)
         return resident * self.chunk_bytes + max(window, exchange) + signals
 
-    def residency(self, device: Device) -> tuple[int, int, int] | None:
-        """The most resident chunks, with them the most ahead, and the shared memory they need;
-        None where not even the stream fits.
-        """
+    def residency(self, device: Device) -> Residency | None:
+        """The most resident chunks, with those the most ahead; None if the tile does not fit."""
         threads = self.num_warps * device.warp
         room = EXACT_OPERAND_REGISTERS if self.exact else OPERAND_REGISTERS
         most = max(1, room * 4 * threads // self.operand_bytes)
@@ -123,26 +132,26 @@ class Tile:
             if resident < self.chunks and not self.streams:
                 return None
             least = 1
-            if self.block_b == WIDEST_TILE and not self.alone:
+            if self.block_b == WIDEST_TILE and not self.single_program:
                 least = min(WIDEST_AHEAD, resident)
             for ahead in range(max(1, min(most, resident)), least - 1, -1):
                 shared = self.shared_bytes(resident, ahead)
                 if shared <= device.shared_bytes:
-                    return resident, ahead, shared
+                    return Residency(resident, ahead, shared)
         return None
 
     @property
     def streams(self) -> bool:
-        """Whether some of the chunks may be streamed without a spill of registers."""
-        if self.alone or self.block_b == WIDEST_TILE:
+        """Whether chunks may be streamed without a register spill."""
+        if self.single_program or self.block_b == WIDEST_TILE:
             return False
-        halves = 2 if self.backward and self.block_b > LEAST_SHARED_TILE else 1
+        halves = 2 if self.backward and self.block_b > LEAST_GROUP_TILE else 1
         return self.size < 4 or self.block_k * self.size <= STREAM_BYTES // halves
 
 
-# Where Blackwell's tensor cores signal that they are done with a chunk, and two more.
+# The barriers with which Blackwell's tensor cores report a chunk as done, and two more.
 SIGNAL_BYTES = 128
-# Chunks of weights and operand that the compiler's pipeline keeps under way in the streaming loop.
+# Chunks of weights and operand that the compiler's pipeline keeps in flight in the streaming loop.
 STREAM_STAGES = 3
 
 
@@ -152,37 +161,37 @@ def power_of_two(n: int) -> int:
 
 
 def forward_tiles(problem: Problem) -> Iterator[Tile]:
-    """All cuts of the forward loop that the kernels are compiled and tested for."""
+    """All tiles of the forward loop that the kernels are compiled and tested for."""
     padded = 1 if problem.gates == 1 else 4
-    lone = max(16, power_of_two(problem.H))
+    units = max(16, power_of_two(problem.H))
     rows = EXACT_ROWS if problem.exact else TENSOR_ROWS
-    least = 8 if problem.exact else LEAST_SHARED_TILE
+    least = 8 if problem.exact else LEAST_GROUP_TILE
     for block_b in batch_tiles(problem):
-        if lone * padded <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS):
-            yield from _lone(problem, False, lone, padded * lone, block_b, 1)
+        if units * padded <= (EXACT_SINGLE_ROWS if problem.exact else SINGLE_ROWS):
+            yield from single_program_tiles(problem, False, units, padded * units, block_b, 1)
         if rows // padded < problem.H and block_b >= least:
-            yield from _shared(problem, False, rows // padded, rows, block_b, 1)
+            yield from group_tiles(problem, False, rows // padded, rows, block_b, 1)
 
 
 def backward_tiles(problem: Problem) -> Iterator[Tile]:
-    """All cuts of the backward loop that the kernels are compiled and tested for."""
-    lone = max(16, power_of_two(problem.H))
+    """All tiles of the backward loop that the kernels are compiled and tested for."""
+    units = max(16, power_of_two(problem.H))
     rows = EXACT_ROWS if problem.exact else TENSOR_ROWS
-    least = 8 if problem.exact else LEAST_SHARED_TILE
+    least = 8 if problem.exact else LEAST_GROUP_TILE
     for block_b in batch_tiles(problem):
-        fits = lone * problem.gates <= (EXACT_LONE_ROWS if problem.exact else LONE_ROWS)
-        if fits and not (problem.exact and lone > EXACT_LONE_COLUMNS):
-            yield from _lone(problem, True, lone, lone, block_b, problem.gates)
+        fits = units * problem.gates <= (EXACT_SINGLE_ROWS if problem.exact else SINGLE_ROWS)
+        if fits and not (problem.exact and units > EXACT_SINGLE_COLUMNS):
+            yield from single_program_tiles(problem, True, units, units, block_b, problem.gates)
         for split in (1, 2, 4):
             if (rows < problem.H or split > 1) and block_b >= least:
-                yield from _shared(problem, True, rows, rows, block_b, split)
+                yield from group_tiles(problem, True, rows, rows, block_b, split)
 
 
-def _lone(
+def single_program_tiles(
     problem: Problem, backward: bool, units: int, rows: int, block_b: int, chunks: int
 ) -> Iterator[Tile]:
-    """One program for a batch tile: its weights are one chunk (forward) or one for each gate."""
-    num_warps = min(8, max(4, units * block_b // (32 * LONE_OWNED)))
+    """One program a batch tile: its weights are one chunk (forward) or one per gate (backward)."""
+    num_warps = min(8, max(4, units * block_b // (32 * SINGLE_OWNED)))
     if units * block_b <= num_warps * 32 * MOST_OWNED:
         yield Tile(
             backward, 1, units, 1, rows, block_b, units, chunks, num_warps, problem.size,
@@ -190,10 +199,10 @@ def _lone(
         )  # fmt: skip
 
 
-def _shared(
+def group_tiles(
     problem: Problem, backward: bool, units: int, rows: int, block_b: int, split: int
 ) -> Iterator[Tile]:
-    """A group of programs for a batch tile, with longer and shorter chunks of K."""
+    """A group of programs a batch tile, with longer and with shorter chunks of K."""
     num_warps = 8 if rows * block_b >= 64 * 64 else 4
     most = MOST_OWNED if block_b <= 16 else MOST_OWNED_WIDE
     if units // split * block_b > num_warps * 32 * most:
@@ -202,7 +211,7 @@ def _shared(
     wide = block_b > 16 or problem.exact
     longest = CHUNK_BYTES // 2 if wide else CHUNK_BYTES
     if problem.exact and backward:
-        longest //= 4 if block_b > LEAST_SHARED_TILE else 2
+        longest //= 4 if block_b > LEAST_GROUP_TILE else 2
     lengths = (longest // problem.size, longest // problem.size // 2)
     for block_k in dict.fromkeys(max(SHORTEST_CHUNK, length) for length in lengths):
         block_k = min(block_k, max(SHORTEST_CHUNK, power_of_two(-(-K // split))))
@@ -219,5 +228,5 @@ def _shared(
 def batch_tiles(problem: Problem) -> list[int]:
     """Tiles that are not much too large for the batch."""
     least = 16 if problem.size == 4 and not problem.exact else 8
-    most = max(LEAST_SHARED_TILE, power_of_two(problem.B))
+    most = max(LEAST_GROUP_TILE, power_of_two(problem.B))
     return [b for b in BATCH_TILES if least <= b <= most]
