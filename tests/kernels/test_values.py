@@ -141,7 +141,23 @@ def check(case: dict[str, Any]) -> None:
     assert list(actual) == list(expected)
     for name, value in expected.items():
         assert actual[name].dtype == case["dtype"], name
-        assert_close(actual[name], value, bound, name)
+        assert actual[name].shape == value.shape, name
+    exact = by_layer(expected)
+    for name, value in by_layer(actual).items():
+        assert_close(value, exact[name], bound, name)
+
+
+def by_layer(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of one layer's parameters joined, all others as they are.
+
+    They are sums of the same terms, each times an input: one of few entries may be small because
+    its terms cancel, which does not make their rounding smaller.
+    """
+    joined: dict[str, list[Tensor]] = {}
+    for name, value in found.items():
+        layer = "d" + name[name.index("[") :] if "[" in name else name
+        joined.setdefault(layer, []).append(value.flatten())
+    return {name: torch.cat(parts) for name, parts in joined.items()}
 
 
 SETTINGS: dict[str, list[Any]] = {
