@@ -180,3 +180,16 @@ def test_packages_and_what_reports_load_no_torch():
     assert len(names) > 20
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+LEAN = {"torch", "triton", "numpy", "scipy", "typer", "rich", "pynvml", "pytest", *PACKAGES[:3]}
+
+
+def test_measuring_imports_only_the_lean_list():
+    for path in FILES:
+        if path.parts[0] == "tests" or "report" in path.parts:
+            continue
+        names = imported((ROOT / path).read_text(), ".".join(path.parent.parts))
+        measured = {path.stem} if path.match("bench/providers/*") else set()
+        foreign = {name.split(".")[0] for name in names} - LEAN - measured
+        assert foreign <= sys.stdlib_module_names, path

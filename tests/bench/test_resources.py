@@ -94,15 +94,21 @@ def test_faults_are_stack_and_shared_memory_beyond_limit_or_plan():
     assert "of 232448 bytes" in resources.faults(job, FOUND | {"shared_bytes": 300000})[0]
 
 
-def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
-    compiled = []
+@pytest.fixture
+def compiled(monkeypatch):
+    """What was asked of a compiler that makes the same of every job."""
+    seen = []
 
     def compile_all(todo, dump, deadline):
         for job in todo:
-            compiled.append(job)
+            seen.append(job)
             yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
 
     monkeypatch.setattr(resources, "compile_all", compile_all)
+    return seen
+
+
+def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch, compiled):
     todo = resources.plan_jobs(H100, Grid((1024,), (16, 64), ("lstm",), ("bf16",)))
     folder, first, left = resources.compile_missing(todo[:1], tmp_path)
     assert (len(first), left, len(compiled)) == (1, 0, 1)
@@ -126,15 +132,7 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch):
     assert len(compiled) == 2 * len(todo)
 
 
-def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path, monkeypatch):
-    compiled = []
-
-    def compile_all(todo, dump, deadline):
-        for job in todo:
-            compiled.append(job)
-            yield job, {"status": "ok", "reason": None, "compile_s": 1.0, "resources": FOUND}
-
-    monkeypatch.setattr(resources, "compile_all", compile_all)
+def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path, compiled):
     (job,) = resources.plan_jobs(H100, Grid((1024,), (16,), ("lstm",), ("bf16",)))[:1]
     resources.compile_missing([job], tmp_path)
     _, (record,), _ = resources.compile_missing([replace(job, batches=(8, 16))], tmp_path)
@@ -200,34 +198,25 @@ def tiled(pass_, block_b, features=("bias", "lengths", "resets", "save")):
     return compile_kernel.Variant("lstm", pass_, 1024, 1, "bf16", "ieee", one_tile, features)
 
 
-def planned(cell, pass_, H, number="bf16"):
-    return resources.plan_variant(H100, cell, pass_, H, 16, number)
-
-
-def stepwise(cell, pass_, H, B):
-    """The same loop launched for each step, whose compiler sees no barrier in the loop."""
-    from kernels.plan import Problem, backward_plan, forward_plan
-
-    asked = Problem(resources.CELLS[cell].gates, B, H, 1, "bfloat16")
-    plan = (backward_plan if pass_ == "bwd" else forward_plan)(asked, H100, "stepwise")
-    return compile_kernel.Variant(cell, pass_, H, 1, "bf16", "ieee", plan)
+def usual(cell, pass_, H, number="bf16", B=16, mode="auto"):
+    return resources.plan_variant(H100, cell, pass_, H, B, number, mode)
 
 
 REGRESSION = {
-    "forward": planned("lstm", "fwd", 1024),
-    "backward": planned("lstm", "bwd", 1024),
+    "forward": usual("lstm", "fwd", 1024),
+    "backward": usual("lstm", "bwd", 1024),
     **{f"forward, tile {b}": tiled("fwd", b) for b in (32, 64)},
     **{f"backward, tile {b}": tiled("bwd", b) for b in (16, 32, 64)},
-    "GRU backward": planned("gru", "bwd", 1024),
-    "lone": planned("lstm", "bwd", 128),
-    "tf32": planned("lstm", "fwd", 512, "fp32:tf32"),
-    "stepwise forward": stepwise("lstm", "fwd", 1536, 16),
-    "stepwise backward": stepwise("lstm", "bwd", 1024, 64),
+    "GRU backward": usual("gru", "bwd", 1024),
+    "single program": usual("lstm", "bwd", 128),
+    "tf32": usual("lstm", "fwd", 512, "fp32:tf32"),
+    "stepwise forward": usual("lstm", "fwd", 1536, mode="stepwise"),
+    "stepwise backward": usual("lstm", "bwd", 1024, B=64, mode="stepwise"),
 }
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def regression():
     """The regression subset, compiled for an H100."""
     todo = [resources.Job(variant, (16,), H100) for variant in REGRESSION.values()]
     names = dict(zip((id(job) for job in todo), REGRESSION, strict=True))
@@ -241,8 +230,8 @@ def compiled():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REGRESSION)
-def test_no_stack_and_no_more_shared_memory_than_planned(compiled, name):
-    job, found = compiled[name]
+def test_no_stack_and_no_more_shared_memory_than_planned(regression, name):
+    job, found = regression[name]
     assert resources.faults(job, found) == []
     assert found["spills"] == 0
     assert found["occupancy"] >= 1
@@ -251,8 +240,8 @@ def test_no_stack_and_no_more_shared_memory_than_planned(compiled, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["forward", "backward"])
-def test_the_loop_over_time_is_short(compiled, name):
-    _, found = compiled[name]
+def test_the_loop_over_time_is_short(regression, name):
+    _, found = regression[name]
     limit = MOST_INSTRUCTIONS["fwd" if name == "forward" else "bwd"]
     assert 300 < found["loop_instructions"] <= limit
     assert found["tensor_core"] == 64, "4 chunks of 256 columns, 16 at a time"

@@ -346,45 +346,6 @@ def test_wrong_words_get_one_clear_sentence(words: list[str], complaint: str):
     assert complaint in found.stderr and "Traceback" not in found.stderr
 
 
-ALLOWED = {
-    "torch", "triton", "numpy", "pandas", "scipy", "matplotlib", "pytest", "pytest_benchmark",
-    "typer", "rich", "hypothesis", "pynvml", "bench", "kernels", "reference",
-}  # fmt: skip
-LEAN = """
-import sys, importlib.abc
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        top = name.split(".")[0]
-        frame, direct = sys._getframe(1), None
-        while frame:
-            file = frame.f_code.co_filename
-            if "importlib" not in file and "<frozen" not in file and file != "<string>":
-                direct = file
-                break
-            frame = frame.f_back
-        ours = direct and direct.startswith({root!r}) and "site-packages" not in direct
-        if ours and top not in {allowed!r} and top not in sys.stdlib_module_names:
-            raise ImportError(f"{{direct}} imports {{name}}")
-        return None
-sys.meta_path.insert(0, Block())
-from pathlib import Path
-from bench.sweep import sweep
-if __name__ == "__main__":
-    import bench.sweep.worker, bench.cli.sweep, bench.report.compare, bench.cli.error
-    import bench.cli.quick, bench.cli.campaign, bench.cli.check_gpu, bench.gpu.floor
-    import bench.providers; bench.providers.load()
-    import bench.conftest, bench.test_throughput
-"""
-
-
-def test_measuring_imports_only_the_lean_list():
-    code = LEAN.format(root=str(ROOT), allowed=ALLOWED)
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert found.returncode == 0, found.stderr
-
-
 def test_the_first_command_measures_also_where_records_are_committed(tmp_path: Path):
     """Else a fresh clone on a machine of the same name would measure nothing."""
     name = quick.run_name("tiny", tmp_path)

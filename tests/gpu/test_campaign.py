@@ -455,23 +455,6 @@ def test_an_archive_that_report_would_not_take_is_refused(tmp_path: Path):
     assert "accepted: a name that ends in .tar.gz" in str(found.exception)
 
 
-def test_a_lost_terminal_ends_the_call_in_order_unless_it_is_ignored():
-    before = [signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)]
-    try:
-        for ignored in (False, True):  # as nohup does
-            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-            with process.exiting_on_signals():
-                if ignored:
-                    os.kill(os.getpid(), signal.SIGHUP)
-                else:
-                    with pytest.raises(SystemExit):
-                        os.kill(os.getpid(), signal.SIGHUP)
-            assert signal.getsignal(signal.SIGTERM) == before[0]
-    finally:
-        for sign, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
-            signal.signal(sign, handler)
-
-
 @pytest.mark.parametrize(
     ("found", "again"),
     [

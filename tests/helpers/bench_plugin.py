@@ -47,46 +47,36 @@ def odd(problem):
     raise AssertionError("was asked all the same")
 
 
-@provider("wrong")
-def wrong(problem):
-    call = _reference(problem)
-    right = call.forward
-    call.forward = lambda: {name: value * 1.01 for name, value in right().items()}
-    return call
+def _changes(name, change):
+    """Register a provider whose outputs are the reference's, changed."""
+
+    def build(problem):
+        call = _reference(problem)
+        right = call.forward
+        call.forward = lambda: change(right())
+        return call
+
+    provider(name)(build)
 
 
-@provider("more-rows")
-def more_rows(problem):
-    """Right in every row that is asked for, and three rows more."""
-    call = _reference(problem)
-    right = call.forward
-    call.forward = lambda: {
-        name: torch.cat([value, value[:, :1].expand(-1, 3, -1)], 1)
-        for name, value in right().items()
-    }
-    return call
+def _each(change):
+    return lambda found: {name: change(value) for name, value in found.items()}
 
 
-@provider("one-number")
-def one_number(problem):
-    call = _reference(problem)
-    right = call.forward
-    call.forward = lambda: {name: value[:1, :1, :1] for name, value in right().items()}
-    return call
+def _three_more_rows(value):
+    return torch.cat([value, value[:, :1].expand(-1, 3, -1)], 1)
 
 
-@provider("no-state")
-def no_state(problem):
-    call = _reference(problem)
-    right = call.forward
-    call.forward = lambda: {"y": right()["y"]}
-    return call
+_changes("wrong", _each(lambda value: value * 1.01))
+_changes("more-rows", _each(_three_more_rows))
+_changes("one-number", _each(lambda value: value[:1, :1, :1]))
+_changes("no-state", lambda found: {"y": found["y"]})
 
 
 @provider("part-gradient")
 def part_gradient(problem):
     call = _reference(problem)
-    call.standard = lambda found: {name: value[:1] for name, value in found.items()}
+    call.standard = _each(lambda value: value[:1])
     return call
 
 
