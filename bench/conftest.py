@@ -112,7 +112,7 @@ def measured(
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    """Put the device and versions into the JSON, beside what pytest-benchmark knows."""
+    """Put the device and versions into pytest-benchmark's JSON."""
     machine_info["rnnbench"] = {
         "device": environment.device_facts(),
         "software": provenance.software_facts(),

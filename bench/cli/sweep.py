@@ -98,7 +98,7 @@ def command(
 
 
 def check_not_empty(plan: Plan) -> None:
-    """Raise ValueError if a preset has no case of the kind that was asked for."""
+    """Raise ValueError if a preset has no case of the given kinds."""
     if not plan.matched:
         raise ValueError(
             "the preset has no cases of that kind; accepted: --kind time, error or both"

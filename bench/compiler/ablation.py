@@ -1,7 +1,7 @@
 """The loop over time with one part left out, to see what that part costs.
 
-Everything is left out by arguments that the kernels take anyway: no switch for profiling stands in
-them. The results of such a launch are meaningless.
+Everything is left out by arguments that the kernels take anyway: they have no switches
+for profiling. The results of such a launch are meaningless.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
 PASS, FAIL, LEFT_OUT, NOT_DONE = "pass", "FAIL", "left out", "not done"
-FAIR_SECONDS = 60.0  # what the deadline cut off after less had no fair try
+FAIR_SECONDS = 60.0  # a unit that the deadline ended after less does not count as tried
 BUSY = "busy or unavailable"  # what CUDA says of a card that another process has for itself
 # There are as many processes as cores.
 THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -30,7 +30,7 @@ class Skipped(Exception):
 
 
 class NotDone(Exception):
-    """What surrounds the check kept it from ending; that tells nothing of the kernels."""
+    """The check could not be completed for a reason outside the kernels."""
 
 
 class Failed(Exception):
@@ -56,13 +56,13 @@ class Unit:
         name: unlike any other unit's.
         call: picklable; returns a line on what it found.
         after: names of units that must have ended before, such as those that compile its kernels.
-        alone: whether it needs the whole GPU: no other unit runs then, and no process waits.
+        exclusive: whether it needs the whole GPU: no other unit runs then, and no process waits.
     """
 
     name: str
     call: Callable[[], str]
     after: tuple[str, ...] = ()
-    alone: bool = False
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def attempt(call: Callable[[], str]) -> Outcome:
         detail, state = call(), PASS
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # an error that comes late is this check's, not the next's
+            torch.cuda.synchronize()  # an asynchronous error is this check's, not the next's
             torch.cuda.empty_cache()  # the other processes' checks need it
     except Skipped as reason:
         detail, state = str(reason), LEFT_OUT
@@ -178,12 +178,12 @@ class Pool:
         """Give waiting units to processes, as far as there are any and the units may begin."""
         for unit in list(waiting):
             running = [other for other, _ in self._busy.values()]
-            if any(other.alone for other in running):
+            if any(other.exclusive for other in running):
                 return
             unfinished = {other.name for other in (*waiting, *running)}
-            if (unit.alone and running) or unfinished & set(unit.after):
+            if (unit.exclusive and running) or unfinished & set(unit.after):
                 continue
-            if unit.alone:
+            if unit.exclusive:
                 self.close()
             if not self._idle and len(running) >= self.workers:
                 return

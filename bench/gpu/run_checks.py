@@ -93,7 +93,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         if of is not None:
             mode = None if of.mode == "auto" else of.mode
             suspects = (Suspect(name, of.cell, mode=mode, number=number),)
-        unit = Unit(name, call, after, alone=kind == "far offsets")
+        unit = Unit(name, call, after, exclusive=kind == "far offsets")
         found.setdefault(name, Check(kind, what, unit, suspects))
         return name
 

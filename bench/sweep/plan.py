@@ -147,7 +147,7 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
 
 
 def select_requests(preset: Preset, options: Options) -> list[Request]:
-    """A preset's requests of the kinds and the filter that were asked for.
+    """A preset's requests of the given kinds that match the filter.
 
     Raises:
         ValueError: for an unknown kind, and a filter that matches no case.

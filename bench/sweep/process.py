@@ -156,8 +156,8 @@ class Child:
         target: what runs in it; picklable. It takes an iterator over the requests, which waits for
             the next one, and a function that sends an answer.
         environment: variables beside those of this process.
-        log: gets what it prints, whose end then tells of its death; None for this process's own
-            output.
+        log: a file for what it prints, whose last lines are quoted if it dies; by default it prints
+            where this process does.
     """
 
     def __init__(

@@ -78,5 +78,5 @@ def check() -> None:
         words = [program, str(source), "-shared", "-fPIC", f"-I{folder}", "-o", f"{place}/probe.so"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise RuntimeError(f"{needs}, and {program} cannot compile a line with Python.h: {said}")
+        first = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise RuntimeError(f"{needs}, and {program} cannot compile a line with Python.h: {first}")

@@ -23,7 +23,7 @@ from bench.cases.regimes import apply_regime
 from bench.measure import metrics
 from bench.measure.runner import Runner, interleave, verdict
 from bench.measure.statistics import paired_ratio, summary
-from bench.records import environment, limits, provenance, schema
+from bench.records import environment, limits, schema
 from bench.records.failed_checks import from_json, why_not_measured
 from bench.sweep.process import Answer, is_out_of_memory
 
@@ -38,8 +38,8 @@ class Settings:
         target: relative half-width wanted of a median's 95 % interval.
         seconds: time each provider may spend on samples of one case.
         seed: of inputs, of the order of providers, and of the bootstrap.
-        compiled_before: whether our kernels were compiled ahead, so that a first call tells nothing
-            of compiling.
+        compiled_before: whether our kernels were compiled ahead, so that a first call
+            does not show the time of compiling.
         suspects: kernels that checks found wrong, which are not measured, as
             ``bench.records.failed_checks.to_json`` gives them.
     """
@@ -67,7 +67,7 @@ class Worker:
 
     def hello(self) -> None:
         machine = dataclasses.asdict(self.machine)
-        self.say(hello=machine, device=self.facts, software=provenance.software_facts())
+        self.say(hello=machine, device=self.facts)
 
     def measure(self, request: Request) -> None:
         problem = make_problem(request.case, request.seed, self.device)
@@ -145,7 +145,7 @@ class Worker:
         case = problem.case
         ready: list[Runner] = []
         errors: dict[str, Any] = {}
-        late: list[str] = []
+        retried: list[str] = []
         for name in names:
             self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
@@ -156,7 +156,7 @@ class Worker:
                 found = runner.errors()
             except Exception as fault:
                 if retry and is_out_of_memory(fault):
-                    late.append(name)
+                    retried.append(name)
                     _free()
                 else:
                     self._fault(name, fault)
@@ -214,13 +214,13 @@ class Worker:
                 **figures,
                 **roofline.rates(case, figures["median_ms"], self.limits),
             )
-        return late
+        return retried
 
     def _compiled_before(self, runner: Runner) -> bool:
         return self.settings.compiled_before and runner.call.plan is not None
 
     def _versus(self, runner: Runner, done: dict[str, Runner]) -> dict[str, Any] | None:
-        """The provider against the baseline of its clock, where that was timed beside it."""
+        """The provider against the baseline of its clock, where both were timed together."""
         name = providers.baselines()[runner.mode]
         if name not in done or done[name] is runner:
             return None

@@ -63,7 +63,7 @@ class Isolated:
     _hello: dict[str, Any] = field(default_factory=dict)
 
     def hello(self, deadline: float | None = None) -> dict[str, Any]:
-        """The worker's machine, device and software, starting it if need be.
+        """The worker's machine and device, starting it if need be.
 
         Raises:
             RuntimeError: if it does not start.
@@ -122,7 +122,7 @@ class Isolated:
                 self.close()
             except Died as death:
                 self.close()
-                # Nobody's turn: the inputs or the truth failed, and would fail again.
+                # No provider's turn: the inputs or the float64 results failed, and would again.
                 for name in [turn] if turn in waiting else list(waiting):
                     waiting.remove(name)
                     facts = {"status": death.end.status, "reason": death.end.text}

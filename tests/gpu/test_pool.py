@@ -110,16 +110,16 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert all(gone(int(pid)) for pid in note.read_text().split())
 
 
-def test_units_wait_for_those_that_they_need_and_run_alone_where_asked() -> None:
+def test_units_wait_for_those_that_they_need_and_run_exclusively_where_asked() -> None:
     order: list[str] = []
     units = [
-        Unit("alone", partial(gives, ""), alone=True),
+        Unit("exclusive", partial(gives, ""), exclusive=True),
         Unit("second", partial(gives, ""), after=("first",)),
         Unit("first", partial(gives, "")),
     ]
     with Pool(2) as processes:
         processes.run(units, time.monotonic() + LONG, lambda unit, _: order.append(unit.name))
-    assert order == ["alone", "first", "second"]
+    assert order == ["exclusive", "first", "second"]
 
 
 def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:

@@ -172,7 +172,7 @@ def test_the_most_informative_checks_come_first_and_names_are_unlike() -> None:
     assert last_graph < names.index(next(name for name in names if "fp16" in name))
     for index, check in enumerate(checks):  # or a unit might wait for one that waits for it
         assert set(check.unit.after) <= set(names[:index])
-    assert checks[-1].unit.alone and sum(check.unit.alone for check in checks) == 1
+    assert checks[-1].unit.exclusive and sum(check.unit.exclusive for check in checks) == 1
     for cell in kernel_cells():  # compiled before a sanitizer's minutes run
         name = f"sanitizer: memcheck {cell}"
         assert checks[names.index(name)].unit.after == (f"small case: {cell}",)
