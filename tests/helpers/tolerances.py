@@ -32,12 +32,27 @@ def rounded_loop(dtype: torch.dtype, T: int, K: int) -> float:
     return 4 * (2 * T) ** 0.5 * ROUNDOFF[dtype] + K * ROUNDOFF[torch.float32]
 
 
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
-    """Shapes agree, and no entry is further off than `tolerance` times the largest expected one."""
+def size_of_sums(left: Tensor, right: Tensor) -> float:
+    """The largest size of the sums over t and b of left[t, b, i] * right[t, b, j].
+
+    The terms' rounding errors are independent, so that of a sum is as large a part of the 2-norm of
+    its terms as a term's error is of the term. A sum's own value may be much smaller: terms cancel,
+    errors do not.
+    """
+    squares = left.square().flatten(0, -2).t() @ right.square().flatten(0, -2)
+    return squares.max().sqrt().item()
+
+
+def assert_close(
+    actual: Tensor, expected: Tensor, tolerance: float, name: str, size: float = 0.0
+) -> None:
+    """Shapes agree, and no entry is further off than `tolerance` times the largest expected one, or
+    times `size` (of sums whose terms may cancel) if that is larger.
+    """
     assert actual.shape == expected.shape, name
     if expected.numel():
         error = (actual.double() - expected.double()).abs().max().item()
-        size = expected.abs().max().item()
+        size = max(size, expected.abs().max().item())
         assert error <= tolerance * size, (
-            f"{name}: off by {error:.2e}; accepted: {tolerance:.1e} of the largest entry {size:.2e}"
+            f"{name}: off by {error:.2e}; accepted: {tolerance:.1e} of the largest size {size:.2e}"
         )
