@@ -81,7 +81,7 @@ def command(
     limits: Annotated[
         Path | None,
         typer.Option(
-            help="A limits.json or floor.json of `python -m bench.gpu.floor`: count with what was "
+            help="A limits.json or floor.json of `python -m bench floor`: count with what was "
             "measured on that card. Changes what is shown here, not what a GPU runs."
         ),
     ] = None,
@@ -92,7 +92,7 @@ def command(
     its constants are listed, each with whether it was measured.
     """
     # Here, so that --help need not wait for torch, which the kernels import.
-    from bench.gpu.measured_rates import chosen_device
+    from bench.gpu.measured_rates import select_device
     from kernels.plan import MODES, Problem, backward_plan, forward_plan
     from kernels.plan.devices import DEVICES
 
@@ -104,7 +104,7 @@ def command(
     check_choice("directions", directions, (1, 2))
     check_choice("mode", mode, MODES)
     arguments.sizes(hidden, batch)
-    card, measured = chosen_device(device, limits)
+    card, measured = select_device(device, limits)
     problem = Problem(
         CELLS[cell].gates, batch, hidden, directions, *kernel_format(*split_number_type(dtype))
     )
@@ -164,9 +164,7 @@ def constants(rates: Rates, measured: Collection[str], file: Path | None) -> lis
 
     count = f"{len(measured)} of {len(RATES)} rates measured ({file})"
     if file is None:
-        count = (
-            "none measured; --limits FILE takes what `python -m bench.gpu.floor` measured on a card"
-        )
+        count = "none measured; --limits FILE takes what `python -m bench floor` measured on a card"
     lines = [f"constants: {count}"]
     for name, (words, unit, origin) in RATES.items():
         found = "measured" if name in measured else origin

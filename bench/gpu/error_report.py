@@ -1,4 +1,4 @@
-"""Where a tensor differs from what it should be, in words that help to find out why."""
+"""A report of where a tensor is wrong: which time steps, sequences and units, and by how much."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATE_AXES = ("direction", "sequence", "unit")
 
 
 def axes(name: str) -> tuple[str, ...]:
-    """The names of a tensor's axes; what is no input, weight or output sequence is a state."""
+    """The names of a tensor's axes; those of a state unless ``AXES`` has the tensor."""
     return AXES.get(name.removeprefix("d"), STATE_AXES)
 
 

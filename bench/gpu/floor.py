@@ -1,30 +1,25 @@
-"""``python -m bench.gpu.floor FOLDER``: what bounds a recurrent loop on this card.
+"""The floor: what bounds a recurrent loop on this card, each bound by a microbenchmark.
 
-Each bound by a kernel that does nothing else (``bench.gpu.microbenchmarks``). Every kernel's answer
-is checked before it is timed; without a GPU it is only checked, in Triton's interpreter.
+Every kernel's answer is checked before it is timed; without a GPU it is only checked, in Triton's
+interpreter. All samples go to ``floor.json`` after each microbenchmark, and the bounds that models
+read to ``limits.json``, once the floor of a time can be made of them.
 
-All samples go to ``floor.json`` after each microbenchmark, and the bounds to ``limits.json``, which
-the models read, once the floor of a time can be made of them. They are measured in a process of
-their own: a microbenchmark that ends it, or leaves its GPU unusable, costs no other. What failed or
-was left out for time is in ``floor.json`` with its reason; the next call of the same code measures
-that, and nothing twice.
+The microbenchmarks run in a process of their own: one that ends it, or leaves its GPU unusable,
+costs no other. What failed or was left out for want of time is in ``floor.json`` with its reason;
+the next call of the same code measures that, and nothing twice.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import interpreter
 from bench.records import environment, files, limits, provenance, schema, store
 from bench.sweep import process
 
@@ -33,10 +28,9 @@ if TYPE_CHECKING:
 
     import torch
 
-BEGAN = time.monotonic()
 MAX_SECONDS = 60.0
-END_SECONDS = 15.0  # after its time, for the kernel under way and to let go of the GPU
-# What the kernels and their timing are made of: whose change makes a floor.json stale.
+END_SECONDS = 15.0  # after its time, for the kernel in flight and to let go of the GPU
+# The files whose change makes a floor.json stale.
 SOURCES = ("microbenchmark_kernels", "microbenchmark_launches", "microbenchmarks")
 
 
@@ -50,7 +44,7 @@ def identity(card: dict[str, Any]) -> str:
 
 
 def card_facts(device: torch.device) -> dict[str, Any]:
-    """What ``limits.Measured`` says of a card that is not measured."""
+    """The fields of ``limits.Measured`` that describe a card, and are not measured."""
     from kernels.autograd import device_limits
 
     here = device_limits(device)
@@ -58,17 +52,8 @@ def card_facts(device: torch.device) -> dict[str, Any]:
     return {"name": environment.machine().name} | {name: getattr(here, name) for name in names}
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What a folder's ``floor.json`` holds; empty without one, or where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / files.FLOOR).read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
 def write(folder: Path, found: dict[str, Any]) -> None:
-    """Put all that was measured, and the bounds once they are all there."""
+    """Write all that was measured, and the bounds once they are all there."""
     measured = limits.of_floor(schema.to_json(found))
     store.write_state(folder / files.FLOOR, found)
     if limits.limits_of(measured) is not None and not limits.faults(measured):
@@ -76,17 +61,20 @@ def write(folder: Path, found: dict[str, Any]) -> None:
 
 
 def measure(folder: Path, device: torch.device, deadline: float, skip: Collection[str]) -> bool:
-    """Measure what ``folder`` lacks, as far as the time goes; whether the GPU is usable after it.
+    """Measure what ``folder`` lacks, as far as the time goes.
 
     Args:
         deadline: of ``time.monotonic``.
         skip: microbenchmarks that failed in this call.
+
+    Returns:
+        Whether the GPU is usable afterwards.
     """
     from bench.gpu.microbenchmarks import MICROBENCHMARKS
 
     card = card_facts(device)
     made = identity(card)
-    found = read(folder)
+    found = store.read_state(folder / files.FLOOR)
     if found.get("identity") != made:
         found = {"identity": made, "card": card, "problems": {}}
     before = environment.sensors()
@@ -119,15 +107,15 @@ def measure(folder: Path, device: torch.device, deadline: float, skip: Collectio
                     break
         except Exception as fault:  # whatever it is, the others are measured
             problems[each.name] = f"failed: {type(fault).__name__}: {fault}"
-            if not usable(device):
+            if not is_usable(device):
                 save(each.name)
                 return False
     save(None)
     return True
 
 
-def usable(device: torch.device) -> bool:
-    """Whether the GPU still works for this process, which an illegal access ends."""
+def is_usable(device: torch.device) -> bool:
+    """Whether this process can still use the GPU, which an illegal access ends."""
     import torch
 
     if device.type != "cuda":
@@ -140,25 +128,20 @@ def usable(device: torch.device) -> bool:
     return True
 
 
-def check_all(device: torch.device) -> None:
-    """Check what every kernel computes; raises RuntimeError naming the one that is wrong."""
-    from bench.gpu.microbenchmarks import MICROBENCHMARKS
-
-    for each in MICROBENCHMARKS:
-        each.check(device)
-
-
-def measure_here(folder: Path, seconds: float, skip: Collection[str]) -> bool | None:
+def measure_here(folder: Path, deadline: float, skip: Collection[str]) -> bool | None:
     """:func:`measure` on this process's GPU; None without one, where kernels are only checked."""
     import torch
 
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-        check_all(torch.device("cpu"))
-        print("every kernel of the floor computes what it should; without a GPU nothing is timed")
-        return None
-    device = torch.device("cuda", torch.cuda.current_device())
-    return measure(folder, device, BEGAN + seconds, skip)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        return measure(folder, device, deadline, skip)
+    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
+    from bench.gpu.microbenchmarks import MICROBENCHMARKS
+
+    for each in MICROBENCHMARKS:
+        each.check(torch.device("cpu"))
+    print("every kernel of the floor computes what it should; without a GPU nothing is timed")
+    return None
 
 
 def run(folder: Path, seconds: float) -> dict[str, str] | None:
@@ -174,17 +157,17 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
     forget_running(folder)
     failed: set[str] = set()
     while True:
+        call = partial(measure_here, folder, deadline, sorted(failed))
         left = max(1.0, deadline - time.monotonic())
         death = None
         try:
-            call = partial(measure_here, folder, left, sorted(failed))
-            is_usable = process.run_call(call, left + END_SECONDS)
+            usable = process.run_call(call, left + END_SECONDS)
         except process.Died as fault:
-            is_usable, death = False, str(fault)
-        if is_usable is None:
+            usable, death = False, str(fault)
+        if usable is None:
             return None
-        found = read(folder)
-        if is_usable:
+        found = store.read_state(folder / files.FLOOR)
+        if usable:
             return found["problems"]
         running = found.get("running")
         if not running or running in failed:
@@ -197,35 +180,19 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
 
 
 def forget_running(folder: Path) -> None:
-    """Blame nothing that an earlier process was at."""
-    found = read(folder)
+    """Blame nothing that an earlier process was measuring when it died."""
+    found = store.read_state(folder / files.FLOOR)
     if found.get("running"):
         store.write_state(folder / files.FLOOR, found | {"running": None})
 
 
-def main(words: list[str] | None = None) -> int:
-    """Measure a device's bounds into its results folder."""
-    parser = argparse.ArgumentParser("python -m bench.gpu.floor", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="the device's results folder")
-    parser.add_argument("--max-seconds", type=float, default=MAX_SECONDS, metavar="S")
-    given = parser.parse_args(words)
-    folder = given.folder.absolute()
-    if not limits.positive(given.max_seconds):
-        parser.error(f"max-seconds is {given.max_seconds:g}; accepted: a number above 0")
-    if not environment.probe().is_cuda:
-        interpreter.check()  # which checks what the kernels compute
-    problems = run(folder, given.max_seconds)
-    if problems is None:
-        return 0
-    failed = False
-    for name, why in problems.items():
-        failed = failed or why.startswith("failed")
-        print(f"{name}: {why}", file=sys.stderr)
-    print(folder / files.FLOOR)
-    return int(failed)
+def failures(problems: dict[str, str]) -> list[str]:
+    """The problems that are no want of time, a line each."""
+    return [f"{name}: {why}" for name, why in problems.items() if why.startswith("failed")]
 
 
-if __name__ == "__main__":
-    from bench.gpu import floor  # whose functions, unlike this module's, another process can import
-
-    sys.exit(floor.main())
+def is_complete(folder: Path) -> bool:
+    """Whether this code has measured all bounds; a process that was killed names what it was at."""
+    found = store.read_state(folder / files.FLOOR)
+    ended = "running" in found and found["running"] is None
+    return ended and found["problems"] == {} and found["code"] == provenance.code_hash()

@@ -1,4 +1,4 @@
-"""A device of the plan whose rates are what a card was measured to do, where it was measured."""
+"""The planner's device with the rates that ``bench.gpu.floor`` measured on a card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kernels.plan.devices import DEVICES, Device, Rates, describe
 DEFAULT = "h100"
 
 
-def chosen_device(name: str | None, path: Path | None) -> tuple[Device, frozenset[str]]:
-    """The device to plan for, and which of its rates were measured.
+def select_device(name: str | None, path: Path | None) -> tuple[Device, frozenset[str]]:
+    """The device to plan for, and the names of its measured rates.
 
     Args:
         name: of ``kernels.plan.devices.DEVICES``; None is the card of ``path``, or DEFAULT.
@@ -70,5 +70,5 @@ def measured_rates(measured: Measured, card: Device) -> dict[str, Any]:
 
 
 def by_number(values: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    """A table of JSON as ``Rates`` has it, ascending."""
+    """A JSON table as ``Rates`` has it: pairs in ascending order."""
     return tuple(sorted((int(key), value) for key, value in values.items()))

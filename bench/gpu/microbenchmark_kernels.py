@@ -1,6 +1,6 @@
-"""The kernels of the floor's microbenchmarks; ``bench.gpu.microbenchmark_launches`` launches them.
+"""The Triton kernels of the floor's microbenchmarks.
 
-The interpreter runs them too, with clocks that stand still.
+The interpreter runs them too; its clocks stand still.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELAXED_STORE = tl.constexpr("st.relaxed.gpu.global.b32 [$1], $2; mov.b32 $0, $2
 
 @triton.jit
 def clock():
-    """This multiprocessor's count of clocks; 0 in the interpreter."""
+    """This SM's clock counter; 0 in the interpreter."""
     if INTERPRETED:
         count = tl.full((), 0, tl.int64)
     else:
@@ -82,7 +82,7 @@ def barrier_loop(
     AFTER: tl.constexpr,  # and after it
     RING: tl.constexpr,
 ):
-    """The persistent loop with nothing but its stores and its barrier among `size` programs."""
+    """The persistent loop with nothing but its stores and its barrier of `size` programs."""
     group = tl.program_id(0) // size
     code = (group + 1).to(tl.int64)
     failed = group < 0
@@ -105,9 +105,9 @@ def release_loop(
     WORDS: tl.constexpr,
     RING: tl.constexpr,
 ):
-    """Store `WORDS` words and release them to the GPU as `arrive` does: the release's clocks.
+    """Store `WORDS` words and release them at GPU scope, as `arrive` does; count the clock cycles.
 
-    The addition goes out once the fence before it has ended, and the clock is read after it.
+    The atomic addition is issued once the fence before it has ended; the clock is read after it.
     """
     program = tl.program_id(0)
     spent = tl.full((), 0, tl.int64)
@@ -123,7 +123,7 @@ def release_loop(
 
 @triton.jit
 def poll(flag_ptr, target, max_polls, failed):
-    """Wait until a flag reaches `target`; return whether any wait was in vain by now."""
+    """Wait until a flag reaches `target`; return whether this or an earlier wait gave up."""
     polls = 0
     seen = relaxed_load(flag_ptr)
     while (seen < target) & (polls < max_polls) & (failed == 0):
@@ -134,7 +134,7 @@ def poll(flag_ptr, target, max_polls, failed):
 
 @triton.jit(do_not_specialize=["rounds", "max_polls"])
 def flag_loop(flags_ptr, error_ptr, rounds, max_polls, LINES: tl.constexpr):
-    """Pairs of programs that hand a number to each other and back, by one flag for each round.
+    """Pairs of programs that pass a number to and fro, with one flag for each round.
 
     `flags_ptr` holds [pairs, LINES, 2 sides, COUNTER_STRIDE] int32, `error_ptr` one int32.
     """
@@ -157,7 +157,7 @@ def flag_loop(flags_ptr, error_ptr, rounds, max_polls, LINES: tl.constexpr):
 
 @triton.jit(do_not_specialize=["hops"])
 def latency_loop(links_ptr, end_ptr, hops):
-    """Go from word to word, each of which names the next, past L1."""
+    """Follow `hops` links, each word naming the next, bypassing L1."""
     at = tl.program_id(0)
     for _ in tl.range(0, hops):
         at = tl.load(links_ptr + at, cache_modifier=".cg")
@@ -191,7 +191,7 @@ def chain_loop(
 
 @triton.jit(do_not_specialize=["repeats", "blocks"])
 def gather_loop(source_ptr, sums_ptr, repeats, blocks, BLOCK: tl.constexpr):
-    """Each program reads the same blocks from L2, past L1, again and again.
+    """Each program reads the same blocks from L2, bypassing L1, `repeats` times.
 
     `blocks` is a power of two.
     """

@@ -1,8 +1,8 @@
-"""What launches the kernels of the floor's microbenchmarks, and what their answers must be.
+"""Launches of the microbenchmarks' kernels, and checks of what they compute.
 
-Without a GPU (``TRITON_INTERPRET=1``) all but the clocks can be checked: the interpreter runs
-programs one after another, so a group there is of one program, and of two programs that answer each
-other the second one's flags are set before.
+The interpreter (``TRITON_INTERPRET=1``) can check all but clocks. It runs programs one after
+another, so a group is one program there, and of two programs that answer each other the second
+one's flags are set beforehand.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_POLLS = 1 << 23  # several seconds
 
 
 def ring(programs: int, words: int, device: torch.device) -> Tensor:
-    """Where `programs` store at each step: [RING, programs, words], -1 where nothing is stored."""
+    """A buffer for what programs store at each step: [RING, programs, words], filled with -1."""
     return torch.full((RING, programs, words), -1, dtype=torch.int32, device=device)
 
 
@@ -57,7 +57,7 @@ class Barrier:
     words: tuple[int, int]  # that each program stores before and after it arrives
 
     @classmethod
-    def among(
+    def make(
         cls, size: int, groups: int, device: torch.device, words: tuple[int, int] = (0, 0)
     ) -> Barrier:
         counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)
@@ -104,7 +104,7 @@ class Release:
     clocks: Tensor  # [programs] int64: of all the last run's releases
 
     @classmethod
-    def by(cls, programs: int, words: int, device: torch.device) -> Release:
+    def make(cls, programs: int, words: int, device: torch.device) -> Release:
         counters = torch.zeros(programs, COUNTER_STRIDE, dtype=torch.int32, device=device)
         clocks = torch.zeros(programs, dtype=torch.int64, device=device)
         return cls(ring(programs, words, device), counters, clocks)
@@ -138,7 +138,7 @@ class Flags:
     answered: bool  # whether the second program's flags are set before, for the interpreter
 
     @classmethod
-    def between(cls, pairs: int, device: torch.device) -> Flags:
+    def make(cls, pairs: int, device: torch.device) -> Flags:
         shape = (pairs, FLAG_LINES, 2, COUNTER_STRIDE)
         flags = torch.zeros(shape, dtype=torch.int32, device=device)
         error = torch.zeros(1, dtype=torch.int32, device=device)
@@ -172,13 +172,13 @@ class Flags:
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """One program that goes round a cycle of `lines` cache lines; call it with the hops."""
+    """One program that follows links round a cycle of cache lines; call it with the hops."""
 
     links: Tensor  # [lines * COUNTER_STRIDE] int32; the first word of a line names the next one's
     end: Tensor  # [1] int32: where the last run ended
 
     @classmethod
-    def over(cls, lines: int, device: torch.device) -> Latency:
+    def make(cls, lines: int, device: torch.device) -> Latency:
         order = np.random.default_rng(0).permutation(lines - 1) + 1
         order = np.concatenate([[0], order]) * COUNTER_STRIDE  # begins at the first word
         links = np.zeros(lines * COUNTER_STRIDE, np.int32)
@@ -202,7 +202,7 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Programs that add up one product; call it with the number of products."""
+    """Programs that accumulate one product; call it with the number of products."""
 
     left: Tensor  # [CHAIN_ROWS, CHAIN_COLUMNS] bfloat16: whole numbers, so that sums are exact
     right: Tensor  # [n, CHAIN_COLUMNS]
@@ -211,7 +211,7 @@ class Chain:
     warps: int
 
     @classmethod
-    def by(cls, programs: int, n: int, warps: int, device: torch.device) -> Chain:
+    def make(cls, programs: int, n: int, warps: int, device: torch.device) -> Chain:
         generator = torch.Generator().manual_seed(0)
         left, right = (
             torch.randint(-1, 2, (rows, CHAIN_COLUMNS), generator=generator)
@@ -250,24 +250,24 @@ def run_copy(source: Tensor, target: Tensor, words: int, warps: int) -> None:
 def check_barrier(device: torch.device) -> None:
     size = 8 if device.type == "cuda" else 1
     for words in ((0, 0), (STATE_WORDS, SAVED_WORDS)):
-        Barrier.among(size, 3, device, words).check(5)
+        Barrier.make(size, 3, device, words).check(5)
 
 
 def check_release(device: torch.device) -> None:
     for words in (0, STATE_WORDS):
-        Release.by(3, words, device).check(5)
+        Release.make(3, words, device).check(5)
 
 
 def check_flag(device: torch.device) -> None:
-    Flags.between(2, device).check(FLAG_LINES + 6)
+    Flags.make(2, device).check(FLAG_LINES + 6)
 
 
 def check_latency(device: torch.device) -> None:
-    Latency.over(16, device).check(37)
+    Latency.make(16, device).check(37)
 
 
 def check_chain(device: torch.device) -> None:
-    Chain.by(2, 16, 4, device).check(3)
+    Chain.make(2, 16, 4, device).check(3)
 
 
 def check_gather(device: torch.device) -> None:

@@ -1,7 +1,7 @@
-"""The floor's microbenchmarks: what each runs, how it is timed, and how long it may take.
+"""The microbenchmarks of the floor: what each runs, how it is timed, and how long it may take.
 
-Times are differences between a long and a short run, so that the launch is not in them; clocks are
-counted on the device.
+A time is the difference between a long and a short run, so that the launch is not in it; clock
+cycles are counted on the device. ``bench.gpu.microbenchmark_launches`` launches the kernels.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CHAINS = ((16, 4), (32, 4), (64, 8))
 RELEASED_WORDS = (0, STATE_WORDS, 1024)  # that a program stores before it releases
 LATENCY_LINES = 1 << 13  # 1 MiB: far more than L1 holds, far less than L2
 HOPS = 4096
-# Words that a program reads at once, its warps, and how many such programs fill a multiprocessor.
+# Words that a program reads at once, its warps, and how many such programs fill an SM.
 GATHERS = ((4096, 8, 4), (8192, 16, 2), (16384, 32, 1))
 GATHER_BYTES = (64 << 10, 256 << 10, 1 << 20)  # of the source
-GATHER_TOTAL = 8 << 20  # that one multiprocessor reads in a short run
+GATHER_TOTAL = 8 << 20  # that one SM reads in a short run
 COPIES = ((4096, 8), (8192, 8))  # words of a program, and its warps
 COPY_BYTES = 1 << 30
 LAUNCHES = (200, 600)  # a short and a long run
@@ -51,8 +51,8 @@ PRODUCTS = (
 )
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
-    """Device time of one call."""
+def elapsed_ms(call: Callable[[], Any]) -> float:
+    """Device time of one call, between two CUDA events."""
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
     start.record()
@@ -62,26 +62,26 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return start.elapsed_time(end)
 
 
-def samples(call: Callable[[], Any]) -> list[float]:
-    """Device times of calls, in ms, after three that are not counted."""
+def sample_ms(call: Callable[[], Any]) -> list[float]:
+    """Device times of calls, in ms, after three warm-up calls."""
     for _ in range(3):
         call()
-    return [milliseconds(call) for _ in range(SAMPLES)]
+    return [elapsed_ms(call) for _ in range(SAMPLES)]
 
 
-def differences(call: Callable[[int], Any], short: int, long: int) -> list[float]:
-    """The time of one more repetition, in ms: neighbouring long and short runs, subtracted."""
+def ms_per_repetition(call: Callable[[int], Any], short: int, long: int) -> list[float]:
+    """The time of one repetition, in ms: differences between neighbouring long and short runs."""
     for _ in range(3):
         call(short)
         call(long)
     return [
-        (milliseconds(lambda: call(long)) - milliseconds(lambda: call(short))) / (long - short)
+        (elapsed_ms(lambda: call(long)) - elapsed_ms(lambda: call(short))) / (long - short)
         for _ in range(SAMPLES)
     ]
 
 
-def entry(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
-    """What was run, and the median of one repetition with its interval, in ms or clocks."""
+def summarize(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
+    """An entry of floor.json: what was run, the samples, and their median with its interval."""
     low, high = interval(taken) or (None, None)
     return facts | {
         unit: float(np.median(taken)),
@@ -92,7 +92,7 @@ def entry(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
 
 
 def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """A step's time by the programs of a group, the device full of such groups.
+    """The time of a step by group size, the device full of such groups.
 
     First with the stores of a real step, then without any; the largest groups first.
     """
@@ -101,40 +101,40 @@ def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     for words in ((STATE_WORDS, SAVED_WORDS), (0, 0)):
         for size in sorted(sizes, reverse=True):
             groups = multiprocessors // size
-            barrier = runs.Barrier.among(size, groups, device, words)
+            barrier = runs.Barrier.make(size, groups, device, words)
             barrier.check(STEPS)
-            taken = differences(barrier, STEPS, 2 * STEPS)
-            yield entry(taken, programs=size, groups=groups, stored_bytes=WORD * sum(words))
+            taken = ms_per_repetition(barrier, STEPS, 2 * STEPS)
+            yield summarize(taken, programs=size, groups=groups, stored_bytes=WORD * sum(words))
 
 
 def flags(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """From a store on one multiprocessor to its answer's being seen there, through L2."""
+    """A round trip between two SMs through L2: a store, and the answer to it."""
     for pairs in dict.fromkeys((1, max(1, multiprocessors // 2))):
-        flag = runs.Flags.between(pairs, device)
+        flag = runs.Flags.make(pairs, device)
         flag.check(STEPS)
-        yield entry(differences(flag, STEPS, 2 * STEPS), pairs=pairs)
+        yield summarize(ms_per_repetition(flag, STEPS, 2 * STEPS), pairs=pairs)
 
 
 def releases(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Clocks of a release to the GPU (MEMBAR.GPU) after stores, by their bytes."""
+    """Clock cycles of a release at GPU scope (MEMBAR.GPU) after so many bytes of stores."""
     for programs in dict.fromkeys((multiprocessors, 1)):
         for words in RELEASED_WORDS:
-            release = runs.Release.by(programs, words, device)
+            release = runs.Release.make(programs, words, device)
             release.check(STEPS)
             taken = []
             for _ in range(SAMPLES):
                 release(STEPS)
                 taken.append(float(release.clocks.double().mean()) / STEPS)
-            yield entry(taken, "clocks", programs=programs, stored_bytes=WORD * words)
+            yield summarize(taken, "clocks", programs=programs, stored_bytes=WORD * words)
 
 
 def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Clocks of 64 rows times 16 columns, the next waiting for their sum, on all multiprocessors.
+    """Clock cycles of a 64 x n x 16 product, each accumulated onto the last, on all SMs.
 
-    ``ghz`` is the rate of the clock meanwhile.
+    ``ghz`` is the clock rate meanwhile.
     """
     for n, warps in CHAINS:
-        chain = runs.Chain.by(multiprocessors, n, warps, device)
+        chain = runs.Chain.make(multiprocessors, n, warps, device)
         chain.check(CHAIN_STEPS)
 
         def clocks(steps: int, chain: runs.Chain = chain) -> float:
@@ -144,14 +144,14 @@ def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
         counted = [
             (clocks(2 * CHAIN_STEPS) - clocks(CHAIN_STEPS)) / CHAIN_STEPS for _ in range(SAMPLES)
         ]
-        timed = np.median(differences(chain, CHAIN_STEPS, 2 * CHAIN_STEPS))
+        timed = np.median(ms_per_repetition(chain, CHAIN_STEPS, 2 * CHAIN_STEPS))
         each = CHAIN_COLUMNS // CHAIN_K
-        found = entry([value / each for value in counted], "clocks", n=n, warps=warps)
+        found = summarize([value / each for value in counted], "clocks", n=n, warps=warps)
         yield found | {"ghz": float(np.median(counted)) / float(timed) / 1e6}
 
 
 def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """From one empty kernel to the next: as the node of a graph, and launched by Python."""
+    """From one empty kernel to the next: as nodes of a CUDA graph, and launched by Python."""
     word = torch.zeros(1, dtype=torch.int32, device=device)
 
     def stream(count: int) -> None:
@@ -164,38 +164,38 @@ def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
         with torch.cuda.graph(graph):
             stream(count)
     for how, call in (("graph", lambda count: graphs[count].replay()), ("stream", stream)):
-        yield entry(differences(call, *LAUNCHES), how=how)
+        yield summarize(ms_per_repetition(call, *LAUNCHES), how=how)
 
 
 def latencies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """From a load to its value in L2."""
-    latency = runs.Latency.over(LATENCY_LINES, device)
+    """The latency of a load from L2."""
+    latency = runs.Latency.make(LATENCY_LINES, device)
     latency.check(HOPS)
-    taken = differences(latency, HOPS, 2 * HOPS)
-    yield entry(taken, bytes=latency.links.numel() * WORD)
+    taken = ms_per_repetition(latency, HOPS, 2 * HOPS)
+    yield summarize(taken, bytes=latency.links.numel() * WORD)
 
 
 def gathers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Reading rates of one multiprocessor, while all read and alone."""
+    """Bandwidth from L2 to one SM, while all SMs read and while one does."""
     for size in GATHER_BYTES:
         source = torch.randint(-9, 9, (size // WORD,), dtype=torch.int32, device=device)
         for words, warps, each in GATHERS:
             if words * WORD > size:
                 continue
-            # One program alone must fill its multiprocessor, since nobody says where two would be.
+            # A single program must fill its SM, since two may run on different SMs.
             for readers in dict.fromkeys((multiprocessors, 1) if each == 1 else (multiprocessors,)):
                 sums = torch.empty(readers * each, words, dtype=torch.int32, device=device)
                 repeats = max(1, GATHER_TOTAL // (size * each))
                 call = partial(runs.run_gather, source, sums, words, warps)
-                found = entry(
-                    differences(call, repeats, 3 * repeats),
+                found = summarize(
+                    ms_per_repetition(call, repeats, 3 * repeats),
                     bytes=size, words=words, warps=warps, programs=each, readers=readers,
                 )  # fmt: skip
                 yield found | {"gbps": size * each / found["ms"] / 1e6}
 
 
 def copies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Rates of device memory, each byte counted once read and once written."""
+    """Bandwidth of device memory, reads and writes counted."""
     free, _ = torch.cuda.mem_get_info()
     size = COPY_BYTES
     while 3 * size > free:
@@ -203,24 +203,24 @@ def copies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     source = torch.ones(size // WORD, dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     for words, warps in COPIES:
-        taken = samples(partial(runs.run_copy, source, target, words, warps))
-        found = entry(taken, bytes=size, words=words, warps=warps)
+        taken = sample_ms(partial(runs.run_copy, source, target, words, warps))
+        found = summarize(taken, bytes=size, words=words, warps=warps)
         yield found | {"gbps": 2 * size / found["ms"] / 1e6}
 
 
 def products(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Rates of a large square product by cuBLAS."""
+    """Throughput of a large square cuBLAS product."""
     for number, dtype, precision, n in PRODUCTS:
         a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
         out = torch.empty_like(a)
         with torch_precision(precision):
-            taken = samples(partial(torch.mm, a, b, out=out))
-        found = entry(taken, number=number, n=n)
+            taken = sample_ms(partial(torch.mm, a, b, out=out))
+        found = summarize(taken, number=number, n=n)
         yield found | {"tflops": 2 * n**3 / found["ms"] / 1e9}
 
 
-def unchecked(device: torch.device) -> None:
-    """An empty kernel has no answer, and cuBLAS's is not ours to check."""
+def no_check(device: torch.device) -> None:
+    """For an empty kernel and for cuBLAS."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Microbenchmark:
     Attributes:
         seconds: that it may take on a card, compiling included; it is not begun with less left.
         check: of its kernels' answers, at a size that the interpreter can do.
-        measure: an entry for each variant, the most telling first.
+        measure: an entry for each variant, the most informative first.
     """
 
     name: str
@@ -239,7 +239,8 @@ class Microbenchmark:
     measure: Callable[[torch.device, int], Iterator[Entry]]
 
 
-# The most telling first: what is left out for time is the last. With START_SECONDS under a minute.
+# The most informative first, since the last are left out for want of time. All take, with
+# START_SECONDS, under a minute.
 START_SECONDS = 12  # importing torch, making the context, the first compilation
 MICROBENCHMARKS = (
     # 20 variants x 23 runs of 1 + 2 thousand steps of some 1.5 us: 2.1 s, and their intervals
@@ -251,7 +252,7 @@ MICROBENCHMARKS = (
     # 3 variants x 43 runs of 2 + 4 thousand x 16 instructions of some 20 ns: 0.3 s; it compiles 3
     Microbenchmark("chain", 3, runs.check_chain, chains),
     # capture and 23 runs of 200 + 600 launches, of up to 100 us each on a stream: 1.9 s
-    Microbenchmark("launch", 4, unchecked, launches),
+    Microbenchmark("launch", 4, no_check, launches),
     # 23 runs of 4 + 8 thousand loads of some 0.2 us: 0.1 s
     Microbenchmark("latency", 1, runs.check_latency, latencies),
     # 12 variants x 23 runs of 8 + 24 MiB at some 60 GB/s: 0.2 s, and three compilations
@@ -259,5 +260,5 @@ MICROBENCHMARKS = (
     # 2 variants x 23 runs of 2 GiB at some 3 TB/s: 0.1 s, and two compilations
     Microbenchmark("copy", 3, runs.check_copy, copies),
     # 4 variants x 23 runs of some 3 ms: 0.3 s, and cuBLAS's start
-    Microbenchmark("multiply", 8, unchecked, products),
+    Microbenchmark("multiply", 8, no_check, products),
 )

@@ -1,6 +1,6 @@
-"""Compile ahead what cases will launch: each kernel once, on all cores, into Triton's own cache.
+"""Compile the kernels that cases will launch, each once, on all cores, into Triton's own cache.
 
-A kernel is compiled by Triton's ``warmup`` with the very arguments of a launch, so that the launch
+A kernel is compiled by Triton's ``warmup`` with the arguments of a launch, so that the launch
 finds it, in whatever process. Imports no torch; the processes that compile do.
 """
 
@@ -28,7 +28,7 @@ COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles
 
 @dataclass(frozen=True)
 class Use:
-    """A way to call the kernels: a case in a mode, with or without lengths and resets.
+    """One use of a kernel: a case's forward or backward loop in a mode.
 
     ``loop`` is "fwd" or "bwd"; ``save`` whether the forward loop keeps what a backward loop reads.
     """
@@ -49,7 +49,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: what needs it first, how compiling it ended, and the seconds that it took."""
+    """One kernel: the first use that needs it, how compiling it ended, and the seconds it took."""
 
     kernel: str
     outcome: str
@@ -67,7 +67,7 @@ def of_comparisons(comparisons: Iterable[Comparison]) -> list[Use]:
 
 
 def of_requests(requests: Iterable[Request], providers: Sequence[str]) -> list[Use]:
-    """What our providers launch when these cases are measured.
+    """The kernels that our providers launch when these cases are measured.
 
     Args:
         providers: those of the preset, for requests that name none.
@@ -107,7 +107,7 @@ def variant(use: Use) -> Any:
 
 
 def compile_use(use: Use, claims: Path) -> str:
-    """Compile what this use launches, unless it is in the cache or another process has begun it.
+    """Compile what this use launches, unless another process has begun to.
 
     Args:
         claims: a folder that gets a file for each kernel that a process takes on.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import os
 import signal
 import tarfile
 import tempfile
@@ -104,7 +103,7 @@ def workspace(
             restore(resume, out)
         yield out, lambda: None
         return
-    with _only_writer(kept_in), tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
+    with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
         tree = Path(name) / "results"
         tree.mkdir()
         for source in (resume, kept_in if kept_in.exists() else None):
@@ -118,16 +117,3 @@ def workspace(
                 print(pack(tree, kept_in))
             finally:
                 signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _only_writer(file: Path) -> Iterator[None]:
-    """Refuse to begin while another process writes this archive: one of them would lose its own."""
-    lock = file.with_name(f".{file.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = store.open_exclusively(lock, "give this one another --archive")
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(held)

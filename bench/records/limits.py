@@ -99,7 +99,7 @@ def read(path: Path) -> Measured:
     Raises:
         ValueError: if there is no such file, or ``bench.gpu.floor`` did not write it so.
     """
-    accepted = f"a {files.LIMITS} or {files.FLOOR} that `python -m bench.gpu.floor` wrote"
+    accepted = f"a {files.LIMITS} or {files.FLOOR} that `python -m bench floor` wrote"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         measured = of_floor(found) if "card" in found else Measured(**found)

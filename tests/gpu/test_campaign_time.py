@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases.presets import load_preset
-from bench.cli import campaign
 from bench.records.provenance import ROOT
 from tests.helpers import simulated_campaign
 
@@ -38,19 +36,3 @@ def test_a_second_call_goes_on_where_the_first_ended(tmp_path: Path):
     first, second = (simulated_campaign.run(3.0, file) for _ in range(2))
     assert second.checks > first.checks
     assert second.cases["first-contact"] == (20, 20) and second.cases["campaign"][0] > 0
-
-
-def test_the_first_contact_says_most_first():
-    preset = load_preset(campaign.FIRST)
-    cases = preset.cases("time")
-    assert len(cases) == 20 and preset.cases("error") == []
-    # cuDNN's best shape first, forward and with backward; then every cell.
-    head, backward, *rest = cases
-    assert (head.cell, head.dtype, head.B, head.H) == ("lstm", "fp16", 16, 768)
-    assert (head.pass_, backward.pass_) == ("fwd", "fwd+bwd")
-    assert {case.cell for case in rest[:6]} == {"lstm", "gru", "rnn_tanh"}
-    assert {case.T for case in cases} == {512}
-    assert {case.B for case in cases} == {1, 16, 64}
-    assert {case.H for case in cases} == {256, 512, 768, 1024}
-    eager_and_replayed = {"torch.nn", "torch.nn-graph", "ours", "ours-graph", "ours-stepwise-graph"}
-    assert set(preset.providers) == eager_and_replayed

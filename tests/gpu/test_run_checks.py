@@ -27,8 +27,8 @@ LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
 KEY = {"code": "abc", "device": "card"}
 
 
-def check_gpu(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "check-gpu", *words]
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
@@ -47,11 +47,12 @@ def run(checks: list[Check], file: ResultFile | None = None, seconds: float = LO
 
 
 @NO_GPU
-def test_without_a_gpu_it_says_so() -> None:
-    found = check_gpu()
-    assert found.returncode == 2
+@pytest.mark.parametrize("command", ["check-gpu", "campaign"])
+def test_a_command_that_needs_a_gpu_says_so_in_a_line(command: str, tmp_path: Path) -> None:
+    found = bench(command, "--out", str(tmp_path / "out"))
+    assert found.returncode == 2 and not (tmp_path / "out").exists()
     assert found.stderr.count("\n") == 1
-    assert "needs a GPU and finds none here; --rehearse" in found.stderr
+    assert f"{command} needs a GPU" in found.stderr and "--rehearse" in found.stderr
 
 
 @NO_GPU
@@ -82,7 +83,7 @@ def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_this_gpu_passes() -> None:
-    found = check_gpu()
+    found = bench("check-gpu")
     assert found.returncode in (0, UNFINISHED), found.stdout + found.stderr
 
 

@@ -27,15 +27,15 @@ from typing import Any
 from unittest import mock
 
 from bench.cases.presets import Request, load_preset
-from bench.cli import campaign
+from bench.cli import campaign as command_line
 from bench.compiler.compile_kernel import identity
-from bench.gpu import pool, precompile, run_checks, value_checks
+from bench.gpu import campaign, floor, pool, precompile, run_checks, value_checks
 from bench.gpu.microbenchmarks import MICROBENCHMARKS, START_SECONDS
 from bench.gpu.pool import PASS, Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
 from bench.records.provenance import ROOT
-from bench.sweep import process, sweep
+from bench.sweep import process, sweep, toolchain
 from bench.sweep.plan import request_seconds
 from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 
@@ -190,18 +190,18 @@ def simulated(clock: Clock) -> Iterator[None]:
 
     compiler = Compiler()
 
+    def run_floor(folder: Path, seconds: float) -> dict[str, str]:
+        taken = min(seconds, FLOOR)
+        problems = {} if taken == FLOOR else {"multiply": "left out"}
+        found = {"code": provenance.code_hash(), "problems": problems, "running": None}
+        store.write_state(folder / files.FLOOR, found)
+        clock.wait_until(clock.now + taken)
+        return problems
+
     def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
-        # The floor keeps to the time that it is given; a study is ended.
-        taken = STUDY
-        if module == "bench.gpu.floor":
-            taken = min(float(words[-1]), FLOOR)
-            problems = {} if taken == FLOOR else {"multiply": "left out"}
-            found = {"code": provenance.code_hash(), "problems": problems, "running": None}
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / files.FLOOR).write_text(json.dumps(found), encoding="utf-8")
-        clock.wait_until(clock.now + min(taken, seconds))
-        if taken > seconds:
-            raise RuntimeError(f"{module} took more than {seconds:.0f} s")
+        clock.wait_until(clock.now + min(STUDY, seconds))
+        if seconds < STUDY:
+            raise process.TookTooLong(f"{module} took more than {seconds:.0f} s")
         return f"{folder}/{module}.json"
 
     with contextlib.ExitStack() as stack:
@@ -209,16 +209,17 @@ def simulated(clock: Clock) -> Iterator[None]:
         def replace(target: Any, name: str, value: Any) -> None:
             stack.enter_context(mock.patch.object(target, name, value))
 
-        for module in (campaign, run_checks, pool, precompile, sweep):
+        for module in (campaign, command_line, run_checks, pool, precompile, sweep):
             replace(module, "time", clock)
         replace(environment, "probe", lambda: CARD)
         replace(os, "sched_getaffinity", lambda _: set(range(CORES)))
         replace(pool, "Child", partial(Process, clock, compiler))
         replace(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
+        replace(floor, "run", run_floor)
         replace(process, "run_module", run_module)
         replace(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
-            replace(campaign.toolchain, name, lambda: None)
+            replace(toolchain, name, lambda: None)
         stack.enter_context(
             mock.patch("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
         )
@@ -239,8 +240,8 @@ def run(minutes: float, file: Path) -> Done:
     """A call of so many minutes that leaves its archive in ``file``."""
     clock = Clock()
     with simulated(clock):
-        campaign.command(
-            minutes, out=None, archive_=file, resume=None, rehearse=False, seconds=0.5,
+        command_line.command(
+            minutes, out=None, archive_file=file, resume=None, rehearse=False, seconds=0.5,
             target=0.01, timeout=None,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:

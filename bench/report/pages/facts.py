@@ -249,8 +249,7 @@ def missing(run: frames.Run) -> list[str]:
         said.append("memory as T grows: needs a GPU, where torch counts it")
     if not ok["floor_share"].notna().any():
         said.append(
-            "time per step beside its floor: needs a GPU and its limits "
-            "(`python -m bench.gpu.floor`)"
+            "time per step beside its floor: needs a GPU and its limits (`python -m bench floor`)"
         )
     if not ok["algorithm"].notna().any():
         said.append("cuDNN's algorithms: need an NVIDIA GPU")

@@ -1,0 +1,328 @@
+"""A campaign: from a bare GPU to a complete page, in as many calls as it takes.
+
+Its order: compile what comes next, check-gpu, the floor, the first-contact preset's speed, then
+speed and error of the campaign and paper presets. Each step gets a share of the time that is left,
+so that a call of three minutes gets as far as the speed; each call goes on where the last ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.cases.cases import CELLS
+from bench.cases.presets import Request, load_preset
+from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
+from bench.gpu.pool import FAIL, PASS, Pool
+from bench.records import environment, failed_checks, files, provenance, store
+from bench.records.failed_checks import Suspect
+from bench.sweep import process, sweep
+from bench.sweep.plan import Options, default_run, record_file
+
+
+class Share(NamedTuple):
+    """What a step gets of the time that is left when it begins, and the most seconds."""
+
+    part: float
+    most: float = float("inf")
+
+
+COMPILE = Share(0.2, 180.0)
+CHECK = Share(0.25, 300.0)
+FLOOR = Share(0.2, 60.0)
+SPEED = Share(0.75)  # of a preset that has errors to measure too
+ALL = Share(1.0)
+
+FIRST_PRESET = "first-contact"
+PRESETS = (FIRST_PRESET, "campaign", "paper")
+REHEARSAL = ("tiny",)
+STUDIED = ("campaign", "tiny")  # the presets after whose speed the studies below are made
+TRAINING = "bench.error.training"
+# Modules that measure errors in processes of their own, and a rehearsal's argument for each.
+STUDIES = (
+    ("bench.error.activations", files.ACTIVATIONS, "64"),
+    ("bench.error.repeatability", files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
+    (TRAINING, files.TRAINING, "rnn_tanh"),
+)
+
+FIRST_REPORT_SECONDS = 60.0  # assumed of the first report; later ones take as long as the last
+LEAST_STUDY_SECONDS = 60.0  # a study is not begun with less, since it leaves nothing if it is ended
+LEAST_SWEEP_SECONDS = 20.0  # the same of a sweep, whose process takes half of that to start
+END_SECONDS = 3.0  # to end the processes that measure and to save
+SAVE_SECONDS = 30.0  # between two savings during a sweep
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the caller of a campaign does with what it measures.
+
+    Args:
+        save: puts the results where they outlast this process.
+        show_checks: for a number of checks, gives what to call with each outcome.
+        show_sweep: for a title and the seconds it may take, gives what a sweep calls.
+        build_report: makes tables, figures and pages in a device's folder; None for no report.
+    """
+
+    save: Callable[[], object]
+    show_checks: Callable[[int], AbstractContextManager[Callable[[run_checks.Row], object]]]
+    show_sweep: Callable[[str, float], AbstractContextManager[sweep.Progress]]
+    build_report: Callable[[Path], object] | None = None
+
+
+@dataclass
+class Campaign:
+    """One call.
+
+    Args:
+        results: the folder of results, in which the device has its own.
+        deadline: of ``time.monotonic``.
+        settings: of ``bench.sweep.worker.Settings``.
+        outputs: what to do with what is measured.
+        timeout: seconds of silence after which a measuring process counts as hanging.
+        rehearse: run every step on a tiny grid, on any machine.
+    """
+
+    results: Path
+    deadline: float
+    settings: dict[str, Any]
+    outputs: Outputs
+    timeout: float
+    rehearse: bool = False
+    failures: list[str] = field(default_factory=list)
+    suspects: tuple[Suspect, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.machine = environment.probe()
+        self.folder = self.results / provenance.slug(self.machine.name)
+        self.run_id = default_run("campaign")
+        self.state = store.read_state(self.folder / files.CAMPAIGN)
+        self._saved = time.monotonic()
+        self._report_begun = False
+
+    def seconds_left(self) -> float:
+        """Until the deadline, less what ending the call will take."""
+        remaining = self.deadline - time.monotonic()
+        if self.outputs.build_report is None:
+            return remaining - END_SECONDS
+        report = 1.5 * self.state.get("report_seconds", FIRST_REPORT_SECONDS)
+        return remaining - min(report, remaining / 2)
+
+    def seconds_for(self, share: Share) -> float:
+        """What a step gets that begins now."""
+        return min(share.part * self.seconds_left(), share.most)
+
+    def remember(self, **facts: Any) -> None:
+        """Keep facts for later calls."""
+        self.state |= facts
+        store.write_state(self.folder / files.CAMPAIGN, self.state)
+
+    def run(self) -> None:
+        """All steps, in order, as far as the time goes. A step that fails stops no other."""
+        presets = REHEARSAL if self.rehearse else PRESETS
+        with Pool(run_checks.workers()) as pool:
+            self.step(self.compile_for_checks, presets[0], pool)
+            self.step(self.check, pool)
+        self.step(self.measure_floor)
+        for preset in presets:
+            if preset != presets[0]:
+                self.step(self.compile_preset, preset)
+            kinds = {request.kind for request in load_preset(preset).requests}
+            self.step(self.sweep, preset, "time", SPEED if "error" in kinds else ALL)
+            if "error" in kinds:
+                if preset in STUDIED:
+                    self.step(self.run_studies)
+                self.step(self.sweep, preset, "error", ALL)
+        self.report()
+
+    def step(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Make a step and save; if it fails, that is noted."""
+        try:
+            call(*arguments)
+        except (RuntimeError, ValueError, OSError) as fault:
+            self.fail(str(fault))
+        self.outputs.save()
+
+    def save_sometimes(self) -> None:
+        """Save, unless that was done a moment ago."""
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.outputs.save()
+            self._saved = time.monotonic()
+
+    def fail(self, sentence: str) -> None:
+        """Note what went wrong; the call goes on and ends with exit code 1."""
+        self.failures.append(sentence)
+        print(f"failed, and the campaign goes on: {sentence}", file=sys.stderr)
+
+    def compile_for_checks(self, preset: str, pool: Pool) -> None:
+        """Compile the kernels of the first checks, then the preset's, then the other checks'."""
+        first = [value_checks.first(cell, self.rehearse) for cell in value_checks.kernel_cells()]
+        first += launch_checks.cases(self.rehearse)
+        rest = value_checks.all_comparisons(self.rehearse)
+        uses = precompile.of_comparisons(first) + self.uses(preset)
+        self.precompile("checks", uses + precompile.of_comparisons(rest), pool)
+
+    def compile_preset(self, preset: str) -> None:
+        with Pool(run_checks.workers()) as pool:
+            self.precompile(preset, self.uses(preset), pool)
+
+    def uses(self, preset: str) -> list[precompile.Use]:
+        """The kernels that a preset's speed needs."""
+        loaded = load_preset(preset)
+        requests = [request for request in loaded.requests if request.kind == "time"]
+        return precompile.of_requests(requests, loaded.providers)
+
+    def precompile(self, what: str, uses: list[precompile.Use], pool: Pool) -> None:
+        """Compile ahead on all cores, into the cache that every process of the call shares."""
+        if not self.machine.is_cuda:
+            print("compile: Triton's interpreter compiles nothing")
+            return
+        seconds = self.seconds_for(COMPILE)
+        if seconds <= 0:
+            print(f"compile {what}: left for the next call")
+            return
+        began = time.monotonic()
+        rows = precompile.run(uses, seconds, pool)
+        spent = time.monotonic() - began
+        print(f"compile {what}: {precompile.summary_line(rows)}, in {spent:.0f} s")
+        compiled = self.state.get("compiled", {})
+        compiled[what] = {"seconds": round(spent, 1), "kernels": precompile.to_json(rows)}
+        self.remember(compiled=compiled)
+
+    def check(self, pool: Pool) -> None:
+        """check-gpu: what is not settled yet for this code and software on such a device.
+
+        What is not done in its share of the time is left for the next call and shown on the page.
+        A failure only costs the kernels that it makes suspect: they are not measured, and what was
+        measured of them before does not count (``bench.records.failed_checks``).
+        """
+        checks = run_checks.all_checks(self.rehearse, self.machine.is_cuda)
+        file = run_checks.ResultFile(self.folder, run_checks.key(self.rehearse))
+        with self.outputs.show_checks(len(checks)) as show:
+
+            def on_row(row: run_checks.Row) -> None:
+                show(row)
+                self.save_sometimes()
+
+            rows = run_checks.run(checks, file, self.seconds_for(CHECK), pool, on_row)
+        print(f"check-gpu: {run_checks.summary_line(rows)}")
+        rest = run_checks.unfinished(rows)
+        if rest:
+            print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
+        if not any(row.check == "values" and row.outcome == PASS for row in rows):
+            self.fail("check-gpu: not one value was checked, so nothing vouches for the kernels")
+        failed = [row.name for row in rows if row.outcome == FAIL]
+        self.suspects = run_checks.suspects(rows)
+        self.settings["suspects"] = failed_checks.to_json(self.suspects)
+        if failed:
+            not_measured = "; ".join(dict.fromkeys(map(str, self.suspects))) or "nothing"
+            more = f" and {len(failed) - 3} more" if failed[3:] else ""
+            names = ", ".join(failed[:3]) + more
+            self.fail(f"check-gpu: {names}; not measured therefore: {not_measured}")
+            self.replace_records_of_suspects()
+
+    def replace_records_of_suspects(self) -> None:
+        """Let what earlier calls measured of suspect kernels no longer count."""
+        paths = store.record_files(self.folder / files.RECORDS, self.run_id)
+        records = [record for path in paths for record in store.read(path)]
+        replacements = failed_checks.replacements(records, self.suspects, provenance.now())
+        if replacements:
+            with store.Writer(record_file(self.folder, self.run_id)) as writer:
+                for record in replacements:
+                    writer.append(record)
+            print(f"check-gpu: {len(replacements)} records of earlier calls no longer count")
+
+    def measure_floor(self) -> None:
+        """The bounds of this device, unless this code has measured all of them.
+
+        Raises:
+            RuntimeError: if a microbenchmark fails.
+        """
+        if floor.is_complete(self.folder):
+            print("floor: measured before")
+            return
+        seconds = self.seconds_for(FLOOR)
+        if seconds < 1:
+            print("floor: left for the next call")
+            return
+        problems = floor.run(self.folder, round(seconds))
+        if problems is not None:
+            failed = floor.failures(problems)
+            if failed:
+                raise RuntimeError(f"floor: {' | '.join(failed)}")
+            print(f"floor: {files.FLOOR}")
+
+    def run_studies(self) -> None:
+        """Activations, repeatability and a training run, unless this code's are there."""
+        for module, name, brief in STUDIES:
+            found = store.read_state(self.folder / files.RECORDS / name)
+            arguments = [brief] * self.rehearse
+            if module == TRAINING and self.suspects:
+                trained = {cell.name for cell in CELLS.values() if cell.torch_class}
+                trained -= {suspect.cell for suspect in self.suspects}
+                arguments = [",".join(sorted(trained))]
+            if found.get("code") == provenance.code_hash():
+                print(f"{module}: measured before")
+            elif self.seconds_left() < LEAST_STUDY_SECONDS and not self.rehearse:
+                print(f"{module}: left for the next call")
+            elif arguments != [""]:
+                self.step(self.run_study, module, *arguments)
+
+    def run_study(self, module: str, *arguments: str) -> None:
+        """Run a module in a process of its own, which is ended when the time is up.
+
+        Raises:
+            RuntimeError: if it fails.
+        """
+        seconds = self.seconds_left()
+        try:
+            written = process.run_module(module, self.folder, *arguments, seconds=seconds)
+        except process.TookTooLong as fault:
+            print(f"{module}: left for the next call ({fault})")
+            return
+        print(f"{module}: {Path(written).name}")
+
+    def sweep(self, preset: str, kind: str, share: Share) -> None:
+        """A preset's speed or error, as far as a share of the time left goes."""
+        title, seconds = f"{preset} {kind}", self.seconds_for(share)
+        if seconds < (0 if self.rehearse else LEAST_SWEEP_SECONDS):
+            print(f"{title}: left for the next call")
+            return
+        options = Options(preset=preset, kinds=(kind,), run=self.run_id)
+        with self.outputs.show_sweep(title, seconds) as show:
+
+            def progress(
+                done: int, total: int, request: Request, provider: str, doing: str
+            ) -> None:
+                show(done, total, request, provider, doing)
+                if not provider:  # between cases, so that saving disturbs no measurement
+                    self.save_sometimes()
+
+            _, counts, undone = sweep.sweep(
+                options, self.settings, self.results, seconds / 60, self.timeout, progress
+            )
+        print(f"{title}: {sweep.summary_line(counts, undone)}")
+
+    def report(self) -> None:
+        """Report on everything measured so far, if that is asked for."""
+        if self.outputs.build_report is None:
+            return
+        if not store.record_files(self.folder / files.RECORDS):
+            print("report: nothing has been measured yet")
+            return
+        self._report_begun, began = True, time.monotonic()
+        self.outputs.build_report(self.folder)
+        self.remember(report_seconds=time.monotonic() - began)
+
+    def end_early(self) -> None:
+        """Save what there is and report on it, unless interrupted again or in the report."""
+        print("interrupted; nothing finished is lost, the same command goes on")
+        with contextlib.suppress(KeyboardInterrupt):
+            self.outputs.save()
+            if not self._report_begun:
+                self.report()

@@ -1,0 +1,151 @@
+"""An archive of what was measured: what it holds, joining, damage, and calls that go on with it."""
+
+import io
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.records import archive, files, store
+from tests.helpers.results_tree import make_records, records_in
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
+
+
+def test_an_archive_brings_home_what_was_measured_and_no_page(tmp_path: Path):
+    tree, file = tmp_path / "tree", tmp_path / "out" / "card.tar.gz"
+    make_records(tree, "a", "b")
+    (tree / "card" / "records" / "old.jsonl.gz").write_bytes(b"compressed")
+    (tree / "card" / "check_gpu.json").write_text("{}")
+    assert str(file) in archive.pack(tree, file)
+    assert archive.restore(file, tmp_path / "home") == [tmp_path / "home" / "card"]
+    kept = ("card/records/campaign-1.jsonl", "card/records/old.jsonl.gz", "card/check_gpu.json")
+    measured = contents(tree)
+    assert contents(tmp_path / "home") == {name: measured[name] for name in kept}
+    assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
+
+
+def test_a_byte_that_changed_anywhere_is_noticed(tmp_path: Path):
+    make_records(tmp_path / "tree", *(f"record-{k}" for k in range(500)))
+    file = tmp_path / "card.tar.gz"
+    archive.pack(tmp_path / "tree", file)
+    whole = file.read_bytes()
+    # But for gzip's header, which holds a time, a system and flags that nobody reads.
+    for at in (0, 1, 2, *range(10, len(whole), len(whole) // 60), len(whole) - 1):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match="cannot be unpacked"):
+            archive.restore(file, tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_records_of_two_archives_are_joined_and_states_replaced(tmp_path: Path):
+    home, tree = tmp_path / "home", tmp_path / "tree"
+    make_records(home, "a", "b")
+    (home / "card" / "records" / "campaign-1.jsonl").open("a").write("half a rec")  # killed
+    make_records(tree, "b", "c")
+    make_records(tree, "d", name="other")
+    for place, state, lines in ((home, "old", b"b\nc\n"), (tree, "new", b"a\nb\n")):
+        (place / "card" / "limits.json").write_text(state)
+        (place / "card" / "records" / "2.jsonl.gz").write_bytes(store.compressed(lines))
+    archive.pack(tree, tmp_path / "x.tar.gz")
+    for _ in range(2):  # the second time changes nothing
+        archive.restore(tmp_path / "x.tar.gz", home)
+        assert records_in(home) == ["a", "b", "c"] and records_in(home, "other") == ["d"]
+        packed = store.lines(home / "card" / "records" / "2.jsonl.gz")
+        assert list(packed) == [b"b\n", b"c\n", b"a\n"]
+        assert (home / "card" / "limits.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (os, "fsync"), (tarfile, "open")])
+def test_a_kill_while_packing_leaves_a_whole_archive(module, name, tmp_path: Path, monkeypatch):
+    tree, file = tmp_path / "tree", tmp_path / "x.tar.gz"
+    make_records(tree, "a")
+    archive.pack(tree, file)
+    make_records(tree, "b")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, killed)
+        archive.pack(tree, file)
+    archive.restore(file, tmp_path / "home")
+    assert records_in(tmp_path / "home") == ["a"]
+
+
+def pack_member(path: Path, name: str, data: bytes | None) -> None:
+    """An archive of one member; None makes a link to /etc/passwd."""
+    info = tarfile.TarInfo(name)
+    if data is None:
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    info.size = len(data or b"")
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(info, io.BytesIO(data or b""))
+
+
+def test_what_is_no_archive_of_a_campaign_is_refused_in_one_sentence(tmp_path: Path):
+    make_records(tmp_path / "tree", "a" * 400)
+    archive.pack(tmp_path / "tree", tmp_path / "right.tar.gz")
+    whole = (tmp_path / "right.tar.gz").read_bytes()
+    (tmp_path / "torn.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.tar.gz").touch()
+    (tmp_path / "folder.tar.gz").mkdir()
+    pack_member(tmp_path / "other.tar.gz", "file.txt", b"x")
+    pack_member(tmp_path / "outside.tar.gz", "../card/records/x.jsonl", b"x\n")
+    pack_member(tmp_path / "link.tar.gz", "card/records/x.jsonl", None)
+    for name in ("none", "torn", "empty", "folder", "other", "outside", "link"):
+        file = tmp_path / f"{name}.tar.gz"
+        with pytest.raises(ValueError, match=r"archive is .*; accepted: a file that") as refused:
+            archive.restore(file, tmp_path / "deep" / "home")
+        assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "deep").exists() and not (tmp_path / "card").exists()
+
+
+def test_the_report_takes_an_archive(tmp_path: Path, monkeypatch):
+    make_records(tmp_path / "tree", "a")
+    archive.pack(tmp_path / "tree", tmp_path / "card.tar.gz")
+    reported: list[Path] = []
+    monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("bench.report.build.main", lambda *folders: reported.extend(folders))
+    found = CliRunner().invoke(app, ["report", str(tmp_path / "card.tar.gz"), str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    assert reported == [tmp_path / "results" / "card", tmp_path]
+    assert records_in(tmp_path / "results") == ["a"]
+
+
+# --- calls that measure into an archive
+
+
+def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: Path, capsys):
+    file = tmp_path / "out" / "card.tar.gz"
+    with pytest.raises(SystemExit), archive.workspace(tmp_path, file, None) as (inside, _):
+        make_records(inside, "a")
+        raise SystemExit(128 + signal.SIGTERM)
+    assert "python -m bench report" in capsys.readouterr().out
+    with archive.workspace(tmp_path, file, None) as (inside, save):
+        assert records_in(inside) == ["a"]
+        make_records(inside, "b")
+        save()
+        archive.restore(file, tmp_path / "saved")
+        assert records_in(tmp_path / "saved") == ["a", "b"]
+    # Another file that begins with the first, and then goes on by itself.
+    other = tmp_path / "other.tar.gz"
+    for expected, new in ((["a", "b"], "c"), (["a", "b", "c"], "d")):
+        with archive.workspace(tmp_path, other, file) as (inside, _):
+            assert records_in(inside) == expected
+            make_records(inside, new)
+    with archive.workspace(tmp_path / "plain", None, other) as (inside, _):
+        assert inside == tmp_path / "plain" and records_in(inside) == ["a", "b", "c", "d"]
+
+
+def test_a_call_that_measured_nothing_leaves_no_archive(tmp_path: Path, capsys):
+    with archive.workspace(tmp_path, tmp_path / "x.tar.gz", None):
+        pass
+    assert "nothing was measured" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,73 @@
+"""Calls measured in a CUDA graph, with a capture that only records that it happens."""
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import kernels
+from bench.cases.cases import DEFAULTS, make_case
+from bench.cases.problem import make_problem
+from bench.measure.runner import Runner
+from bench.providers import Call, Provider, load
+from bench.records.environment import Machine
+
+
+def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
+    """What compiles or starts a library at its first call has done so before, in that very mode."""
+    capturing: list[bool] = []
+
+    @contextlib.contextmanager
+    def graph(_: Any):
+        capturing.append(True)
+        yield
+        capturing.pop()
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for name, value in (
+        ("Stream", lambda: stream), ("current_stream", lambda: stream),
+        ("stream", lambda _: contextlib.nullcontext()), ("synchronize", lambda *_: None),
+        ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)), ("graph", graph),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"torch.cuda.{name}", value)
+    case = make_case(**DEFAULTS | {"T": 2, "B": 2, "H": 4, "I": 3, "pass": "fwd+bwd"})
+    known: set[str] = set()
+
+    def build(problem: Any) -> Call:
+        w = problem.inputs["w_hh_l0"].detach()
+
+        def forward() -> dict[str, torch.Tensor]:
+            for what in ("compile the kernel", "start cuBLAS"):
+                assert what in known or not capturing, f"{what} inside a capture"
+                known.add(what)
+            return {name: w.sum() * torch.ones_like(x) for name, x in problem.upstream.items()}
+
+        return Call(forward, {"w": w})
+
+    provider = Provider("p", build, lambda case, machine: None, lambda: None, graph=True)
+    card = Machine("cuda", "a card", (9, 0), 132)
+    runner = Runner(provider, make_problem(case), card)
+    runner.prepare()
+    assert known and not capturing
+    known.clear()
+    with pytest.raises(AssertionError, match="inside a capture"), graph(None):
+        runner._step()  # the test can fail
+    capturing.clear()
+
+
+def test_ours_in_a_graph_is_warmed_up_in_the_mode_that_is_captured(monkeypatch):
+    asked = []
+
+    def layers(*_: Any, mode: str, **rest: Any) -> Any:
+        asked.append(mode)
+        raise StopIteration
+
+    monkeypatch.setattr(kernels, "layers", layers)
+    problem = make_problem(make_case(**DEFAULTS | {"T": 2, "B": 2, "H": 16, "I": 16}))
+    call = load()["ours-graph"].build(problem)
+    for _ in range(3):
+        with pytest.raises(StopIteration):
+            call.forward()
+    assert asked == ["auto-graph"] * 3

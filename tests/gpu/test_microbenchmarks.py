@@ -1,0 +1,85 @@
+"""The floor's microbenchmarks: what their kernels compute, and what they compile to."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.gpu import microbenchmark_launches as launches
+from bench.gpu.microbenchmark_kernels import PAIRS, RING, SAVED_BLOCK, SAVED_WORDS
+from bench.gpu.microbenchmark_launches import Barrier, Chain, Flags, Latency, Release
+from bench.gpu.microbenchmarks import MICROBENCHMARKS, Microbenchmark
+from bench.records.provenance import ROOT
+from kernels.plan import Problem, forward_plan
+from kernels.plan.devices import DEVICES
+
+CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+interpreted = pytest.mark.skipif(DEVICE.type == "cuda", reason="kernels are not interpreted here")
+NAMES = [each.name for each in MICROBENCHMARKS]
+
+
+@pytest.mark.parametrize("each", MICROBENCHMARKS, ids=NAMES)
+def test_the_kernels_compute_what_they_should(each: Microbenchmark):
+    each.check(DEVICE)
+
+
+@interpreted
+def test_programs_that_wait_in_vain_are_seen(monkeypatch):
+    """The interpreter runs programs one after another, so nobody answers the first of two."""
+    monkeypatch.setattr(launches, "MAX_POLLS", 3)
+    with pytest.raises(RuntimeError, match="among 2 programs in 1 groups was not completed"):
+        Barrier.make(2, 1, CPU).check(2)
+    with pytest.raises(RuntimeError, match="flags between 1 pairs of programs were not seen"):
+        dataclasses.replace(Flags.make(1, CPU), answered=False).check(2)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Barrier.make(1, 2, DEVICE, (128, 256)), "was not completed"),
+        (lambda: Release.make(2, 128, DEVICE), "counted otherwise"),
+        (lambda: Flags.make(1, DEVICE), "were not seen"),
+        (lambda: Latency.make(16, DEVICE), "ended elsewhere"),
+        (lambda: Chain.make(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
+    ],
+)
+def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypatch):
+    run, kind = made(), type(made())
+    whole = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, steps: whole(self, steps - 1))
+    with pytest.raises(RuntimeError, match=message):
+        run.check(5)
+
+
+@pytest.mark.parametrize("steps", [1, RING, RING + 3])
+def test_every_word_that_was_stored_is_checked(steps: int):
+    stored = launches.ring(2, 3, CPU)
+    for step in range(steps):
+        stored[step % RING] = step
+    launches.check_ring(stored, steps, "it")
+    stored[(steps - 1) % RING, 1, 2] += 1
+    with pytest.raises(RuntimeError, match="what it stored is not what it should be"):
+        launches.check_ring(stored, steps, "it")
+
+
+def test_a_program_stores_as_much_as_in_a_real_step():
+    plan = forward_plan(Problem(4, 16, 1024, 1, "bfloat16"), DEVICES["h100"])
+    assert plan.units * plan.block_b == PAIRS
+    assert SAVED_WORDS % SAVED_BLOCK == 0
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_that_is_not_there():
+    """The instruction that each is to measure stands where its clock or its loop is, and nothing
+    is spilled: the release between two clocks, the products from shared memory in a chain.
+    """
+    command = [sys.executable, "-m", "tests.helpers.compile_microbenchmarks"]
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(Path.home())}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,19 @@
+"""A results tree of one device, whose records are words."""
+
+from pathlib import Path
+
+
+def make_records(
+    results: Path, *lines: str, name: str = "campaign-1", device: str = "card"
+) -> None:
+    """Add records to a device's folder, and what a report would make."""
+    path = results / device / "records" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    (results / device / "README.md").write_text("page")
+    (results / "index.html").write_text("page of all")
+
+
+def records_in(results: Path, name: str = "campaign-1", device: str = "card") -> list[str]:
+    return (results / device / "records" / f"{name}.jsonl").read_text().split()
