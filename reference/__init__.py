@@ -1,9 +1,9 @@
 """What is computed: recurrent networks in plain PyTorch, read like the equations.
 
-`rnn`, `lstm`, `gru` and `slstm` are whole networks, `recurrence` is the loop over time alone, and
-`rnn_step`, `lstm_step`, `gru_step` and `slstm_step` are the equations. To add a cell, write its
-step in a file of its own and give it a line in `cells.py`; `layers` and `recurrence` then take it
-by its name.
+Import `rnn`, `lstm`, `gru` and `slstm` for whole networks, `recurrence` for the loop over time of
+one layer, and `rnn_step`, `lstm_step`, `gru_step` and `slstm_step` for the equations. To add a
+cell, write its step in a file of its own and give it a line in `cells`; `layers` and `recurrence`
+then take it by its name.
 """
 
 from reference.cells import CELLS, Cell

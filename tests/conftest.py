@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-# Whether a kernel is interpreted is decided when it is imported, so this stands before any test
+# Whether a kernel is interpreted is decided when it is imported, so this runs before any test
 # module does. Tests that compile for a GPU do so in a process of their own, without it.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -12,6 +12,6 @@ def test_every_pair_occurs_and_the_list_is_short():
     assert rows == pairwise(**choices)
 
 
-def test_one_setting_alone_has_no_pairs_and_labels_are_readable():
+def test_a_single_setting_has_no_pairs_and_labels_are_readable():
     assert pairwise(a=[1, 2]) == []
     assert label({"cell": "gru", "shape": (1, 2)}) == "cell=gru-shape=(1,2)"

@@ -69,7 +69,7 @@ def test_computes_in_the_inputs_dtype(cell, dtype):
     assert (y - exact).abs().max() < 20 * ROUNDOFF[dtype]
 
 
-def test_takes_views_and_leaves_its_arguments_alone():
+def test_takes_views_and_leaves_its_arguments_unchanged():
     weights = weights_of("gru")
     x = tensor(B, I, T).permute(2, 0, 1)
     h0 = tensor(1, 1, H).expand(1, B, H)
