@@ -39,13 +39,13 @@ class Failed(Exception):
     Args:
         sentence: what is wrong.
         report: all that helps to find out why, in many lines.
-        doubts: what the finding makes doubtful, picklable; None where it says no more than the
+        suspects: the kernels found wrong, picklable; None where it says no more than the
             check's name does.
     """
 
-    def __init__(self, sentence: str, report: str = "", doubts: tuple[Any, ...] | None = None):
+    def __init__(self, sentence: str, report: str = "", suspects: tuple[Any, ...] | None = None):
         super().__init__(sentence)
-        self.report, self.doubts = report, doubts
+        self.report, self.suspects = report, suspects
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Outcome:
     """How a unit ended: PASS, FAIL, LEFT_OUT or NOT_DONE, and the line that says why.
 
     ``tried`` is False where the time was up before it began, or soon after. ``report`` and
-    ``doubts`` are those of :class:`Failed`; of any other exception the report is its traceback.
+    ``suspects`` are those of :class:`Failed`; of any other exception the report is its traceback.
     """
 
     state: str
@@ -78,13 +78,13 @@ class Outcome:
     seconds: float = 0.0
     tried: bool = True
     report: str = ""
-    doubts: tuple[Any, ...] | None = None
+    suspects: tuple[Any, ...] | None = None
 
 
 def attempt(call: Callable[[], str]) -> Outcome:
     """Run one check in this process; whatever it raises becomes its outcome."""
     began = time.monotonic()
-    report, doubts = "", None
+    report, suspects = "", None
     try:
         detail, state = call(), PASS
         torch = sys.modules.get("torch")
@@ -96,13 +96,13 @@ def attempt(call: Callable[[], str]) -> Outcome:
     except NotDone as reason:
         detail, state = str(reason), NOT_DONE
     except Failed as found:
-        detail, state, report, doubts = str(found), FAIL, found.report, found.doubts
+        detail, state, report, suspects = str(found), FAIL, found.report, found.suspects
     except Exception as error:
         detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
         lacking = is_out_of_memory(error) or BUSY in str(error)
         state = NOT_DONE if lacking else FAIL
         report = traceback.format_exc()
-    return Outcome(state, detail, time.monotonic() - began, report=report, doubts=doubts)
+    return Outcome(state, detail, time.monotonic() - began, report=report, suspects=suspects)
 
 
 def attempt_units(requests: Iterator[bytes], answer: Answer) -> None:

@@ -219,7 +219,7 @@ def run(
     def on_outcome(unit: Unit, outcome: Outcome) -> None:
         check = by_name[unit.name]
         tries = outcome.tried + (earlier[unit.name].tries if unit.name in earlier else 0)
-        suspect = check.suspects if outcome.doubts is None else outcome.doubts
+        suspect = check.suspects if outcome.suspects is None else outcome.suspects
         row = found[unit.name] = Row(
             check.kind, check.what, outcome.state, outcome.detail, outcome.seconds, tries,
             outcome.report, to_json(suspect) if outcome.state == FAIL else [],

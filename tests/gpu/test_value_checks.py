@@ -67,7 +67,7 @@ def test_a_wrong_value_is_seen_and_reported_whole(
     assert sum(line.startswith(plans) for line in lines) == 2
     # In the interpreter "auto" runs stepwise: that is what is suspect.
     suspect = Suspect(f"values: {comparison.name}", "gru", loop, "stepwise", "bf16")
-    assert outcome.doubts == (suspect,)
+    assert outcome.suspects == (suspect,)
 
 
 def test_where_a_tensor_is_wrong_is_reported_by_its_axes() -> None:
@@ -93,7 +93,7 @@ def test_bits_of_our_kernels_that_differ_fail_the_repetitions(
     outcome = attempt(partial(launch_checks.repeat, LSTM, "cpu", 2))
     assert outcome.state == FAIL and outcome.detail == f"{name} differed in 1 of 2 calls"
     loop = "backward" if name == "dgx" else "forward"
-    assert outcome.doubts and outcome.doubts[0].loop == loop
+    assert outcome.suspects and outcome.suspects[0].loop == loop
 
 
 @pytest.mark.parametrize("name", launch_checks.BY_TORCH)
