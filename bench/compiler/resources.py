@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -99,14 +100,11 @@ class Job:
 def plan_jobs(device: Device, grid: Grid) -> list[Job]:
     """The distinct kernels that the plan chooses over a grid, the most used cases first."""
     found: dict[str, tuple[Variant, list[int]]] = {}
-    for number in grid.numbers:
-        for H in sorted(grid.hidden, key=lambda h: abs(h - 1024)):
-            for cell in grid.cells:
-                for loop in LOOPS:
-                    for B in grid.batches:
-                        variant = plan_variant(device, cell, loop, H, B, number)
-                        key = compile_inputs(variant, device)
-                        found.setdefault(key, (variant, []))[1].append(B)
+    hidden = sorted(grid.hidden, key=lambda h: abs(h - 1024))
+    cases = itertools.product(grid.numbers, hidden, grid.cells, LOOPS, grid.batches)
+    for number, H, cell, loop, B in cases:
+        variant = plan_variant(device, cell, loop, H, B, number)
+        found.setdefault(compile_inputs(variant, device), (variant, []))[1].append(B)
     return [Job(variant, tuple(served), device) for variant, served in found.values()]
 
 

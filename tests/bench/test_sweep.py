@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -250,29 +249,22 @@ def test_two_shards_merged_equal_one_run(preset: Path, tmp_path: Path):
     assert facts(records(merged)) == facts(records(tmp_path / "whole"))
 
 
-def run_cli(*words: str, **extra: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, **extra)
+BENCH = [sys.executable, "-m", "bench"]
 
 
-def sweep_words(preset: Path, results: Path) -> list[str]:
-    return [
-        "sweep", "--preset", "little", "--preset-file", str(preset), "--plugin", str(PLUGIN),
-        "--results", str(results), "--seconds", "0.05", "--target", "0.5",
-    ]  # fmt: skip
+def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BENCH, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_at_any_moment_resumes(preset: Path, tmp_path: Path):
-    words = sweep_words(preset, tmp_path / "results")
-    draw = random.Random(0)
+    words = [
+        "sweep", "--preset", "little", "--preset-file", str(preset), "--plugin", str(PLUGIN),
+        "--results", str(tmp_path / "results"), "--seconds", "0.05", "--target", "0.5",
+    ]  # fmt: skip
+    draw, quiet = random.Random(0), subprocess.DEVNULL
     for _ in range(2):
-        child = subprocess.Popen(
-            [sys.executable, "-m", "bench", *words],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        child = subprocess.Popen([*BENCH, *words], cwd=ROOT, stdout=quiet, stderr=quiet)
         time.sleep(draw.uniform(2.0, 4.0))
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
@@ -310,13 +302,9 @@ def test_a_dry_runs_work_grows_as_its_cases(tmp_path: Path):
             plan = make_plan(Options(preset=name), machine, tmp_path)
         calls = sum(each.callcount for each in profile.getstats())
         assert name == "tiny" or calls < MOST_CALLS * plan.matched, calls / plan.matched
-
-
-def test_dry_run_says_what_is_skipped_and_why():
-    found = run_cli("sweep", "--preset", "paper", "--dry-run").stdout
-    if environment.probe().kind == "cpu":
-        assert "skip  ours in" in found and "interpreter" in found
-    assert "about" in found and "(a guess)" in found
+    *lines, total = describe(plan, machine, 1.0)
+    assert any("skip  ours in" in line and "interpreter" in line for line in lines)
+    assert "about" in total and "(a guess)" in total
 
 
 @pytest.mark.parametrize(
