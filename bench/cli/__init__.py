@@ -14,6 +14,7 @@ from bench.cli import (
     campaign,
     check_gpu,
     cite,
+    compare,
     error,
     floor,
     merge,
@@ -24,7 +25,6 @@ from bench.cli import (
     resources,
     sweep,
 )
-from bench.report import compare
 
 app = typer.Typer(
     name="python -m bench",

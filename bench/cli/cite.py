@@ -15,8 +15,8 @@ def command(
     ] = None,
 ) -> None:
     """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
-    from bench.report import build  # here, so that --help need not wait for pandas
-    from bench.report.pages import cite  # here, so that --help need not wait for pandas
+    from bench.report import runs  # here, so that --help need not wait for pandas
+    from bench.report.pages import cite
 
-    for found in [None] if run is None else build.load([run]):
+    for found in [None] if run is None else runs.load([run]):
         print(cite.text(found))

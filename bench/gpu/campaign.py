@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from bench.cases.cases import CELLS
 from bench.cases.presets import Request, load_preset
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
-from bench.gpu.pool import FAIL, PASS, Pool
+from bench.gpu.pool import Pool
 from bench.records import environment, failed_checks, files, provenance, store
 from bench.records.failed_checks import Suspect
+from bench.records.outcomes import FAIL, PASS
 from bench.sweep import process, sweep
 from bench.sweep.plan import Options, default_run, record_file
 

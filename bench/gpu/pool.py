@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
+from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
-PASS, FAIL, LEFT_OUT, NOT_DONE = "pass", "FAIL", "left out", "not done"
 FAIR_SECONDS = 60.0  # a unit that the deadline ended after less does not count as tried
 BUSY = "busy or unavailable"  # what CUDA says of a card that another process has for itself
 # There are as many processes as cores.

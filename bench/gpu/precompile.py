@@ -19,9 +19,10 @@ from typing import Any
 from bench.cases.cases import Case
 from bench.cases.numbers import kernel_format
 from bench.cases.presets import Request
-from bench.gpu.pool import FAIL, PASS, Outcome, Pool, Unit
+from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.providers.ours import MODES
+from bench.records.outcomes import FAIL, PASS
 
 COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import launch_checks, sanitizer, value_checks
-from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Outcome, Pool, Unit
+from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.records import environment, files, provenance, store
 from bench.records.failed_checks import Suspect, from_json, to_json
+from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
 
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
 TRIES = 2  # a check that was not done after so many fair tries is not begun again

@@ -1,4 +1,4 @@
-"""``python -m bench compare``: is the second run slower than the first, and how sure is that?"""
+"""Whether a second run is slower than a first one, and how sure that is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
 
 from bench.records import files, store
 
-REGRESSION, IMPROVEMENT, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
+SLOWER, FASTER, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Reco
     def question(record: store.Record) -> tuple[str, str, str | None]:
         return record["case_id"], record["provider"], record["mode"]
 
-    everything = (record for path in paths for record in store.read(path))
-    timed = (record for record in everything if record["kind"] == "time")
+    records = (record for path in paths for record in store.read(path))
+    timed = (record for record in records if record["kind"] == "time")
     found = {question(record): record for record in store.newest(timed, question)}
     if not found:
         raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
@@ -78,41 +75,32 @@ def pair(before: store.Record, after: store.Record, threshold: float, seed: int 
     """
     from bench.measure.statistics import ratio_interval
 
-    names: dict[str, Any] = {name: after[name] for name in ("case_id", "provider")}
-    names["mode"] = after["mode"] or before["mode"] or ""
-    if before["status"] != "ok" or after["status"] != "ok":
-        worked = before["status"] == "ok"
-        return Pair(
-            **names,
-            before_ms=before["median_ms"],
-            after_ms=after["median_ms"],
-            ratio=None,
-            low=None,
-            high=None,
-            verdict=BROKEN if worked else UNSURE,
-            reason=f"{after['status']}: {after['reason']}" if worked else before["status"],
-        )
-    ratio = after["median_ms"] / before["median_ms"]
-    interval = ratio_interval(after["samples_ms"], before["samples_ms"], seed)
-    low, high = interval or (None, None)
-    limit = 1 + threshold
-    if low is None or high is None:
-        verdict = UNSURE
-    elif low > limit:
-        verdict = REGRESSION
-    elif high < 1 / limit:
-        verdict = IMPROVEMENT
+    ratio, interval, reason = None, None, ""
+    if before["status"] != "ok":
+        verdict, reason = UNSURE, before["status"]
+    elif after["status"] != "ok":
+        verdict, reason = BROKEN, f"{after['status']}: {after['reason']}"
     else:
-        verdict = SAME if 1 / limit <= low and high <= limit else UNSURE
+        ratio = after["median_ms"] / before["median_ms"]
+        interval = ratio_interval(after["samples_ms"], before["samples_ms"], seed)
+        verdict = _verdict(interval, 1 + threshold)
+    low, high = interval or (None, None)
+    mode = after["mode"] or before["mode"] or ""
+    times = (before["median_ms"], after["median_ms"])
     return Pair(
-        **names,
-        before_ms=before["median_ms"],
-        after_ms=after["median_ms"],
-        ratio=ratio,
-        low=low,
-        high=high,
-        verdict=verdict,
+        after["case_id"], after["provider"], mode, *times, ratio, low, high, verdict, reason
     )
+
+
+def _verdict(interval: tuple[float, float] | None, limit: float) -> str:
+    if interval is None:
+        return UNSURE
+    low, high = interval
+    if low > limit:
+        return SLOWER
+    if high < 1 / limit:
+        return FASTER
+    return SAME if 1 / limit <= low and high <= limit else UNSURE
 
 
 def compare(
@@ -166,9 +154,7 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
         mine = [p for p in pairs if (p.provider, p.mode) == (provider, mode)]
         logs = [math.log(p.ratio) for p in mine if p.ratio is not None]
         mean = f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "-"
-        counts = [
-            sum(p.verdict == verdict for p in mine) for verdict in (REGRESSION, IMPROVEMENT, BROKEN)
-        ]
+        counts = [sum(p.verdict == verdict for p in mine) for verdict in (SLOWER, FASTER, BROKEN)]
         lines.append(
             f"| {provider} | {mode} | {len(mine)} | {mean} | " + " | ".join(map(str, counts)) + " |"
         )
@@ -189,25 +175,3 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
             f"{interval} | {verdict} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def command(
-    first: Annotated[str, typer.Argument(help="The earlier run: a file, a folder, or its name.")],
-    second: Annotated[str, typer.Argument(help="The later run, likewise.")],
-    threshold: Annotated[float, typer.Option(help="Percent from which a change counts.")] = 5.0,
-    any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
-    results: Annotated[Path, typer.Option(help="Where named runs are found.")] = files.RESULTS,
-) -> None:
-    """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
-    if not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"threshold is {threshold}; accepted: a percentage of at least 0")
-    share = threshold / 100
-    pairs = compare(find(first, results), find(second, results), share, any_device)
-    text = markdown(pairs, first, second, share, every)
-    print(text)
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
-    if any(p.verdict in (REGRESSION, BROKEN) for p in pairs):
-        raise typer.Exit(1)

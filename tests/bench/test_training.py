@@ -11,7 +11,6 @@ from bench.records import files, schema
 from bench.report import build
 from tests.helpers import synthetic
 from tests.helpers.paired_modules import DEVICE
-from tests.report.test_images import losses
 
 
 @pytest.mark.slow
@@ -43,8 +42,8 @@ def test_the_report_draws_the_curves(tmp_path):
     (folder / "records").mkdir(parents=True)
     lines = [json.dumps(schema.to_json(record)) for record in synthetic.small()[:3]]
     (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "records" / files.TRAINING).write_text(json.dumps(losses()))
-    names = {path.name for path in build.everything([folder])}
+    (folder / "records" / files.TRAINING).write_text(json.dumps(synthetic.training()))
+    names = {path.name for path in build.build_report([folder])}
     assert {"training.png", "training.pdf", "training.md", "data.zip"} <= names
     assert len(synthetic.data(folder, "figures/training")) == 2 * 50
     page = (folder / "README.md").read_text()
@@ -53,5 +52,5 @@ def test_the_report_draws_the_curves(tmp_path):
 
 def test_a_measured_run_has_what_the_report_reads():
     found = training.measure(["gru"], steps=2)
-    assert set(found) >= set(losses()) - {"functions", "points"}
+    assert set(found) >= set(synthetic.training()) - {"functions", "points"}
     assert [len(curve) for curve in found["losses"]["gru"].values()] == [2, 2]

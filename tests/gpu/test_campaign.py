@@ -18,10 +18,10 @@ from bench.cli import app
 from bench.cli import campaign as command_line
 from bench.gpu import campaign, floor, run_checks
 from bench.gpu.campaign import Campaign, Outputs
-from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.gpu.run_checks import ResultFile, Row
 from bench.records import archive, environment, files, provenance, schema, store
 from bench.records.failed_checks import Suspect, to_json
+from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.records.provenance import ROOT
 from bench.sweep import process
 from bench.sweep.plan import default_run, record_file

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bench.gpu import precompile
-from bench.gpu.pool import FAIL, NOT_DONE, PASS, Outcome, Unit
+from bench.gpu.pool import Outcome, Unit
 from bench.gpu.precompile import CLAIMED, COMPILED
+from bench.records.outcomes import FAIL, NOT_DONE, PASS
 from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
 
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.cli.check_gpu import MOST_REPORTS, UNFINISHED, show_progress
 from bench.gpu import run_checks
-from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS, Pool, Unit
+from bench.gpu.pool import Pool, Unit
 from bench.gpu.run_checks import TRIES, Check, ResultFile, Row
 from bench.gpu.value_checks import kernel_cells
 from bench.records import files
 from bench.records.failed_checks import Suspect
+from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.records.provenance import ROOT
 from tests.helpers.pool_tasks import dies, fails, finds, gives, late
 

@@ -12,10 +12,11 @@ import torch
 from bench.cases.cases import CELLS
 from bench.compiler.compile_kernel import TORCH_NAMES
 from bench.gpu import error_report, launch_checks, sanitizer, value_checks
-from bench.gpu.pool import FAIL, PASS, Failed, NotDone, attempt
+from bench.gpu.pool import Failed, NotDone, attempt
 from bench.gpu.value_checks import Comparison, kernel_cells
 from bench.measure.metrics import errors, tolerance
 from bench.records.failed_checks import Suspect
+from bench.records.outcomes import FAIL, PASS
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES
 

@@ -11,6 +11,7 @@ from bench.cases.cases import Case
 from bench.records import schema, store
 from bench.report import build
 from bench.report.pages import page
+from bench.report.runs import load
 from tests.helpers import synthetic
 
 CHROMIUM = next(
@@ -34,7 +35,7 @@ def page_of(folder: Path, *devices: list[store.Record]) -> Path:
         pytest.skip("the results page needs the package vl-convert-python")
     for k, records in enumerate(devices):
         device(folder / f"{k}", f"{synthetic.DEVICE} {k}", records)
-    (path,) = build.results_pages(build.load([folder / "0"]))
+    (path,) = build.results_pages(load([folder / "0"]))
     return path
 
 

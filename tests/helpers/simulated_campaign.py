@@ -31,9 +31,10 @@ from bench.cli import campaign as command_line
 from bench.compiler.compile_kernel import identity
 from bench.gpu import campaign, floor, pool, precompile, run_checks, value_checks
 from bench.gpu.microbenchmarks import MICROBENCHMARKS, START_SECONDS
-from bench.gpu.pool import PASS, Outcome, Unit
+from bench.gpu.pool import Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
+from bench.records.outcomes import PASS
 from bench.records.provenance import ROOT
 from bench.sweep import process, sweep, toolchain
 from bench.sweep.plan import request_seconds

@@ -270,6 +270,11 @@ def compiled() -> Iterator[store.Record]:
         )
 
 
+def file_origin() -> dict[str, Any]:
+    """Where a file beside the records is from."""
+    return {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
+
+
 def floor() -> dict[str, Any]:
     """Invented bounds of a card, as ``bench.gpu.floor`` writes them."""
 
@@ -282,8 +287,7 @@ def floor() -> dict[str, Any]:
 
     reads = {"words": 4096, "warps": 8}
     gather = reads | {"bytes": 1 << 16, "programs": 4}
-    origin = {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
-    return origin | {
+    return file_origin() | {
         "card": {
             "name": "NVIDIA H100 80GB HBM3",
             "architecture": "sm_90",
@@ -318,3 +322,33 @@ def floor() -> dict[str, Any]:
         ],
         "time": facts()["time"],
     }
+
+
+def activations() -> dict[str, Any]:
+    """An invented file of activation errors."""
+    exponents = list(range(-30, 10))
+    names = ("sigmoid", "tanh", "sigmoid_gradient", "tanh_gradient")
+    rows = {
+        name: {
+            "exponents": exponents,
+            "max_ulp_per_exponent": [1 + abs(np.sin(e + k)) for e in exponents],
+        }
+        for k, name in enumerate(names)
+    }
+    return {
+        "functions": rows,
+        "points": 1 << 22,
+        "interpreted": True,
+        **file_origin(),
+    }
+
+
+def training() -> dict[str, Any]:
+    """An invented file of training runs."""
+    falling = [4 - 0.03 * step for step in range(50)]
+    curves = {
+        cell: {"torch.nn": falling, "ours": [x + 1e-8 * k * k for k, x in enumerate(falling)]}
+        for cell in ("gru", "lstm")
+    }
+    sizes = {"T": 8, "B": 4, "I": 8, "H": 16}
+    return activations() | {"losses": curves, "bound": 1e-4, "sizes": sizes, "seed": 0}

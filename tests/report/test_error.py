@@ -1,25 +1,16 @@
 """The figures and tables of numerical error, made from invented records."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from bench.report import frames
-from bench.report.error import (
-    figures as figures_error,
-)
-from bench.report.error import (
-    maps as heatmaps_error,
-)
-from bench.report.error import (
-    tables as tables_error,
-)
-from bench.report.speed import figures
-from bench.report.style import plots, typeset
+from bench.report import frames, terms
+from bench.report.error import figures, maps, selection, tables
+from bench.report.speed import figures as speed_figures
+from bench.report.style import looks, typeset
+from bench.report.style.sheet import Sheet
 from tests.helpers import synthetic
 
 NAMES = ("ours", "torch.nn", "reference")
@@ -43,8 +34,8 @@ def error() -> pd.DataFrame:
 
 
 def test_growth_is_shown_as_far_as_it_was_measured(error, tmp_path):
-    plots.apply_style()
-    drawn = [path for job in figures_error.curve_jobs(error) for path in job(tmp_path)]
+    looks.apply_style()
+    drawn = [path for job in figures.curve_jobs(error) for path in job(tmp_path)]
     data = {path.stem: pd.read_csv(path) for path in drawn if path.suffix == ".csv"}
     rows = data["error-T-layer-1dir-bf16"]
     assert set(rows["T"]) == {1, 4, 16, 64} and set(rows["seed"]) == {0, 1, 2}
@@ -52,20 +43,20 @@ def test_growth_is_shown_as_far_as_it_was_measured(error, tmp_path):
 
 
 def test_the_model_is_drawn_beside_ours(error):
-    one = figures_error.one_pass(figures_error.by_part(error))
+    one = selection.one_pass(selection.by_part(error))
     one = one[(one["number"] == "bf16") & (one["H"] == 32) & one["regime"].isna()]
-    models = figures_error._models(one, "T")
+    models = figures.models(one, "T")
     assert set(models) == {"gru", "lstm"}
     for sizes, curve in models.values():
         assert sizes == [1, 4, 16, 64]
         assert all(0.2 * 2**-8 < value < 2 * 2**-8 for value in curve)
-    assert figures_error._models(one.assign(cell="slstm"), "T") == {}
-    assert figures_error._models(one.assign(regime="large"), "T") == {}
+    assert figures.models(one.assign(cell="slstm"), "T") == {}
+    assert figures.models(one.assign(regime="large"), "T") == {}
 
 
 def test_error_is_mapped_over_batch_and_hidden_size(error, tmp_path):
-    plots.apply_style()
-    drawn = [path for job in heatmaps_error.jobs(error) for path in job(tmp_path)]
+    looks.apply_style()
+    drawn = [path for job in maps.jobs(error) for path in job(tmp_path)]
     names = {path.stem for path in drawn}
     assert {"error-map-ours-layer-1dir-fp32", "error-map-torch.nn-layer-1dir-fp32"} <= names
     rows = pd.read_csv(tmp_path / "error-map-ours-layer-1dir-fp32.csv")
@@ -75,8 +66,8 @@ def test_error_is_mapped_over_batch_and_hidden_size(error, tmp_path):
 
 
 def test_growth_regimes_and_effects_are_tabulated(error, tmp_path):
-    found = {table.name: table for table in tables_error.all_tables(error)}
-    assert set(found) == {"error-growth", "error-regimes", "error-effects"}
+    found = {table.name: table for table in tables.tables(error)}
+    assert set(found) == {"error", "error-growth", "error-regimes", "error-effects"}
     growth = found["error-growth"].shown
     assert {"T=1", "T=4", "T=16", "T=64"} <= set(growth.columns)
     rows = error[(error["cell"] == "gru") & (error["number"] == "fp16") & (error["T"] == 64)]
@@ -102,14 +93,7 @@ def test_growth_regimes_and_effects_are_tabulated(error, tmp_path):
 
 def test_no_records_make_no_tables():
     empty = frames.errors([])
-    assert tables_error.all_tables(empty) == [] and list(heatmaps_error.jobs(empty)) == []
-
-
-def test_error_is_reported_without_torch():
-    words = "import sys; from bench.report.error import maps, tables; print('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", words], cwd=root, capture_output=True, text=True)
-    assert done.stdout.strip() == "False"
+    assert tables.tables(empty) == [] and list(maps.jobs(empty)) == []
 
 
 def test_a_largest_error_is_over_the_cases_that_both_measured():
@@ -127,22 +111,22 @@ def test_a_largest_error_is_over_the_cases_that_both_measured():
     }  # fmt: skip
 
 
-def drawn(monkeypatch, jobs, folder: Path) -> dict[str, plots.Sheet]:
+def drawn(monkeypatch, jobs, folder: Path) -> dict[str, Sheet]:
     """The figures of jobs by their files' names, kept instead of written."""
-    plots.apply_style()
-    found: dict[str, plots.Sheet] = {}
+    looks.apply_style()
+    found: dict[str, Sheet] = {}
 
-    def keep(sheet: plots.Sheet, folder: Path, name: str, data: pd.DataFrame) -> list[Path]:
+    def keep(sheet: Sheet, folder: Path, name: str, data: pd.DataFrame) -> list[Path]:
         found[name] = sheet
         return []
 
-    monkeypatch.setattr(plots.Sheet, "save", keep)
+    monkeypatch.setattr(Sheet, "save", keep)
     for job in jobs:
         job(folder)
     return found
 
 
-def words(sheet: plots.Sheet) -> str:
+def words(sheet: Sheet) -> str:
     """All that is written around the panels, in one line."""
     return " ".join(text.get_text().replace("\n", " ") for text in sheet.figure.texts)
 
@@ -164,7 +148,7 @@ def test_an_error_of_zero_stands_at_the_foot_and_is_said(monkeypatch, tmp_path):
             metrics["rel_l2"] = 0.0
         found += [exact, synthetic.erroneous(case, "torch.nn")]
     error = frames.errors(found)
-    jobs = [*figures_error.curve_jobs(error), *figures_error.category_jobs(error)]
+    jobs = [*figures.curve_jobs(error), *figures.category_jobs(error)]
     sheets = drawn(monkeypatch, jobs, tmp_path)
     assert {"error-T-layer-1dir-bf16", "error-dtype-layer-1dir"} <= set(sheets)
     for name, sheet in sheets.items():
@@ -186,7 +170,7 @@ def test_a_failure_is_a_letter_also_where_categories_are_compared(monkeypatch, t
             found.append(synthetic.failed(case, "torch.nn", "unsupported", why, kind="error"))
         else:
             found.append(synthetic.erroneous(case, "torch.nn"))
-    jobs = figures_error.category_jobs(frames.errors(found))
+    jobs = figures.category_jobs(frames.errors(found))
     sheet = drawn(monkeypatch, jobs, tmp_path)["error-dtype-layer-1dir"]
     assert "U unsupported (torch.nn): torch.nn has no such thing" in words(sheet)
     (gru, lstm) = sheet.axes
@@ -201,21 +185,21 @@ def test_categories_are_compared_over_shapes_that_everyone_measured():
         found.append(synthetic.erroneous(case, "torch.nn"))
         if case.T < 64:
             found.append(synthetic.erroneous(case, "ours"))
-    parts = figures_error.by_part(frames.errors(found))
-    kept = figures_error.same_shapes(parts, "number")
+    parts = selection.by_part(frames.errors(found))
+    kept = selection.same_shapes(parts, "number")
     assert {name: set(rows["T"]) for name, rows in kept.groupby("provider")} == {
         "ours": {4, 16}, "torch.nn": {4, 16},
     }  # fmt: skip
 
 
 def test_failures_of_another_pass_do_not_stand_under_this_one(monkeypatch, tmp_path):
-    cases = {name: list(synthetic.cases(**GROWING, **{"pass": name})) for name in frames.PASS_NAMES}
+    cases = {name: list(synthetic.cases(**GROWING, **{"pass": name})) for name in terms.PASS_NAMES}
     found = [synthetic.erroneous(case, "ours") for case in cases["fwd+bwd"]]
     found += [
         synthetic.failed(case, "ours", "timeout", "no answer", kind="error")
         for case in cases["fwd"]
     ]
-    sheets = drawn(monkeypatch, figures_error.curve_jobs(frames.errors(found)), tmp_path)
+    sheets = drawn(monkeypatch, figures.curve_jobs(frames.errors(found)), tmp_path)
     assert sheets and not any(letters(axes) for s in sheets.values() for axes in s.axes.flat)
 
 
@@ -227,7 +211,7 @@ def test_a_cell_that_nobody_could_measure_has_a_panel_of_letters(monkeypatch, tm
         for case in synthetic.cases(cell="gru", **sizes)
         for name in ("ours", "torch.nn")
     ]
-    sheets = drawn(monkeypatch, figures.line_jobs(frames.flat(found)), tmp_path)
+    sheets = drawn(monkeypatch, speed_figures.line_jobs(frames.flat(found)), tmp_path)
     for name in ("throughput-H-layer-1dir-bf16-event", "step-H-layer-1dir-bf16-event"):
         (gru, *_), (lstm, *_) = sheets[name].axes
         assert sorted(letters(gru)) == [(H, "M") for H in (64, 64, 128, 128, 256, 256)]
@@ -239,7 +223,7 @@ def test_a_cell_that_nobody_could_measure_has_a_panel_of_letters(monkeypatch, tm
 def test_the_number_of_seeds_is_that_of_the_points():
     (case, other) = synthetic.cases(cell="lstm", T=[4, 16], **{"pass": "fwd+bwd"})
     found = [synthetic.erroneous(case, "ours", seed) for seed in range(3)]
-    rows = figures_error.by_part(frames.errors([*found, synthetic.erroneous(other, "ours")]))
-    assert figures_error.seeds(rows, "T") == "1 to 3 seeds"
-    assert figures_error.seeds(rows[rows["T"] == 4], "T") == "3 seeds"
-    assert figures_error.seeds(rows[rows["T"] == 16], "T") == "1 seed"
+    rows = selection.by_part(frames.errors([*found, synthetic.erroneous(other, "ours")]))
+    assert selection.seeds(rows, "T") == "1 to 3 seeds"
+    assert selection.seeds(rows[rows["T"] == 4], "T") == "3 seeds"
+    assert selection.seeds(rows[rows["T"] == 16], "T") == "1 seed"

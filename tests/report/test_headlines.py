@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from bench.records import store
-from bench.report import frames
 from bench.report.pages import facts
+from bench.report.runs import Run
 from tests.helpers import synthetic
 
 # Median times in ms.
@@ -22,7 +22,7 @@ def records(times: dict[str, float], **axes: object) -> list[store.Record]:
 
 
 def headline(found: list[store.Record]) -> str:
-    run = frames.Run("synthetic", Path("synthetic"), found)
+    run = Run("synthetic", Path("synthetic"), found)
     (line,) = [said for said in facts.headlines(run) if "times the speed" in said]
     return line
 

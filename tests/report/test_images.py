@@ -14,23 +14,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bench.report import frames
-from bench.report.device import compiler as compiled
-from bench.report.error import (
-    exactness,
-)
-from bench.report.error import (
-    figures as figures_error,
-)
-from bench.report.error import (
-    maps as heatmaps_error,
-)
-from bench.report.error import (
-    training as figures_training,
-)
-from bench.report.speed import figures
-from bench.report.speed import maps as heatmaps
-from bench.report.style import plots
+from bench.report import frames, terms
+from bench.report.device import compiler
+from bench.report.error import exactness, figures, training
+from bench.report.error import maps as error_maps
+from bench.report.runs import Run
+from bench.report.speed import figures as speed_figures
+from bench.report.speed import maps as speed_maps
+from bench.report.style import looks
+from bench.report.style.sheet import Job
 from tests.helpers import synthetic
 
 BASELINE = Path(__file__).parent / "baseline"
@@ -42,58 +34,27 @@ DPI = 100
 TOLERANCE = 2.0
 
 
-def functions() -> dict:
-    """An invented file of activation errors."""
-    exponents = list(range(-30, 10))
-    names = ("sigmoid", "tanh", "sigmoid_gradient", "tanh_gradient")
-    rows = {
-        name: {
-            "exponents": exponents,
-            "max_ulp_per_exponent": [1 + abs(np.sin(e + k)) for e in exponents],
-        }
-        for k, name in enumerate(names)
-    }
-    facts = synthetic.facts()
-    return {
-        "functions": rows,
-        "points": 1 << 22,
-        "interpreted": True,
-        **{name: facts[name] for name in ("device", "software", "code", "commit", "dirty")},
-    }
-
-
-def losses() -> dict:
-    """An invented file of training runs."""
-    falling = [4 - 0.03 * step for step in range(50)]
-    curves = {
-        cell: {"torch.nn": falling, "ours": [x + 1e-8 * k * k for k, x in enumerate(falling)]}
-        for cell in ("gru", "lstm")
-    }
-    sizes = {"T": 8, "B": 4, "I": 8, "H": 16}
-    return functions() | {"losses": curves, "bound": 1e-4, "sizes": sizes, "seed": 0}
-
-
-def jobs() -> dict[str, figures.Job]:
+def jobs() -> dict[str, Job]:
     """One figure of each kind, by the stored picture's name."""
     records = synthetic.small()
-    run = frames.Run(synthetic.DEVICE, Path("x"), records)
+    run = Run(synthetic.DEVICE, Path("x"), records)
     time, error = frames.flat(run.of("time")), frames.errors(run.of("error"))
-    lines = list(figures.line_jobs(time))
-    curves, dots = list(figures_error.curve_jobs(error)), list(figures_error.category_jobs(error))
-    maps = {job.args[1]: job for job in heatmaps.speedup_jobs(time)}  # type: ignore[attr-defined]
+    lines = list(speed_figures.line_jobs(time))
+    curves, dots = list(figures.curve_jobs(error)), list(figures.category_jobs(error))
+    maps = {job.args[1]: job for job in speed_maps.speedup_jobs(time)}  # type: ignore[attr-defined]
     return {
         "throughput": lines[0],
         "step": lines[1],
-        "growth": next(figures.growth_jobs(time)),
+        "growth": next(speed_figures.growth_jobs(time)),
         "speedup": maps["ours-stepwise"],
         "error": curves[0],
         "dtype": dots[0],
         "regime": next(job for job in dots if job.args[2] == "regime"),  # type: ignore[attr-defined]
         "effects": dots[-1],
-        "error-map": next(heatmaps_error.jobs(wide_errors())),
-        "resources": next(compiled.jobs(run.of("resources"))),
-        "activations": lambda folder: exactness.activations(functions(), folder),
-        "training": lambda folder: figures_training.training(losses(), folder),
+        "error-map": next(error_maps.jobs(wide_errors())),
+        "resources": next(compiler.jobs(run)),
+        "activations": lambda folder: exactness.activations(synthetic.activations(), folder),
+        "training": lambda folder: training.training(synthetic.training(), folder),
     }
 
 
@@ -111,9 +72,9 @@ def wide_errors() -> pd.DataFrame:
     return frames.errors(found)
 
 
-def draw(job: figures.Job, folder: Path) -> Path:
+def draw(job: Job, folder: Path) -> Path:
     """The figure as a small PNG."""
-    plots.apply_style()
+    looks.apply_style()
     matplotlib.rcParams["savefig.dpi"] = DPI
     return next(path for path in job(folder) if path.suffix == ".png")
 
@@ -159,8 +120,8 @@ def same_matplotlib(stored: Image.Image) -> None:
 
 def test_figures_are_read_without_colour():
     """In greyscale the curves still differ from the paper: no colour is lighter than 80 %."""
-    for name in frames.PROVIDER_ORDER:
-        color = plots.look(name).color
+    for name in terms.PROVIDER_ORDER:
+        color = looks.look(name).color
         red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
         assert 0.299 * red + 0.587 * green + 0.114 * blue < 0.8, name
 

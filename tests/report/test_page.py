@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from bench.records import schema, store
-from bench.report import build, frames
+from bench.report import build
 from bench.report.pages import page
+from bench.report.runs import Run, load
 from tests.helpers import synthetic
 from tests.helpers.page_driver import (
     CHROMIUM,
@@ -281,7 +282,7 @@ def test_a_device_of_failures_does_not_come_first(open_page):
 def test_devices_of_one_name_are_told_apart(browser, tmp_path):
     for folder in ("one", "two"):
         device(tmp_path / folder, "Synthetic", timed(over_H("lstm")))
-    (path,) = build.results_pages(build.load([tmp_path / "one"]))
+    (path,) = build.results_pages(load([tmp_path / "one"]))
     opened = Opened(browser, path)
     opened.choose("other", "1")
     assert {row[0] for row in opened.table()} == {"Synthetic (one)", "Synthetic (two)"}
@@ -367,7 +368,7 @@ def test_a_page_of_many_records_says_what_it_leaves_out():
     """Without a browser: the savings are taken in turn until the page is small enough."""
     if page.library() is None:
         pytest.skip("the results page needs the package vl-convert-python")
-    run = frames.Run("Synthetic test device", Path("synthetic"), synthetic.many(4000))
+    run = Run("Synthetic test device", Path("synthetic"), synthetic.many(4000))
     text = page.render([run], str(page.library()))
     assert len(text.encode()) <= page.MOST_BYTES
     level = next(

@@ -15,11 +15,12 @@ from PIL import Image
 from bench.cases.cases import CELLS
 from bench.compiler import resources
 from bench.records import files, schema, store
-from bench.report import build, frames
-from bench.report.device import compiler as compiled
+from bench.report import build, frames, terms
+from bench.report.device import compiler
 from bench.report.pages import device_page, download, facts
-from bench.report.speed import figures, tables
-from bench.report.style import plots, typeset
+from bench.report.runs import Run, latest_consistent, load
+from bench.report.speed import derived
+from bench.report.style import looks, numbers, plots, typeset
 from kernels.plan.devices import DEVICES
 from tests.helpers import synthetic
 
@@ -40,13 +41,13 @@ def save(folder: Path, records: list[store.Record]) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on a little of everything."""
     folder = save(tmp_path_factory.mktemp("results") / "synthetic", synthetic.small())
-    build.everything([folder])
+    build.build_report([folder])
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(made: Path) -> frames.Run:
-    return build.load([made])[0]
+def run(made: Path) -> Run:
+    return load([made])[0]
 
 
 @pytest.mark.slow
@@ -101,7 +102,7 @@ def few() -> list[store.Record]:
 def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
     """Made here, and in a process where importing torch or Triton fails."""
     folders = [save(tmp_path / name / "synthetic", few()) for name in ("one", "two")]
-    written = build.everything(folders[:1])
+    written = build.build_report(folders[:1])
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['triton'] = None\n"
@@ -127,7 +128,7 @@ def test_committed_tables_are_what_their_records_give():
     stored = [path for folder in folders for path in (folder / "tables").glob("*")]
     if not stored:
         pytest.skip("no results are stored under results/")
-    for run in build.load(folders):
+    for run in load(folders):
         for table in build.all_tables(run):
             for kind, text in (("md", typeset.markdown(table)), ("tex", typeset.latex(table))):
                 path = run.folder / "tables" / f"{table.name}.{kind}"
@@ -155,7 +156,7 @@ def test_figures_are_one_column_wide_and_nothing_is_cut_off(made):
 
 def test_a_figures_bitmap_keeps_its_colours(made):
     """However small the area: a line's is a thousandth of the figure's."""
-    wanted = [plots.look(name).color for name in ("ours", "torch.nn", "flashrnn-fused")]
+    wanted = [looks.look(name).color for name in ("ours", "torch.nn", "flashrnn-fused")]
     with Image.open(made / "figures" / "throughput-H-layer-1dir-bf16-event.png") as picture:
         assert picture.mode == "P"
         palette = np.asarray(picture.convert("RGB"), float).reshape(-1, 3)
@@ -168,10 +169,10 @@ def test_maps_show_the_newest_compiler_and_the_table_all():
     records = [r for r in synthetic.small() if r["kind"] == "resources"]
     older = [{**r, "provider": "triton-3.6.0", "provider_version": "3.6.0"} for r in records]
     newer = [{**r, "provider": "triton-3.10.0", "provider_version": "3.10.0"} for r in records]
-    drawn = [job.args[2] for job in compiled.jobs([*older, *newer, *records])]  # type: ignore[attr-defined]
-    assert drawn and set(drawn) == {"triton-3.10.0"}
-    table = compiled.table([*older, *newer, *records])
-    assert table is not None
+    run = Run("synthetic", Path("synthetic"), [*older, *newer, *records])
+    drawn = {name for job in compiler.jobs(run) for name in job.args[0]["provider"]}  # type: ignore[attr-defined]
+    assert drawn == {"triton-3.10.0"}
+    (table,) = compiler.tables(run)
     assert set(table.shown["provider"]) == {"triton-3.6.0", "triton-3.7.1", "triton-3.10.0"}
 
 
@@ -206,7 +207,7 @@ def test_failures_stand_in_figures_and_tables_with_their_reason(made):
 def test_no_figure_without_data(tmp_path):
     only = [r for r in synthetic.small() if r["kind"] == "time" and r["H"] == 512 and r["B"] == 16]
     folder = save(tmp_path / "few", [r for r in only if r["T"] == 256])
-    build.everything([folder])
+    build.build_report([folder])
     names = [path.stem for path in (folder / "figures").glob("*.png")]
     assert names == []
     assert (
@@ -221,7 +222,7 @@ def test_files_of_an_earlier_report_are_removed(tmp_path):
     (folder / "figures").mkdir()
     (folder / "figures" / "throughput-H-old.png").write_bytes(b"old")
     (folder / "figures" / "notes.txt").write_text("a reader's own", encoding="utf-8")
-    build.everything([folder])
+    build.build_report([folder])
     assert not (folder / "figures" / "throughput-H-old.png").exists()
     assert (folder / "figures" / "notes.txt").exists()
 
@@ -233,7 +234,7 @@ def test_no_curve_joins_different_code_or_versions(run):
         for r in records
         if r["kind"] == "time" and r["provider"] == "ours" and r["H"] == 512
     ]
-    kept, aside = frames.one_state([*records, *short])
+    kept, aside = latest_consistent([*records, *short])
     assert len(kept) == len(records) and {r["code"] for r in kept} == {"000000000000"}
     assert aside == {"time of ours: measured with other code or versions": len(short)}
 
@@ -241,7 +242,7 @@ def test_no_curve_joins_different_code_or_versions(run):
 def test_the_later_of_equally_complete_states_counts(run):
     mine = [r for r in run.records if r["provider"] == "ours" and r["kind"] == "time"]
     later = [{**r, "code": "1" * 12, "time": "2026-02-01T00:00:00+00:00"} for r in mine]
-    kept, _ = frames.one_state([*mine, *later])
+    kept, _ = latest_consistent([*mine, *later])
     assert {r["code"] for r in kept} == {"1" * 12}
 
 
@@ -259,7 +260,7 @@ def test_speedup_is_over_the_same_case_and_clock():
         synthetic.timed(case, "ours", median_ms=1.0, ci_low_ms=1.0, ci_high_ms=1.0),
         synthetic.timed(case, "ours-stepwise-graph", median_ms=4.0),
     ]
-    found = figures.speedups(frames.flat(records)).set_index("provider")
+    found = derived.speedups(frames.flat(records)).set_index("provider")
     assert found.loc["ours", "speedup"] == pytest.approx(2.0)
     # One side's interval is a point, so the ratio's is the other's, symmetric in the logarithm.
     assert found.loc["ours", "speedup_high"] == pytest.approx(2.0 * (2.1 / 1.9) ** 0.5)
@@ -270,7 +271,7 @@ def test_a_paired_ratio_in_the_record_counts_more():
     case = next(synthetic.cases(H=256))
     versus = {"provider": "torch.nn", "ratio": 0.5, "low": 0.4, "high": 0.8}
     records = [synthetic.timed(case, "torch.nn"), synthetic.timed(case, "ours", versus=versus)]
-    found = figures.speedups(frames.flat(records)).set_index("provider").loc["ours"]
+    found = derived.speedups(frames.flat(records)).set_index("provider").loc["ours"]
     assert (found["speedup"], found["speedup_low"], found["speedup_high"]) == (2.0, 1.25, 2.5)
 
 
@@ -280,7 +281,7 @@ def test_growth_is_fitted():
         synthetic.timed(case, "ours", median_ms=0.003 * case.T, peak_bytes=1000 * case.T)
         for case in cases
     ]
-    found = figures.growth_table(frames.flat(records)).iloc[0]
+    found = derived.growth_table(frames.flat(records)).iloc[0]
     assert found["us_per_step_fit"] == pytest.approx(3.0)
     assert found["time_exponent"] == pytest.approx(1.0)
     assert found["bytes_per_step_fit"] == pytest.approx(1000)
@@ -296,15 +297,15 @@ def test_the_cut_shows_most_points():
 
 
 def test_providers_are_told_apart_without_colour():
-    looks = [plots.look(name) for name in frames.PROVIDER_ORDER]
-    assert set(plots.LOOKS) == set(frames.PROVIDER_ORDER)
-    assert len({(look.marker, str(look.line)) for look in looks}) == len(looks)
-    mine = plots.look("somebody's own")
-    assert mine == plots.look("somebody's own") and mine.color not in {x.color for x in looks}
+    found = [looks.look(name) for name in terms.PROVIDER_ORDER]
+    assert set(looks.LOOKS) == set(terms.PROVIDER_ORDER)
+    assert len({(look.marker, str(look.line)) for look in found}) == len(found)
+    mine = looks.look("somebody's own")
+    assert mine == looks.look("somebody's own") and mine.color not in {x.color for x in found}
 
 
 def test_every_cell_has_a_name():
-    assert set(CELLS) <= set(frames.CELL_NAMES), "bench/report/frames.py: CELL_NAMES and CELL_ORDER"
+    assert set(CELLS) <= set(terms.CELL_NAMES), "bench/report/terms.py: CELL_NAMES and CELL_ORDER"
 
 
 def test_the_page_of_a_run_says_what_a_reader_needs(made):
@@ -325,7 +326,7 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
 def test_the_measured_bounds_of_a_card_are_told(tmp_path):
     folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
     (folder / "floor.json").write_text(json.dumps(synthetic.floor()), encoding="utf-8")
-    build.everything([folder])
+    build.build_report([folder])
     text = (folder / "README.md").read_text(encoding="utf-8")
     for words in (
         "a step's barrier among 8 programs, 16 groups, nothing stored | 2.00 [1.96, 2.04] | µs",
@@ -349,7 +350,7 @@ def test_caveats_name_what_a_reader_must_know(tmp_path):
     case = next(synthetic.cases(H=256))
     device = synthetic.facts()["device"] | {"throttle": ["SwPowerCap"]}
     record = synthetic.timed(case, "ours", device=device, converged=False, dirty=True)
-    (run,) = build.load([save(tmp_path / "x", [record])])
+    (run,) = load([save(tmp_path / "x", [record])])
     said = " ".join(facts.caveats(run))
     assert "SwPowerCap" in said and "uncommitted" in said and "less well than asked" in said
 
@@ -366,7 +367,7 @@ def test_caveats_name_what_a_reader_must_know(tmp_path):
     ],
 )
 def test_numbers_keep_their_digits(value, digits, text):
-    assert typeset.significant(value, digits) == text
+    assert numbers.significant(value, digits) == text
 
 
 def test_latex_is_what_booktabs_and_siunitx_take(made):
@@ -393,15 +394,15 @@ def test_special_letters_are_escaped_for_latex(text):
 
 def test_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; RUN is"):
-        build.load([tmp_path / "nothing"])
+        load([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no records"):
-        build.load([tmp_path / "empty"])
+        load([tmp_path / "empty"])
     case = next(synthetic.cases())
     device = synthetic.facts()["device"] | {"name": "Synthetic other device"}
     two = [synthetic.timed(case, "ours"), synthetic.timed(case, "torch.nn", device=device)]
     with pytest.raises(ValueError, match="several devices"):
-        build.load([save(tmp_path / "two", two)])
+        load([save(tmp_path / "two", two)])
 
 
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.txt"])
@@ -409,7 +410,7 @@ def test_a_loose_file_gets_a_folder_beside_it(tmp_path, name):
     path = tmp_path / name
     line = schema.encode(synthetic.timed(next(synthetic.cases()), "ours"))
     path.write_bytes(store.compressed(line) if path.suffix == ".gz" else line)
-    written = build.everything([path])
+    written = build.build_report([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
 
 
@@ -418,7 +419,7 @@ def test_a_part_of_a_devices_records_does_not_replace_its_report(tmp_path):
     part = folder / "records" / "part.jsonl"
     record = synthetic.timed(next(synthetic.cases()), "ours")
     part.write_text(json.dumps(schema.to_json(record)) + "\n", encoding="utf-8")
-    written = build.everything([part])
+    written = build.build_report([part])
     assert {p.relative_to(folder).parts[0] for p in written} == {"part"}
 
 
@@ -428,16 +429,16 @@ def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_pat
     left.parent.mkdir(parents=True)
     left.touch()
     monkeypatch.setattr(files, "RESULTS", tmp_path)
-    assert build.results() == [tmp_path / "one"]
-    build.everything(build.results())
+    assert build.device_folders() == [tmp_path / "one"]
+    build.build_report(build.device_folders())
     with pytest.raises(FileNotFoundError, match="killed holds no records, only empty files"):
-        build.load([tmp_path / "killed"])
+        load([tmp_path / "killed"])
 
 
 def test_a_folder_may_be_named_from_inside_it(tmp_path, monkeypatch):
     folder = save(tmp_path / "device", [synthetic.timed(next(synthetic.cases()), "ours")])
     monkeypatch.chdir(folder)
-    build.everything([Path(".")])
+    build.build_report([Path(".")])
     assert (tmp_path / "index.html").exists() and not (folder / "index.html").exists()
     assert "bench report results/device" in (folder / "README.md").read_text(encoding="utf-8")
 
@@ -448,5 +449,5 @@ def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
 
 
 def test_tables_need_no_page_wider_than_they_say(run):
-    for table in tables.all_tables(run):
-        assert len(table.shown) <= 2 * tables.MOST_ROWS
+    for table in build.all_tables(run):
+        assert len(table.shown) <= 2 * typeset.MOST_ROWS

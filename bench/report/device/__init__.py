@@ -1,4 +1,4 @@
-"""The report's topic "device": what the compiler, the microbenchmarks and the checks found.
+"""The report's topics of a device: checks, microbenchmarks, compiled kernels, failures.
 
-Import `compiler`, `floor` and `checks`; each makes tables, the first also heatmaps.
+Import the constant TOPIC of each file.
 """

@@ -1,36 +1,31 @@
-"""What ``bench check-gpu`` found on this device: a table, and what it could not do. No torch.
-
-Reads the device folder's ``check_gpu.json``.
-"""
+"""What ``bench check-gpu`` found on this device: a table, and what it could not do."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.gpu.pool import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.records import files
 from bench.records.failed_checks import from_json
+from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.report import frames
-from bench.report.error import exactness
+from bench.report.runs import Run
 from bench.report.style.typeset import Table
+from bench.report.topic import Section, Topic
 
 STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left out"}
-
-
-def read(folder: Path) -> dict[str, Any] | None:
-    """The outcomes in a device's folder, None if check-gpu was not run there."""
-    path = folder / files.CHECKS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+SECTION = Section(
+    "Are the kernels right here?",
+    "Checked on this device before measuring; a check that fails ends a campaign.",
+    tables=("checks",),
+)
 
 
 def table(found: dict[str, Any]) -> Table:
     """How many checks of each kind ended how; each reason why one did not pass."""
     full = pd.DataFrame(found["rows"]).drop(columns=["report", "suspects"], errors="ignore")
-    full = full.assign(**exactness.origin(found))
+    full = full.assign(**frames.origin(found))
     rows = []
     for check, group in full.groupby("check", sort=False):
         counts = group["outcome"].value_counts()
@@ -55,15 +50,15 @@ def table(found: dict[str, Any]) -> Table:
     )
 
 
-def tables(folder: Path) -> list[Table]:
+def tables(run: Run) -> list[Table]:
     """The table of a device's checks, if they were made."""
-    found = read(folder)
+    found = run.read(files.CHECKS)
     return [] if found is None or not found["rows"] else [table(found)]
 
 
-def caveats(folder: Path) -> list[str]:
+def caveats(run: Run) -> list[str]:
     """What a reader must know: checks that failed or were not done, and checks of other code."""
-    found = read(folder)
+    found = run.read(files.CHECKS)
     if found is None:
         return []
     said = []
@@ -81,3 +76,6 @@ def caveats(folder: Path) -> list[str]:
             words = "; ".join(dict.fromkeys(map(str, suspects))) or "nothing"
             said[-1] += f" Not measured therefore: {words}."
     return said
+
+
+TOPIC = Topic((SECTION,), tables=tables, caveats=caveats)

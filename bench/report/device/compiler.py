@@ -1,4 +1,4 @@
-"""Table and heatmaps of what the compiler made of our kernels. Imports no torch."""
+"""What the compiler made of our kernels: a table, maps over H and B, and a sentence."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from bench.records import store
-from bench.report import frames
-from bench.report.frames import CELL_NAMES, CELL_ORDER, NUMBER_ORDER
-from bench.report.speed import maps as heatmaps
-from bench.report.speed.figures import Job
-from bench.report.style import plots
+from bench.report import frames, terms
+from bench.report.runs import Run
+from bench.report.style import looks, maps, plots
+from bench.report.style.numbers import engineering
+from bench.report.style.sheet import Job, panel_title
 from bench.report.style.typeset import Table
+from bench.report.topic import Section, Topic
 
-LOOPS = ("fwd", "bwd")
-LOOP_WORDS = {"fwd": "forward loop", "bwd": "backward loop"}
+SECTION = Section(
+    "What the compiler made",
+    "Registers, spills and shared memory of our kernels; compiled, not run. The maps show the "
+    "newest Triton of the table; the download has all.",
+    figures=("resources-",),
+    tables=("resources",),
+)
 COUNTS = (
     *("registers", "stack_bytes", "spills", "shared_bytes", "shared_limit", "instructions"),
     *("loop_instructions", "tensor_core", "loads", "stores", "barriers", "atomics", "occupancy"),
@@ -40,95 +46,86 @@ MODES = {"persistent": "", "stepwise": "s", "gemm": "g"}
 
 def frame(records: Sequence[store.Record]) -> pd.DataFrame:
     """One row per compiled kernel: case, plan, counts and faults."""
-    rows = []
-    for flat, record in zip(frames.flat(records).to_dict("records"), _same(records), strict=True):
+
+    def compiled(record: store.Record) -> dict[str, Any]:
         found, plan = record["resources"] or {}, record["plan"] or {}
-        loop = found.get("loop") or ("fwd" if record["pass"] == "fwd" else "bwd")
-        names = ("case_id", "status", "reason", "cell", "number", "directions", "H", "provider")
-        rows.append(
-            {name: flat[name] for name in names}
-            | {"loop": loop, "batches": found.get("batches") or [record["B"]]}
-            | {name: plan.get(name) for name in PLAN}
-            | {name: found.get(name) for name in COUNTS}
-            | {"faults": "; ".join(found.get("faults") or []), "compile_s": record["compile_s"]}
-            | {name: flat[name] for name in frames.ORIGIN}
-        )
-    return pd.DataFrame(rows)
+        return {
+            "loop": found.get("loop") or ("fwd" if record["pass"] == "fwd" else "bwd"),
+            "batches": found.get("batches") or [record["B"]],
+            **{name: plan.get(name) for name in PLAN},
+            **{name: found.get(name) for name in COUNTS},
+            "faults": "; ".join(found.get("faults") or []),
+        }
+
+    case = ("case_id", "status", "reason", "cell", "number", "directions", "H", "provider")
+    shown = ("loop", "batches", *PLAN, *COUNTS, "faults", "compile_s")
+    return frames.flat(records, compiled).reindex(columns=[*case, *shown, *frames.ORIGIN])
 
 
-def _same(records: Sequence[store.Record]) -> list[store.Record]:
-    """The records in the order that ``frames.flat`` gives them."""
-    order = frames.flat(records).assign(at=0)
-    by_key: dict[tuple[Any, ...], list[store.Record]] = {}
-    for record in records:
-        by_key.setdefault((record["case_id"], record["provider"]), []).append(record)
-    return [by_key[key].pop(0) for key in zip(order["case_id"], order["provider"], strict=True)]
+def _written(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as a CSV file has them, each kernel's batches in one word."""
+    return rows.assign(batches=[" ".join(map(str, batches)) for batches in rows["batches"]])
 
 
-def table(records: Sequence[store.Record]) -> Table | None:
+def tables(run: Run) -> list[Table]:
     """The worst kernel of each cell, loop and number format, per compiler."""
+    records = run.of("resources")
     if not records:
-        return None
+        return []
     full = frame(records)
     rows = []
     keys = ["provider", "cell", "loop", "number"]
     for values, group in full.groupby(keys, sort=False):
         ok = group[group["status"] == "ok"]
-        row = dict(zip(keys, values, strict=True)) | {"kernels": len(group)}
-        row["failed"] = len(group) - len(ok)
-        row |= {
-            "registers": ok["registers"].max(),
-            "stack B": ok["stack_bytes"].max(),
-            "shared KiB": ok["shared_bytes"].max() / 1024,
-            "in the loop": ok["loop_instructions"].max(),
-            "tensor cores": f"{int((ok['tensor_core'] > 0).sum())} of {len(ok)}",
-            "faults": int(ok["faults"].ne("").sum()),
-        }
-        rows.append(row)
-    order = {name: k for k, name in enumerate((*CELL_ORDER, *sorted(set(full["cell"]))))}
-    numbers = {name: k for k, name in enumerate((*NUMBER_ORDER, *sorted(set(full["number"]))))}
-    rows.sort(
-        key=lambda r: (
-            r["provider"],
-            order[r["cell"]],
-            LOOPS.index(r["loop"]),
-            numbers[r["number"]],
+        rows.append(
+            dict(zip(keys, values, strict=True))
+            | {
+                "kernels": len(group),
+                "failed": len(group) - len(ok),
+                "registers": ok["registers"].max(),
+                "stack B": ok["stack_bytes"].max(),
+                "shared KiB": ok["shared_bytes"].max() / 1024,
+                "in the loop": ok["loop_instructions"].max(),
+                "tensor cores": f"{int((ok['tensor_core'] > 0).sum())} of {len(ok)}",
+                "faults": int(ok["faults"].ne("").sum()),
+            }
         )
+    # By name, and the forward loop first.
+    by_name = [True, True, False, True]
+    shown = pd.DataFrame(rows).sort_values(keys, ascending=by_name, ignore_index=True)
+    shown["cell"], shown["loop"] = (
+        shown["cell"].map(terms.cell_name),
+        shown["loop"].map(terms.LOOP_NAMES),
     )
-    shown = pd.DataFrame(rows)
-    shown["cell"] = shown["cell"].map(lambda name: CELL_NAMES.get(name, name))
-    shown["loop"] = shown["loop"].map({"fwd": "forward", "bwd": "backward"})
     limit = full["shared_limit"].max()
-    of = f" Shared memory: of {limit / 1024:.0f} KiB." if limit == limit else ""
-    said = ""
+    notes = [f"Shared memory: of {limit / 1024:.0f} KiB."] if limit == limit else []
     if shown["provider"].nunique() == 1:
-        said = f" Compiler: {shown['provider'].iloc[0]}."
+        notes.append(f"Compiler: {shown['provider'].iloc[0]}.")
         shown = shown.drop(columns="provider")
     whole = ("kernels", "failed", "registers", "stack B", "in the loop", "faults")
-    return Table(
+    table = Table(
         "resources",
-        f"The largest count over all planned kernels; compiled, not run.{of}{said}",
+        " ".join(["The largest count over all planned kernels; compiled, not run.", *notes]),
         shown,
-        full.assign(batches=[" ".join(map(str, b)) for b in full["batches"]]),
+        _written(full),
         dict.fromkeys(whole, 0) | {"shared KiB": 3},
         frames.provenance(full),
     )
+    return [table]
 
 
-def jobs(records: Sequence[store.Record]) -> Iterator[Job]:
+def jobs(run: Run) -> Iterator[Job]:
     """A map over H and B for each count, number format and loop, of the newest compiler alone."""
+    records = run.of("resources")
     if not records:
         return
     full = frame(records)
     full = full[full["provider"] == max(full["provider"], key=_version)]
-    groups = full.groupby(["loop", "provider", "number"], sort=True)
-    for (loop, provider, number), rows in sorted(groups, key=lambda g: LOOPS.index(g[0][0])):
-        if rows["H"].nunique() < 2:
-            continue
-        for metric in METRICS:
-            yield functools.partial(
-                resource_map, rows, metric, str(provider), str(number), str(loop)
-            )
+    for loop in terms.LOOP_ORDER:
+        for number, rows in full[full["loop"] == loop].groupby("number", sort=True):
+            if rows["H"].nunique() >= 2:
+                for metric in METRICS:
+                    yield functools.partial(resource_map, rows, metric, str(number), loop)
 
 
 def _version(compiler: str) -> list[int]:
@@ -141,10 +138,10 @@ def _version(compiler: str) -> list[int]:
 
 
 def resource_map(
-    rows: pd.DataFrame, metric: str, provider: str, number: str, loop: str, folder: Path
+    rows: pd.DataFrame, metric: str, number: str, loop: str, folder: Path
 ) -> list[Path]:
     """One count in each square; outlined where a kernel breaks what the plan promises."""
-    cells = frames.known(rows["cell"], CELL_ORDER)
+    cells, provider = terms.ordered_cells(rows["cell"]), rows["provider"].iloc[0]
     widths = sorted(set(rows["H"]))
     heights = sorted({batch for batches in rows["batches"] for batch in batches})
     marks = [f"{mark} {mode}" for mode, mark in MODES.items() if mark and mode in set(rows["mode"])]
@@ -153,13 +150,13 @@ def resource_map(
         worst = list(rows.loc[rows["faults"].ne(""), "faults"].value_counts().index)
         more = f" (and {len(worst) - 1} more reasons, see the CSV)" if len(worst) > 1 else ""
         notes.append(f"Outlined: {worst[0]}{more}.")
-    columns = 2 if len(widths) <= heatmaps.NARROW and len(cells) > 1 else 1
-    sheet = heatmaps.sheet(
+    columns = 2 if len(widths) <= maps.NARROW and len(cells) > 1 else 1
+    sheet = maps.map_sheet(
         -(-len(cells) // columns),
         columns,
         widths,
         heights,
-        title=f"{METRICS[metric]}, {LOOP_WORDS[loop]}, {number}, {provider}",
+        title=f"{METRICS[metric]}, {terms.LOOP_NAMES[loop]} loop, {number}, {provider}",
         origin=frames.provenance(rows),
         notes=[*notes, *plots.failure_notes(rows[rows["status"] != "ok"])],
     )
@@ -167,48 +164,44 @@ def resource_map(
     values = values[values > 0]
     low, high = (values.min(), values.max()) if len(values) else (1.0, 2.0)
     norm = LogNorm(low / 1.3, high * 1.3)
-    colors = matplotlib.colormaps["YlGnBu"]
+    colors = matplotlib.colormaps[looks.COUNT_MAP]
     for axes, cell in itertools.zip_longest(sheet.axes.flat, cells):
         if cell is None:
             axes.set_visible(False)
             continue
-        plots.head(axes, CELL_NAMES.get(cell, cell))
+        panel_title(axes, terms.cell_name(cell))
         for row in rows[rows["cell"] == cell].to_dict("records"):
             for batch in row["batches"]:
                 x, y = widths.index(row["H"]), heights.index(batch)
                 if row["status"] != "ok":
-                    heatmaps.failure(axes, x, y, row["status"])
+                    maps.draw_failure(axes, x, y, row["status"])
                     continue
                 color = colors(norm(max(float(row[metric] or 0), low)))
-                words = (
-                    f"{row[metric]:.0f}" if row[metric] < 1e4 else plots.engineering(row[metric])
-                )
-                heatmaps.value(axes, x, y, words, color, len(widths) * columns)
+                words = f"{row[metric]:.0f}" if row[metric] < 1e4 else engineering(row[metric])
+                maps.draw_value(axes, x, y, words, color, len(widths) * columns)
                 axes.text(
                     x + 0.46, y + 0.44, MODES.get(str(row["mode"]), "?"), fontsize=3.6,
-                    ha="right", va="top", color=heatmaps.contrast(color),
+                    ha="right", va="top", color=maps.black_or_white(color),
                 )  # fmt: skip
                 if row["faults"]:
                     square = (x - 0.46, y - 0.44)
                     axes.add_patch(
-                        Rectangle(square, 0.92, 0.88, fill=False, edgecolor="#bd1f01", lw=1.1)
+                        Rectangle(square, 0.92, 0.88, fill=False, edgecolor=looks.RED, lw=1.1)
                     )
-    data = rows.assign(batches=[" ".join(map(str, b)) for b in rows["batches"]])
     slug = f"{metric.replace('_', '-')}-{loop}-{number.replace(':', '-')}-{provider}"
-    return sheet.save(folder, f"resources-{slug}", data)
+    return sheet.save(folder, f"resources-{slug}", _written(rows))
 
 
-def headline(records: Sequence[store.Record]) -> list[str]:
+def headlines(run: Run) -> list[str]:
     """The compiled kernels in one sentence per compiler."""
-    said = []
-    full = frame(records) if records else pd.DataFrame()
-    for provider, rows in full.groupby("provider", sort=True) if len(full) else ():
+    found = []
+    for provider, rows in frame(run.of("resources")).groupby("provider", sort=True):
         ok = rows[rows["status"] == "ok"]
         if ok.empty:
             continue
         spilled = int((ok["stack_bytes"] > 0).sum())
         most = ok["shared_bytes"].max() / 1024
-        said.append(
+        found.append(
             f"{provider}: {len(ok):,} planned kernels compiled"
             f"{f', {len(rows) - len(ok)} failed' if len(ok) < len(rows) else ''}; at most "
             f"{int(np.nanmax(ok['registers']))} registers; {spilled or 'none'} "
@@ -216,4 +209,18 @@ def headline(records: Sequence[store.Record]) -> list[str]:
             f" (limit {ok['shared_limit'].max() / 1024:.0f} KiB); "
             f"{int((ok['tensor_core'] > 0).sum()):,} run their products on tensor cores."
         )
-    return said
+    return found
+
+
+def protocol(run: Run) -> list[str]:
+    """How kernels were compiled and their resources read."""
+    count = len(run.of("resources"))
+    if not count:
+        return []
+    return [
+        f"{count:,} kernels compiled for a target that need not be present; "
+        "registers, stack and the loop's instructions read from the binary."
+    ]
+
+
+TOPIC = Topic((SECTION,), jobs, tables, headlines, protocol)

@@ -1,22 +1,18 @@
-"""What bounds a loop on this card, as ``bench.gpu.floor`` measured it: a table. Imports no torch.
-
-Reads ``floor.json`` of a device's folder; the cost model takes the same numbers from
-``limits.json``.
-"""
+"""What bounds a loop on this card, as ``python -m bench floor`` measured it: a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.records import files
 from bench.report import frames
-from bench.report.error import exactness
-from bench.report.style.typeset import Table, interval, uncertain
+from bench.report.runs import Run
+from bench.report.style.numbers import interval, uncertain
+from bench.report.style.typeset import Table
+from bench.report.topic import Topic
 
 US, CLOCKS, GBPS, TFLOPS = "µs", "clocks", "GB/s", "TFLOP/s"
 # Of every microbenchmark: the unit, and for a rate the name of its value.
@@ -33,12 +29,6 @@ KINDS: dict[str, tuple[str, str | None]] = {
 }
 RATES = [kind for kind, (unit, _) in KINDS.items() if unit == GBPS]
 LONGEST_REASON = 200
-
-
-def read(folder: Path) -> dict[str, Any] | None:
-    """The measured bounds of a device's folder, None if they were not measured."""
-    path = folder / files.FLOOR
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def entries(found: dict[str, Any]) -> pd.DataFrame:
@@ -64,7 +54,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
         why = " ".join(why.split())[:LONGEST_REASON]
         row = {"bound": kind, "how": kind, "value": None, "low": None, "high": None, "unit": ""}
         rows.append(row | {"why": why})
-    return pd.DataFrame(rows).assign(**exactness.origin(found))
+    return pd.DataFrame(rows).assign(**frames.origin(found))
 
 
 def _how(kind: str, each: dict[str, Any]) -> str:
@@ -127,7 +117,10 @@ def table(found: dict[str, Any]) -> Table:
     )
 
 
-def tables(folder: Path) -> list[Table]:
+def tables(run: Run) -> list[Table]:
     """The table of a device's measured bounds, if there are any."""
-    found = read(folder)
+    found = run.read(files.FLOOR)
     return [] if found is None else [table(found)]
+
+
+TOPIC = Topic(tables=tables)

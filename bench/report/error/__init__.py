@@ -1,4 +1,4 @@
-"""The report's topic "error": figures, tables and heatmaps of numerical error.
+"""The report's topic "error": figures, tables and maps of numerical error.
 
-Import `figures`, `tables` and `maps`; `exactness` and `training` read files beside the records.
+Import `topic`; `exactness` and `training` read files beside the records.
 """

@@ -1,12 +1,8 @@
-"""What was measured beside the records: the activations alone, and whether bits repeat.
-
-Reads ``records/activations.json`` and ``records/repeatability.json``. Imports no torch.
-"""
+"""What was measured beside the records: the activations by themselves, and whether bits repeat."""
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,31 +10,14 @@ from typing import Any
 import pandas as pd
 
 from bench.records import files
-from bench.report import frames
-from bench.report.speed.figures import Job
-from bench.report.style import plots
+from bench.report import frames, terms
+from bench.report.runs import Run
+from bench.report.style import looks
+from bench.report.style.sheet import Job, Layout, Sheet, panel_title
 from bench.report.style.typeset import Table
 
-COLORS = {"sigmoid": "#3f90da", "tanh": "#bd1f01"}
-
-
-def read(folder: Path, name: str) -> dict[str, Any] | None:
-    """One of the two files of a device's folder, None if it was not measured."""
-    path = folder / "records" / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def origin(found: dict[str, Any]) -> dict[str, Any]:
-    """Device, versions and commit of such a file; its run is the file itself."""
-    device, software = found["device"], found["software"]
-    return {
-        "device": device.get("name"),
-        "torch": software.get("torch"),
-        "triton": software.get("triton"),
-        "cudnn": frames.cudnn(device.get("cudnn")),
-        "run_id": f"code {found['code']}",
-        "commit": frames.commit(found),
-    }
+ACTIVATIONS = f"{files.RECORDS}/{files.ACTIVATIONS}"
+REPEATABILITY = f"{files.RECORDS}/{files.REPEATABILITY}"
 
 
 def _where(found: dict[str, Any]) -> str:
@@ -59,7 +38,7 @@ def activation_table(found: dict[str, Any]) -> Table:
             "torch's max. ULP": library.get("max_ulp"),
         }
         row |= {f"of {x}": errors["special"].get(x) for x in ("inf", "-inf", "nan")}
-        rows.append(row | origin(found))
+        rows.append(row | frames.origin(found))
     full = pd.DataFrame(rows)
     numbers = {"max. ULP": 3, "99 % within ULP": 3, "max. abs.": -2, "worst at": 4}
     return Table(
@@ -75,7 +54,7 @@ def activation_table(found: dict[str, Any]) -> Table:
 
 def repeat_table(found: dict[str, Any]) -> Table:
     """Each question, answered over all measured cases of a provider and track."""
-    full = pd.DataFrame(found["rows"]).assign(**origin(found))
+    full = pd.DataFrame(found["rows"]).assign(**frames.origin(found))
     rows = []
     names = ["provider", "track", "question"]
     for (provider, track, question), group in full.groupby(names, sort=False):
@@ -89,8 +68,8 @@ def repeat_table(found: dict[str, Any]) -> Table:
                 "largest difference": group["max_abs"].max(),
             }
         )
-    order = {name: k for k, name in enumerate(plots.by_look(full["provider"]))}
-    rows.sort(key=lambda row: order[row["provider"]])
+    order = terms.ordered_providers(full["provider"])
+    rows.sort(key=lambda row: order.index(row["provider"]))
     return Table(
         "repeatability",
         f"Are the bits the same? Answers over {full['case_id'].nunique()} cases, {_where(found)}.",
@@ -101,16 +80,16 @@ def repeat_table(found: dict[str, Any]) -> Table:
     )
 
 
-def tables(folder: Path) -> list[Table]:
+def tables(run: Run) -> list[Table]:
     """The tables of what was measured beside the records."""
-    activations, repeated = read(folder, files.ACTIVATIONS), read(folder, files.REPEATABILITY)
+    activations, repeated = run.read(ACTIVATIONS), run.read(REPEATABILITY)
     made = [] if activations is None else [activation_table(activations)]
     return made if repeated is None else [*made, repeat_table(repeated)]
 
 
-def jobs(folder: Path) -> Iterator[Job]:
+def jobs(run: Run) -> Iterator[Job]:
     """The figure of the activations' error over their arguments."""
-    found = read(folder, files.ACTIVATIONS)
+    found = run.read(ACTIVATIONS)
     if found is not None:
         yield functools.partial(activations, found)
 
@@ -126,38 +105,29 @@ def activations(found: dict[str, Any], folder: Path) -> list[Path]:
                 errors["exponents"], errors["max_ulp_per_exponent"], strict=True
             )
         ]
-    ).assign(**origin(found))
-    pairs = [("function", ""), ("derivative", "_gradient")]
-    handles = [
-        plots.Line2D([], [], color=color, label=name, linestyle="-" if name == "tanh" else "--")
-        for name, color in COLORS.items()
-    ]
-    sheet = plots.Sheet(
-        len(pairs),
+    ).assign(**frames.origin(found))
+    sheet = Sheet(
+        2,
         1,
         title="Error of the activations alone, over all of float32",
         origin=frames.provenance(data),
-        handles=handles,
+        handles=[looks.handle(name, **line) for name, line in looks.ACTIVATIONS.items()],
         notes=[
             f"Largest error against float64 in each binary exponent of the argument, "
             f"{found['points']:,} points of both signs, {_where(found)}. Derivatives are functions "
             "of the rounded output."
         ],
-        share=False,
-        row_gap=0.42,
+        layout=Layout(share=False, row_gap=0.42),
     )
-    for axes, (words, tail) in zip(sheet.axes[:, 0], pairs, strict=True):
+    panels = (("function", "", "argument"), ("derivative", "_gradient", "output"))
+    for axes, (words, tail, across) in zip(sheet.axes[:, 0], panels, strict=True):
         top = 1.0
-        for name, color in COLORS.items():
+        for name, line in looks.ACTIVATIONS.items():
             rows = data[data["function"] == name + tail].dropna(subset="max_ulp")
-            axes.step(
-                rows["exponent"], rows["max_ulp"], where="mid", color=color, linewidth=0.9,
-                linestyle="-" if name == "tanh" else "--",
-            )  # fmt: skip
+            axes.step(rows["exponent"], rows["max_ulp"], where="mid", linewidth=0.9, **line)
             top = max([top, *rows["max_ulp"]])
         axes.set_ylim(0, 1.08 * top)
         axes.set_ylabel("max. ULP")
-        what = "the argument's binary exponent" if not tail else "the output's binary exponent"
-        axes.set_xlabel(what)
-        plots.head(axes, words)
+        axes.set_xlabel(f"the {across}'s binary exponent")
+        panel_title(axes, words)
     return sheet.save(folder, "activations", data)

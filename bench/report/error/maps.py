@@ -1,4 +1,4 @@
-"""Heatmaps of numerical error over hidden size and batch, in unit roundoffs. Imports no torch."""
+"""Maps of numerical error over hidden size and batch, in unit roundoffs."""
 
 from __future__ import annotations
 
@@ -13,100 +13,86 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 
 from bench.cases.numbers import ROUNDOFF
-from bench.report import frames
-from bench.report.error import figures as figures_error
-from bench.report.error.figures import PART_WORDS, SETTING
-from bench.report.frames import CELL_NAMES, CELL_ORDER
-from bench.report.speed import maps as heatmaps
-from bench.report.speed.figures import Job, cut_words
-from bench.report.style import plots
-
-SHOWN = ("ours", "torch.nn")  # the two that a reader compares; tables have all
+from bench.report import frames, terms
+from bench.report.error import selection
+from bench.report.style import looks, maps, plots
+from bench.report.style.numbers import short
+from bench.report.style.sheet import Job, panel_title
 
 
 def jobs(error: pd.DataFrame) -> Iterator[Job]:
-    """Per setting and provider a map of each cell, of its output and of its worst gradient.
+    """Per setting and compared provider a map of each cell, of its output and worst gradient.
 
     Wide maps make a figure for each of the two.
     """
-    parts = figures_error.by_part(error[error["provider"].isin(SHOWN)])
-    failed = error[(error["status"] != "ok") & error["provider"].isin(SHOWN)]
+    error = error[error["provider"].isin(frames.COMPARED)]
+    parts = selection.by_part(error)
     if parts.empty:
         return
-    for setting, rows in frames.settings(parts, SETTING):
-        rows = figures_error.one_pass(rows)
-        sizes = rows.groupby("T")[["B", "H"]].nunique().prod(axis=1)
-        steps = int(sizes[sizes == sizes.max()].index.max())
+    for setting, rows in frames.settings(parts, selection.SETTING):
+        rows = selection.one_pass(rows)
+        shapes = rows.groupby("T")[["B", "H"]].nunique().prod(axis=1)
+        steps = int(shapes[shapes == shapes.max()].index.max())
         rows = rows[rows["T"] == steps]
         if rows["B"].nunique() < 2 or rows["H"].nunique() < 2:
             continue
-        bad = figures_error.matching(failed, setting | {"T": steps})
-        bad = bad[bad["pass"].isin(rows["pass"]) & bad["cell"].isin(rows["cell"])]
-        bad = bad[bad["H"].isin(rows["H"]) & bad["B"].isin(rows["B"])]
-        known = frames.known(rows["part"], tuple(PART_WORDS))
-        wide = rows["H"].nunique() > heatmaps.NARROW
-        for provider in plots.by_look(rows["provider"]):
-            for chosen in [[name] for name in known] if wide else [known]:
-                some = rows[rows["part"].isin(chosen)]
-                yield functools.partial(
-                    error_map,
-                    some[some["provider"] == provider],
-                    bad[bad["provider"] == provider],
-                    some,
-                    provider,
-                    setting,
-                    {"T": steps},
-                )
+        failed = selection.failures(error, setting | {"T": steps}, rows)
+        for name in ("cell", "H", "B"):
+            failed = failed[failed[name].isin(rows[name])]
+        for provider in terms.ordered_providers(rows["provider"]):
+            for parts_shown in maps.beside(terms.ordered_parts(rows["part"]), rows["H"]):
+                everyone = rows[rows["part"].isin(parts_shown)]
+                bad = failed[failed["provider"] == provider]
+                yield functools.partial(error_map, everyone, bad, provider, setting, {"T": steps})
 
 
 def error_map(
-    rows: pd.DataFrame,
-    failed: pd.DataFrame,
     everyone: pd.DataFrame,
+    failed: pd.DataFrame,
     provider: str,
     setting: dict[str, Any],
-    cut: dict[str, int],
+    sizes: dict[str, int],
     folder: Path,
 ) -> list[Path]:
     """Relative L2 error over the format's unit roundoff u; colours mean the same for everyone."""
-    cells = frames.known([*rows["cell"], *failed["cell"]], CELL_ORDER)
-    parts = frames.known(rows["part"], tuple(PART_WORDS))
+    rows = everyone[everyone["provider"] == provider]
+    cells = terms.ordered_cells([*rows["cell"], *failed["cell"]])
+    parts = terms.ordered_parts(rows["part"])
     widths, heights = sorted(set(everyone["H"])), sorted(set(everyone["B"]))
-    unit = ROUNDOFF[setting["number"].partition(":")[0]]
-    seeds = figures_error.seeds(rows, "B", "H")
-    sheet = heatmaps.sheet(
+    number = setting["number"].partition(":")[0]
+    counted = selection.seeds(rows, "B", "H")
+    sheet = maps.map_sheet(
         len(cells),
         len(parts),
         widths,
         heights,
-        title=f"Error of {provider} over B and H: {frames.setting_words(setting)}, "
-        f"{cut_words(cut)}{figures_error.regime_words(setting)}",
+        title=f"Error of {provider} over B and H: {terms.where(setting, sizes)}",
         origin=frames.provenance(rows),
         notes=[
             "Relative L2 error against float64 on the same inputs, in unit roundoffs "
-            f"(u = {unit:.2g} of {setting['number'].partition(':')[0]})"
-            + (f"; median of {seeds}." if seeds != "1 seed" else "."),
+            f"(u = {ROUNDOFF[number]:.2g} of {number})"
+            + (f"; median of {counted}." if counted != "1 seed" else "."),
             "A grey square was not asked for.",
-            *figures_error.notes(rows),
+            *selection.notes(rows),
             *plots.failure_notes(failed),
         ],
     )
-    data = rows.assign(roundoffs=rows["rel_l2"] / unit)
-    shown = everyone.loc[everyone["rel_l2"] > 0, "rel_l2"] / unit
+    data = rows.assign(roundoffs=rows["rel_l2"] / ROUNDOFF[number])
+    shown = everyone.loc[everyone["rel_l2"] > 0, "rel_l2"] / ROUNDOFF[number]
     low, high = (shown.min(), shown.max()) if len(shown) else (0.1, 1.0)
     norm = LogNorm(min(low, 0.25), max(high, 4.0))
-    colors = matplotlib.colormaps["cividis_r"]
+    colors = matplotlib.colormaps[looks.ERROR_MAP]
     for (r, cell), (c, part) in itertools.product(enumerate(cells), enumerate(parts)):
         axes = sheet.axes[r, c]
-        plots.head(axes, f"{CELL_NAMES.get(cell, cell)}, {PART_WORDS[part]}")
+        panel_title(axes, f"{terms.cell_name(cell)}, {terms.PART_NAMES[part]}")
         here = data[(data["cell"] == cell) & (data["part"] == part)]
         medians = here.groupby(["H", "B"])["roundoffs"].median()
         shades = colors(norm(medians.clip(lower=low).to_numpy()))
         for ((H, B), found), color in zip(medians.items(), shades, strict=True):
             x, y = widths.index(H), heights.index(B)
-            heatmaps.value(axes, x, y, heatmaps.short(found), color, len(widths) * len(parts))
+            maps.draw_value(axes, x, y, short(found), color, len(widths) * len(parts))
         for H, B, status in failed.loc[failed["cell"] == cell, ["H", "B", "status"]].to_numpy():
-            heatmaps.failure(axes, widths.index(H), heights.index(B), status)
-    slug = frames.setting_slug({**setting, "mode": setting["regime"]})
-    part = f"-{parts[0]}" if everyone["H"].nunique() > heatmaps.NARROW else ""
-    return sheet.save(folder, f"error-map-{provider}{part}-{slug}", data)
+            maps.draw_failure(axes, widths.index(H), heights.index(B), status)
+    one_part = f"-{parts[0]}" if everyone["H"].nunique() > maps.NARROW else ""
+    slug = terms.setting_slug({**setting, "mode": setting["regime"]})
+    return sheet.save(folder, f"error-map-{provider}{one_part}-{slug}", data)

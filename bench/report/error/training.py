@@ -1,4 +1,4 @@
-"""Our curve of the loss beside torch.nn's, from ``records/training.json``. Imports no torch."""
+"""Our curve of the loss beside torch.nn's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 
 from bench.records import files
-from bench.report import frames
-from bench.report.error import exactness
-from bench.report.frames import CELL_NAMES, CELL_ORDER
-from bench.report.speed.figures import Job
-from bench.report.style import plots
+from bench.report import frames, terms
+from bench.report.runs import Run
+from bench.report.style import looks, plots
+from bench.report.style.sheet import Job, Layout, Sheet, panel_title
 from bench.report.style.typeset import Table
 
+FILE = f"{files.RECORDS}/{files.TRAINING}"
 PROVIDERS = ("torch.nn", "ours")
 EVERY = 7  # steps from one marker to the next
-FOOT = 1e-8  # of the logarithmic axis: float32 losses above 1 differ by 1.2e-7 or not at all
+SMALLEST = 1e-8  # of the logarithmic axis: float32 losses above 1 differ by 1.2e-7 or not at all
 
 
 def frame(found: dict[str, Any]) -> pd.DataFrame:
@@ -31,18 +31,18 @@ def frame(found: dict[str, Any]) -> pd.DataFrame:
     ]
     data = pd.DataFrame(rows)
     data["difference"] = (data["ours"] - data["torch.nn"]).abs()
-    return data.assign(**exactness.origin(found))
+    return data.assign(**frames.origin(found))
 
 
-def tables(folder: Path) -> list[Table]:
+def tables(run: Run) -> list[Table]:
     """What was learned and how far the curves came apart, if it was measured."""
-    found = exactness.read(folder, files.TRAINING)
+    found = run.read(FILE)
     if found is None:
         return []
     full = frame(found)
     rows = [
         {
-            "cell": CELL_NAMES[str(cell)],
+            "cell": terms.cell_name(cell),
             "first loss": group["torch.nn"].iloc[0],
             "last loss, torch.nn": group["torch.nn"].iloc[-1],
             "last loss, ours": group["ours"].iloc[-1],
@@ -74,9 +74,9 @@ def words(found: dict[str, Any]) -> str:
     )
 
 
-def jobs(folder: Path) -> Iterator[Job]:
+def jobs(run: Run) -> Iterator[Job]:
     """The figure, if it was measured."""
-    found = exactness.read(folder, files.TRAINING)
+    found = run.read(FILE)
     if found is not None:
         yield functools.partial(training, found)
 
@@ -84,26 +84,22 @@ def jobs(folder: Path) -> Iterator[Job]:
 def training(found: dict[str, Any], folder: Path) -> list[Path]:
     """Per cell both losses over the steps, and beside them their difference."""
     data = frame(found)
-    cells = frames.known(data["cell"], CELL_ORDER)
-    bound: dict[str, Any] = {"color": "0.45", "linewidth": 0.7}
-    gap: dict[str, Any] = {"color": "#222222", "linestyle": "-", "marker": "."}
-    sheet = plots.Sheet(
+    cells = terms.ordered_cells(data["cell"])
+    sheet = Sheet(
         len(cells),
         2,
         title="Training from the same seed: the loss and its difference",
         origin=frames.provenance(data),
         handles=[
-            *map(plots.handle, plots.by_look(PROVIDERS)),
-            plots.Line2D([], [], label="difference", **gap),
-            plots.Line2D([], [], label="stated bound", **bound),
+            *looks.legend(PROVIDERS),
+            looks.handle("difference", **looks.DIFFERENCE),
+            looks.handle("stated bound", **looks.LIMIT),
         ],
         notes=[f"A{words(found)[1:]} A difference of zero stands at the foot."],
-        column_gap=0.5,
-        row_gap=0.22,
-        share=False,
+        layout=Layout(column_gap=0.5, row_gap=0.22, share=False),
     )
     apart = data.loc[data["difference"] > 0, "difference"]
-    low, high = min([FOOT, *apart]), max([found["bound"], *apart])
+    low, high = min([SMALLEST, *apart]), max([found["bound"], *apart])
     top = max(data["ours"].max(), data["torch.nn"].max())
     bottom = min(data["ours"].min(), data["torch.nn"].min())
     for (left, right), cell in zip(sheet.axes, cells, strict=True):
@@ -117,12 +113,14 @@ def training(found: dict[str, Any], folder: Path) -> list[Path]:
             )
         left.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
         left.set_ylabel("loss")
-        right.plot(here["step"], here["difference"].clip(lower=low), **gap, linewidth=0.7)
-        right.axhline(found["bound"], zorder=1, **bound)
+        right.plot(
+            here["step"], here["difference"].clip(lower=low), linewidth=0.7, **looks.DIFFERENCE
+        )
+        right.axhline(found["bound"], zorder=1, **looks.LIMIT)
         plots.value_axis(right, low, high, powers=True)
         right.set_ylabel("difference")
-        plots.head(left, CELL_NAMES.get(cell, cell))
-        plots.head(right, CELL_NAMES.get(cell, cell))
+        panel_title(left, terms.cell_name(cell))
+        panel_title(right, terms.cell_name(cell))
         for axes in (left, right):
             axes.tick_params(labelbottom=cell == cells[-1])
     for axes in sheet.axes[-1]:

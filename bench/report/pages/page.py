@@ -1,7 +1,7 @@
 """The results page: one HTML file that holds everything, records included, and needs no network.
 
 Plots are Vega-Lite's; its JavaScript comes out of the package vl-convert. The page's own script
-only turns form controls into data and specifications (``templates/page*.js``). Imports no torch.
+only turns form controls into data and specifications (``templates/page*.js``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import schema, store
-from bench.report import frames
-from bench.report.pages import cite, device_page, facts
-from bench.report.speed import figures
-from bench.report.style import plots
+from bench.report import frames, terms
+from bench.report.pages import cite, device_page
+from bench.report.runs import Run
+from bench.report.speed.derived import speedups
+from bench.report.style import looks
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
@@ -50,13 +51,13 @@ def library() -> str | None:
     )
 
 
-def derived(run: frames.Run) -> list[dict[str, Any]]:
+def derived(run: Run) -> list[dict[str, Any]]:
     """What the page plots of each record beyond the record's own fields, in the records' order.
 
     ``speedup`` with its interval as the figures define it; of errors the output's and the worst
     gradient's relative L2 and the output's largest ULP.
     """
-    speed = figures.speedups(run.time)
+    speed = speedups(run.time)
     columns = ["case_id", "provider", "mode", "speedup", "speedup_low", "speedup_high"]
     ratios = {
         tuple(row[:3]): [None if value != value else value for value in row[3:]]
@@ -105,7 +106,7 @@ SAVINGS: tuple[tuple[str, Callable[[store.Record], store.Record]], ...] = (
 )
 
 
-def pack(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]], level: int) -> dict[str, Any]:
+def pack(devices: Sequence[tuple[Run, list[dict[str, Any]]]], level: int) -> dict[str, Any]:
     """All devices' records as the page's data, having given up the first ``level`` savings.
 
     Records become rows of values in the order of ``fields``; the facts that many share (device,
@@ -128,7 +129,7 @@ def pack(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]], level: int)
             {
                 "name": run.name,
                 "folder": run.folder.name,
-                "origin": frames.provenance(facts.frame(run)),
+                "origin": frames.provenance(run.every),
                 "citation": cite.text(run),
                 "shared": [json.loads(text) for text in shared],
                 "records": rows,
@@ -137,13 +138,13 @@ def pack(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]], level: int)
     return found
 
 
-def looks(runs: Sequence[frames.Run]) -> list[dict[str, Any]]:
+def provider_looks(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Each provider's colour, shape and dash, as in the figures."""
     names = {record["provider"] for run in runs for record in run.records}
-    names = {name for name in names if not name.startswith(frames.EFFECT)}
+    names = {name for name in names if not name.startswith(terms.EFFECT)}
     found = []
-    for name in plots.by_look(names):
-        look = plots.look(name)
+    for name in terms.ordered_providers(names):
+        look = looks.look(name)
         dash = DASHES.get(look.line) if isinstance(look.line, str) else list(look.line[1])
         shape = SHAPES.get(look.marker, "circle")
         found.append({"name": name, "color": look.color, "shape": shape, "dash": dash})
@@ -159,7 +160,7 @@ def _compressed(data: Any) -> bytes:
     return gzip.compress(plain, 9, mtime=0)
 
 
-def _first_level(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]]) -> int:
+def _first_level(devices: Sequence[tuple[Run, list[dict[str, Any]]]]) -> int:
     """The first level that may fit, guessed from a part of the records: packing all takes long."""
     part = [
         (replace(run, records=run.records[::SAMPLE]), extras[::SAMPLE]) for run, extras in devices
@@ -172,7 +173,7 @@ def _first_level(devices: Sequence[tuple[frames.Run, list[dict[str, Any]]]]) -> 
     return len(SAVINGS) - 1
 
 
-def render(runs: Sequence[frames.Run], script: str) -> str:
+def render(runs: Sequence[Run], script: str) -> str:
     """The page's HTML, with as much of the records as fits.
 
     Raises:
@@ -182,13 +183,13 @@ def render(runs: Sequence[frames.Run], script: str) -> str:
     devices = [(run, derived(run)) for run in runs]
     template = device_page.environment().get_template("page.html.jinja")
     words = {
-        "looks": looks(runs),
-        "cells": frames.CELL_NAMES,
-        "passes": frames.PASS_NAMES,
-        "letters": plots.LETTERS,
-        "cell_order": frames.CELL_ORDER,
-        "pass_order": frames.PASS_ORDER,
-        "number_order": frames.NUMBER_ORDER,
+        "looks": provider_looks(runs),
+        "cells": terms.CELL_NAMES,
+        "passes": terms.PASS_NAMES,
+        "letters": looks.LETTERS,
+        "cell_order": terms.CELL_ORDER,
+        "pass_order": terms.PASS_ORDER,
+        "number_order": terms.NUMBER_ORDER,
     }
     for level in range(_first_level(devices), len(SAVINGS)):
         data = pack(devices, level) | words
@@ -206,7 +207,7 @@ def render(runs: Sequence[frames.Run], script: str) -> str:
     )
 
 
-def write(runs: Sequence[frames.Run], path: Path) -> Path | None:
+def write(runs: Sequence[Run], path: Path) -> Path | None:
     """Write the page of these runs; None if the plotting library's package is missing."""
     script = library()
     if script is None:

@@ -1,4 +1,4 @@
-"""The report's topic "speed": figures, tables and heatmaps of time and throughput.
+"""The report's topic "speed": figures, tables and maps of time and throughput.
 
-Import `figures`, `tables` and `maps`.
+Import `topic`; `derived` computes speed-ups and growth.
 """

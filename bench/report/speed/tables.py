@@ -1,25 +1,26 @@
-"""Which tables a run fills: times, speed over torch.nn, growth with T, error, failures.
-
-Imports no torch.
-"""
+"""Tables of speed: times, speed over torch.nn, growth with the number of steps T."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.report import frames
-from bench.report.device import compiler as compiled
-from bench.report.frames import CELL_NAMES, PASS_HEADS, SETTING, SIZES
-from bench.report.speed.figures import growth_table, speedups
-from bench.report.style import plots
-from bench.report.style.typeset import Table, interval, uncertain
+from bench.report import frames, terms
+from bench.report.runs import Run
+from bench.report.speed.derived import growth_table, mean_interval, speedups
+from bench.report.style.numbers import interval, uncertain
+from bench.report.style.typeset import (
+    MOST_ROWS,
+    Table,
+    drop_constant_columns,
+    joined_origin,
+    named,
+    settings_in_words,
+)
 
-RESAMPLES = 1000
-MOST_ROWS = 40  # of a table in Markdown or LaTeX: about what one page holds
 FULL = [
     *("case_id", "cell", "pass", "track", "directions", "layers", "number", "resets", "B", "T"),
     *("I", "H", "provider", "provider_version", "mode", "status", "reason", "n", "median_ms"),
@@ -29,39 +30,15 @@ FULL = [
 ]
 
 
-def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Cells and passes in a reader's words."""
-    return frame.assign(
-        cell=frame["cell"].map(lambda name: CELL_NAMES.get(name, name)),
-        **{"pass": frame["pass"].map(lambda name: PASS_HEADS.get(name, name))},
-    )
-
-
-def fixed(shown: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """Columns that never change, taken out and said in words instead."""
-    same = [name for name in names if name in shown and shown[name].nunique() == 1]
-    words = []
-    for name in same:
-        value = shown[name].iloc[0]
-        if name in ("failed", "unsupported") and not value:
-            continue  # that nobody failed needs no word
-        words.append(str(value) if name == "setting" else f"{name}={value}")
-    return shown.drop(columns=same), ", ".join(words)
-
-
-def settings_in_words(frame: pd.DataFrame) -> list[str]:
-    return [frames.setting_words(row) for row in frame.to_dict("records")]
-
-
 def time_table(time: pd.DataFrame) -> Table:
     """Median times with intervals; what is shown is the slice that the figures show."""
     setting, rows = frames.settings(time)[0]
     found = next(filter(None, (frames.best_slice(rows, axis) for axis in ("H", "B", "T"))), None)
     rows = rows if found is None else found[1]
-    providers = plots.by_look(rows["provider"])
+    providers = terms.ordered_providers(rows["provider"])
     # A provider that could not run anywhere in the slice is said once, in the caption.
-    able = plots.by_look(rows.loc[rows["status"] == "ok", "provider"])
-    keys = ["cell", "pass", *SIZES]
+    able = terms.ordered_providers(rows.loc[rows["status"] == "ok", "provider"])
+    keys = ["cell", "pass", *terms.SIZES]
     wide: dict[tuple[Any, ...], dict[str, str]] = {}
     thin: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in named(rows).to_dict("records"):
@@ -73,18 +50,18 @@ def time_table(time: pd.DataFrame) -> Table:
 
     def frame(lines: Mapping[Any, dict[str, str]]) -> tuple[pd.DataFrame, str]:
         table = pd.DataFrame(list(lines.values()), columns=[*keys, *able])
-        return fixed(table.head(MOST_ROWS), SIZES)
+        return drop_constant_columns(table.head(MOST_ROWS), terms.SIZES)
 
     shown, sizes = frame(wide)
     out = [name for name in providers if name not in able]
     left = f" Not able to run here: {', '.join(out)}." if out else ""
-    where = ", ".join(filter(None, (frames.setting_words(setting), sizes)))
+    where = ", ".join(filter(None, (terms.setting_words(setting), sizes)))
     return Table(
         "time",
         f"Time of one call in ms, median and its 95 % interval: {where}.{left}",
         shown,
         time[FULL],
-        dict.fromkeys(SIZES, 0),
+        dict.fromkeys(terms.SIZES, 0),
         frames.provenance(rows),
         frame(thin)[0],
     )
@@ -93,7 +70,7 @@ def time_table(time: pd.DataFrame) -> Table:
 def speedup_table(time: pd.DataFrame) -> Table | None:
     """Speed over torch.nn: geometric mean over shapes with its interval, and the extremes."""
     rows = []
-    keys = ["cell", "pass", *SETTING, "provider"]
+    keys = ["cell", "pass", *terms.SETTING, "provider"]
     for values, group in speedups(time).groupby(keys, dropna=False, sort=False):
         ok = group[group["speedup"].notna()]
         if ok.empty:
@@ -108,11 +85,11 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
             "geomean_low": low,
             "geomean_high": high,
             "least": worst["speedup"],
-            "least_at": _shape(worst),
+            "least_at": terms.sizes_words(worst[list(terms.SIZES)]),
             "most": best["speedup"],
-            "most_at": _shape(best),
+            "most_at": terms.sizes_words(best[list(terms.SIZES)]),
         }
-        rows.append(row | {name: _joined(group[name]) for name in frames.ORIGIN})
+        rows.append(row | joined_origin(group))
     if not rows:
         return None
     full = pd.DataFrame(rows)
@@ -122,7 +99,7 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
     shown["failed"], shown["unsupported"] = full["failed"], full["unsupported"]
     shown["mean [95 %]"] = [interval(*mean) for mean in means]
     shown["least"], shown["most"] = full["least"], full["most"]
-    shown, said = fixed(shown.head(MOST_ROWS), ("setting", "failed", "unsupported"))
+    shown, said = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "failed", "unsupported"))
     return Table(
         "speedup",
         "Speed over torch.nn under the same clock (paired by visits where the two took turns, else "
@@ -133,24 +110,6 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
         {"shapes": 0, "failed": 0, "unsupported": 0, "least": 3, "most": 3},
         frames.provenance(time),
     )
-
-
-def _shape(row: pd.Series) -> str:
-    return ", ".join(f"{name}={row[name]}" for name in SIZES)
-
-
-def _joined(column: pd.Series) -> str:
-    return " ".join(sorted({str(value) for value in column.dropna()}))
-
-
-def mean_interval(ratios: Sequence[float] | pd.Series) -> tuple[float | None, float | None]:
-    """The geometric mean's 95 % bootstrap interval over shapes; None for a single one."""
-    logs = np.log(np.asarray(ratios, float))
-    if len(logs) < 2:
-        return None, None
-    draw = np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))
-    low, high = np.exp(np.percentile(logs[draw].mean(axis=1), (2.5, 97.5)))
-    return float(low), float(high)
 
 
 def growth(time: pd.DataFrame) -> Table | None:
@@ -169,7 +128,7 @@ def growth(time: pd.DataFrame) -> Table | None:
     ):
         if full[column].notna().any():
             shown[name] = full[column]
-    shown, said = fixed(shown.head(MOST_ROWS), ("setting", "B", "H", "T"))
+    shown, said = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "B", "H", "T"))
     numbers = {"B": 0, "H": 0, "µs per step": 3, "time exponent": 3}
     numbers |= {"bytes per step": 3, "memory exponent": 3}
     return Table(
@@ -177,81 +136,15 @@ def growth(time: pd.DataFrame) -> Table | None:
         "Growth with the number of steps T: slope of a straight line through the medians, and "
         f"exponent p of a fit proportional to T to the power of p{'; ' if said else ''}{said}.",
         shown,
-        full.assign(**{name: _joined(time[name]) for name in frames.ORIGIN}),
+        full.assign(**joined_origin(time)),
         {name: digits for name, digits in numbers.items() if name in shown},
         frames.provenance(time),
     )
 
 
-def error_table(error: pd.DataFrame) -> Table | None:
-    """Errors against float64: the largest over the grid, of the output and of the gradients.
-
-    In ULP of 99 % of the entries: the largest of all stands where the truth is nearly zero, and
-    says how near.
-    """
-    ok = frames.comparable(error)
-    ok = ok[ok["part"].eq("gradient") | ok["tensor"].isin(frames.OUTPUTS)]
-    if ok.empty:
-        return None
-    rows = []
-    for (cell, number, provider), group in ok.groupby(["cell", "number", "provider"], sort=False):
-        row = {"cell": cell, "pass": "fwd", "number": number, "provider": provider}
-        for part in ("output", "gradient"):
-            here = group[group["part"] == part]
-            row[f"{part}, L2"] = here["rel_l2"].max()
-            row[f"{part}, ULP"] = here["p99_ulp"].max()
-        rows.append(row | {"cases": group["case_id"].nunique()})
-    shown = named(frames.ordered(pd.DataFrame(rows))).drop(columns="pass").head(2 * MOST_ROWS)
-    interpreted = plots.by_look(ok.loc[ok["interpreted"].eq(True), "provider"])
-    said = f" Interpreted on the CPU: {', '.join(interpreted)}." if interpreted else ""
-    columns = [name for name in shown if ", " in str(name)]
-    return Table(
-        "error",
-        "Error against float64 on the same rounded inputs: relative L2, and the ULP that 99 % of a "
-        "tensor's entries stay within, of the output of all steps and of the worst gradient; of "
-        "each the largest with default weights and inputs over "
-        "the shapes that ours and torch.nn both measured (for a cell that one of them lacks, over "
-        f"all).{said}",
-        shown,
-        error.drop(columns=["kind", "time"]),
-        {name: -2 if "L2" in name else 3 for name in columns} | {"cases": 0},
-        frames.provenance(ok),
-    )
-
-
-def failure_table(records: pd.DataFrame) -> Table | None:
-    """Who could not do what, and why."""
-    failed = records[records["status"] != "ok"]
-    if failed.empty:
-        return None
-    counted = (
-        failed.assign(reason=failed["reason"].fillna("no reason recorded"))
-        .groupby(["kind", "provider", "status", "reason"], sort=True)
-        .size()
-        .rename("cases")
-        .reset_index()
-    )
-    shown = counted.assign(
-        reason=[text if len(text) <= 90 else text[:88] + " …" for text in counted["reason"]]
-    )
-    return Table(
-        "failures",
-        "What was not measured, and why.",
-        shown.head(MOST_ROWS),
-        counted.assign(**{name: _joined(failed[name]) for name in frames.ORIGIN}),
-        {"cases": 0},
-        frames.provenance(failed),
-    )
-
-
-def all_tables(run: frames.Run) -> list[Table]:
-    """Every table that a run's records fill."""
-    found: list[Table | None] = []
-    time, error = run.time, run.error
-    if (time["status"] == "ok").any():
-        found += [time_table(time), speedup_table(time), growth(time)]
-    if len(error):
-        found.append(error_table(error))
-    found.append(compiled.table(run.of("resources")))
-    found.append(failure_table(run.every))
-    return [table for table in found if table is not None]
+def tables(run: Run) -> list[Table]:
+    """Every table that the time records fill."""
+    if not run.timed:
+        return []
+    made = (time_table(run.time), speedup_table(run.time), growth(run.time))
+    return [table for table in made if table is not None]

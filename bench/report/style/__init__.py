@@ -1,4 +1,4 @@
 """How figures and tables look, whatever they show: colours, sheets, number formats.
 
-Import `plots` to draw and `typeset` to write a table; no topic is imported here.
+Import `sheet`, `plots` and `maps` to draw, `typeset` to write a table; no topic is imported here.
 """

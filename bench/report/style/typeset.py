@@ -6,18 +6,20 @@ file says device, versions, run and commit. Imports no torch.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from bench.report.style import plots
+from bench.report import terms
+from bench.report.frames import ORIGIN
+from bench.report.style.numbers import significant
+from bench.report.style.sheet import write_csv
 
 FORMATS = ("md", "tex", "csv")
+MOST_ROWS = 40  # of a table in Markdown or LaTeX: about what one page holds
 SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 
 
@@ -43,54 +45,46 @@ class Table:
     narrow: pd.DataFrame | None = None
 
 
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells and passes in a reader's words."""
+    return frame.assign(
+        cell=frame["cell"].map(terms.cell_name),
+        **{"pass": frame["pass"].map(lambda name: terms.PASS_TITLES.get(name, name))},
+    )
+
+
+def drop_constant_columns(shown: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """Of such columns those that never change are taken out and put into words instead."""
+    same = [name for name in names if name in shown and shown[name].nunique() == 1]
+    words = []
+    for name in same:
+        value = shown[name].iloc[0]
+        if name in ("failed", "unsupported") and not value:
+            continue  # that nobody failed needs no word
+        words.append(str(value) if name == "setting" else f"{name}={value}")
+    return shown.drop(columns=same), ", ".join(words)
+
+
+def settings_in_words(frame: pd.DataFrame) -> list[str]:
+    """Each row's setting as a reader says it."""
+    return [terms.setting_words(row) for row in frame.to_dict("records")]
+
+
+def joined_origin(rows: pd.DataFrame) -> dict[str, str]:
+    """Where rows come from, for the one row that is made of them: each column's values in one."""
+    return {
+        name: " ".join(sorted({str(value) for value in rows[name].dropna()})) for name in ORIGIN
+    }
+
+
 def write(table: Table, folder: Path) -> list[Path]:
     """Write Markdown, LaTeX, and CSV for the page's download."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{kind}" for kind in FORMATS]
     paths[0].write_text(markdown(table), encoding="utf-8")
     paths[1].write_text(latex(table), encoding="utf-8")
-    plots.write_csv(table.full, paths[2])
+    write_csv(table.full, paths[2])
     return paths
-
-
-def significant(value: Any, digits: int = 3) -> str:
-    """A number with so many significant digits; 0: whole, negative: in scientific notation.
-
-    >>> significant(1234.5), significant(0.012345), significant(3.2e-7), significant(None)
-    ('1230', '0.0123', '3.20e-7', '')
-    """
-    if value is None or not math.isfinite(value):
-        return ""
-    if value == 0:
-        return "0"
-    if digits == 0:
-        return f"{value:.0f}"
-    if digits < 0 or abs(value) < 1e-3 or abs(value) >= 1e6:
-        return plots.scientific(value, abs(digits))
-    rounded = float(f"{value:.{digits - 1}e}")
-    places = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
-    return f"{rounded:.{places}f}"
-
-
-def interval(middle: float, low: float | None, high: float | None) -> str:
-    """A number with its interval: 1.55 [1.51, 1.58]."""
-    if low is None or high is None or low != low or high != high:
-        return significant(middle)
-    return f"{significant(middle)} [{significant(low)}, {significant(high)}]"
-
-
-def uncertain(middle: float, low: float | None, high: float | None) -> str:
-    """A number with half its interval in the last digits, as siunitx reads it.
-
-    >>> uncertain(0.65432, 0.6443, 0.6643)
-    '0.654(10)'
-    """
-    if low is None or high is None or not high > low:
-        return significant(middle)
-    half = (high - low) / 2
-    places = max(0, 1 - math.floor(math.log10(half)))
-    digits = round(half * 10**places)
-    return f"{middle:.{places}f}({max(digits, 1)})"
 
 
 def _cells(table: Table, frame: pd.DataFrame) -> pd.DataFrame:

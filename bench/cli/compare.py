@@ -1,0 +1,35 @@
+"""``python -m bench compare``: the command around ``bench.report.compare``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.records import files
+from bench.report import compare
+
+
+def command(
+    first: Annotated[str, typer.Argument(help="The earlier run: a file, a folder, or its name.")],
+    second: Annotated[str, typer.Argument(help="The later run, likewise.")],
+    threshold: Annotated[float, typer.Option(help="Percent from which a change counts.")] = 5.0,
+    any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
+    results: Annotated[Path, typer.Option(help="Where named runs are found.")] = files.RESULTS,
+) -> None:
+    """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold is {threshold}; accepted: a percentage of at least 0")
+    share = threshold / 100
+    before, after = (compare.find(run, results) for run in (first, second))
+    pairs = compare.compare(before, after, share, any_device)
+    text = compare.markdown(pairs, first, second, share, every)
+    print(text)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if any(p.verdict in (compare.SLOWER, compare.BROKEN) for p in pairs):
+        raise typer.Exit(1)

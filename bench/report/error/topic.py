@@ -1,0 +1,84 @@
+"""Numerical error as a topic of the report: its figures, tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.report import frames, terms
+from bench.report.error import exactness, figures, maps, tables, training
+from bench.report.runs import Run
+from bench.report.style.numbers import significant
+from bench.report.style.sheet import Job
+from bench.report.style.typeset import Table
+from bench.report.topic import Section, Topic
+
+SECTION = Section(
+    "Numerical error",
+    "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
+    figures=("error-", "activations", "training"),
+    tables=(
+        *("error", "error-growth", "error-regimes", "error-effects"),
+        *("activations", "repeatability", "training"),
+    ),
+)
+
+
+def jobs(run: Run) -> Iterator[Job]:
+    """The figures that the error records and the files beside them fill."""
+    yield from figures.curve_jobs(run.error)
+    yield from figures.category_jobs(run.error)
+    yield from maps.jobs(run.error)
+    yield from exactness.jobs(run)
+    yield from training.jobs(run)
+
+
+def all_tables(run: Run) -> list[Table]:
+    """The tables that the error records and the files beside them fill."""
+    return [*tables.tables(run.error), *exactness.tables(run), *training.tables(run)]
+
+
+def headlines(run: Run) -> list[str]:
+    """The largest error per number format, and that of the activations."""
+    ok = frames.comparable(run.error)
+    found = []
+    for number in terms.ordered_numbers(ok["number"]):
+        here = ok[ok["number"] == number]
+        words = []
+        for provider in terms.ordered_providers(here["provider"]):
+            mine = here[here["provider"] == provider]
+            output = mine.loc[mine["tensor"].isin(frames.OUTPUTS), "rel_l2"].max()
+            gradient = mine.loc[mine["part"] == "gradient", "rel_l2"].max()
+            text = f"`{provider}` {significant(output, -2)}"
+            words.append(text + (f" / {significant(gradient, -2)}" if gradient == gradient else ""))
+        found.append(
+            f"Largest relative L2 error in {number}, output / gradient: {', '.join(words)} "
+            f"(over {here['case_id'].nunique()} cases, default weights and inputs)."
+        )
+    activations = run.read(exactness.ACTIVATIONS)
+    if activations:
+        units = {name: each["max_ulp"] for name, each in activations["functions"].items()}
+        found.append(
+            f"Device activations over all of float32: tanh within {significant(units['tanh'])} "
+            f"ULP, sigmoid within {significant(units['sigmoid'])} ULP."
+        )
+    return found
+
+
+def protocol(run: Run) -> list[str]:
+    """Against what errors were measured, and how often."""
+    errors = run.ok("error")
+    if not errors:
+        return []
+    seeds = terms.plural(len({r["seed"] for r in errors}), "seed")
+    return [
+        f"{len(errors):,} error measurements against a float64 reference on the same rounded "
+        f"inputs, {seeds}."
+    ]
+
+
+def missing(run: Run) -> list[str]:
+    """What would measure errors, if there are none."""
+    return [] if run.of("error") else ["numerical error: `python -m bench error`"]
+
+
+TOPIC = Topic((SECTION,), jobs, all_tables, headlines, protocol, missing=missing)

@@ -1,0 +1,173 @@
+"""A device's run: which of its records count, and what other files lie beside them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.records import store
+from bench.report import frames
+
+
+@dataclass
+class Run:
+    """The records of one device that count, and how many do not.
+
+    ``aside`` maps a sentence to the number of records it keeps out of tables and figures.
+    """
+
+    name: str
+    folder: Path
+    records: list[store.Record]
+    sources: list[Path] = field(default_factory=list)
+    aside: dict[str, int] = field(default_factory=dict)
+
+    def of(self, kind: str) -> list[store.Record]:
+        """The records of one kind: time, error or resources."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    def ok(self, kind: str) -> list[store.Record]:
+        """The records of one kind that hold a measurement."""
+        return [record for record in self.of(kind) if record["status"] == "ok"]
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the device's folder, None if no command wrote it."""
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @functools.cached_property
+    def time(self) -> pd.DataFrame:
+        """``frames.flat`` of the time records, made once; whoever changes it copies it first."""
+        return frames.flat(self.of("time"))
+
+    @functools.cached_property
+    def error(self) -> pd.DataFrame:
+        """``frames.errors`` of the error records, made once."""
+        return frames.errors(self.of("error"))
+
+    @functools.cached_property
+    def every(self) -> pd.DataFrame:
+        """``frames.flat`` of all records, whatever their kind, made once."""
+        return frames.flat(self.records)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any time was taken."""
+        return bool((self.time["status"] == "ok").any())
+
+    @property
+    def presets(self) -> list[str]:
+        """The presets behind the records, from the runs' names (preset-code)."""
+        names = dict.fromkeys(record["run_id"] for record in self.records)
+        return list(dict.fromkeys(name.rsplit("-", 1)[0] for name in names if "-" in name))
+
+
+def load(paths: Sequence[Path]) -> list[Run]:
+    """The runs of these folders and files, those of one folder together.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist or a folder without records.
+        ValueError: if one folder holds the records of several devices.
+    """
+    sources: dict[Path, list[Path]] = {}
+    for path in map(Path.resolve, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; RUN is a folder or file of records")
+        files = store.record_files(path) if path.is_dir() else [path]
+        if not files:
+            raise FileNotFoundError(f"{path} holds no records (*.jsonl, *.jsonl.gz)")
+        sources.setdefault(report_folder(path), []).extend(files)
+    runs = []
+    for folder, files in sources.items():
+        files = list(dict.fromkeys(file.resolve() for file in files))
+        records = [record for file in files for record in store.read(file)]
+        if not records:
+            raise FileNotFoundError(f"{folder} holds no records, only empty files")
+        devices = sorted({str(record["device"].get("name")) for record in records})
+        if len(devices) > 1:
+            raise ValueError(
+                f"{folder} holds records of several devices ({', '.join(devices)}); a folder "
+                "holds one device's"
+            )
+        kept, aside = latest_consistent(records)
+        runs.append(Run(devices[0], folder, kept, files, aside))
+    return runs
+
+
+def report_folder(path: Path) -> Path:
+    """Where a run's report goes: the device's folder, or one of a single file's own.
+
+    Never into the folder of a device of which the file is only a part.
+    """
+    if path.is_dir():
+        return path
+    inside = path.parent.name == "records"
+    return (path.parent.parent if inside else path.parent) / store.stem(path)
+
+
+def latest_consistent(
+    records: Sequence[store.Record],
+) -> tuple[list[store.Record], dict[str, int]]:
+    """The newest record per question, for each kind and provider those of one state only.
+
+    Of several states the one with most records counts, the newer on a tie, so that a short run
+    after a change of code neither mixes with nor hides a long one. The same holds for versions
+    of the provider within a state.
+
+    Returns:
+        The records that count, and how many do not, by the reason.
+    """
+    kept: list[store.Record] = []
+    aside: dict[str, int] = {}
+    groups = _grouped(records, lambda record: (record["kind"], record["provider"]))
+    for (kind, provider), members in groups.items():
+        chosen = _largest_group(members, state)
+        versioned = [record for record in chosen if record["provider_version"] is not None]
+        if versioned:
+            same = _largest_group(versioned, lambda record: record["provider_version"])
+            version = same[0]["provider_version"]
+            chosen = [r for r in chosen if r["provider_version"] in (None, version)]
+        if len(members) > len(chosen):
+            others = len(members) - len(chosen)
+            aside[f"{kind} of {provider}: measured with other code or versions"] = others
+        latest = store.latest(sorted(chosen, key=lambda record: str(record["time"])))
+        if len(chosen) > len(latest):
+            repeated = "measured again later by the same code"
+            aside[repeated] = aside.get(repeated, 0) + len(chosen) - len(latest)
+        kept += latest
+    return kept, aside
+
+
+def state(record: store.Record) -> tuple[Any, ...]:
+    """The code and versions behind a record: records of different states never share a curve.
+
+    The provider's own version is not in it, because a failure may not have come to know it.
+    """
+    device, software = record["device"], record["software"]
+    versions = (software.get("torch"), software.get("triton"))
+    return (record["code"], *versions, device.get("cudnn"), device.get("driver"))
+
+
+def _grouped(
+    records: Iterable[store.Record], name: Callable[[store.Record], Any]
+) -> dict[Any, list[store.Record]]:
+    groups: dict[Any, list[store.Record]] = {}
+    for record in records:
+        groups.setdefault(name(record), []).append(record)
+    return groups
+
+
+def _largest_group(
+    records: Sequence[store.Record], name: Callable[[store.Record], Any]
+) -> list[store.Record]:
+    """The largest group of records of equal name; of equally large ones the newest."""
+    return max(
+        _grouped(records, name).values(),
+        key=lambda found: (len(store.latest(found)), max(str(r["time"]) for r in found)),
+    )

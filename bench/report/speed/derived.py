@@ -1,0 +1,96 @@
+"""What is computed from time records: speed over torch.nn, and growth with the steps T."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.report import terms
+
+RESAMPLES = 1000
+
+
+def speedups(time: pd.DataFrame) -> pd.DataFrame:
+    """Each record's speed over torch.nn at the same case and clock, with its interval.
+
+    ``speedup`` is over torch.nn, or torch.nn-graph for times of replayed graphs: one over the
+    paired ratio by visits that the record holds where both took turns (``versus``), else torch.nn's
+    median over the provider's, whose interval joins the two medians' 95 % intervals as independent
+    errors, in quadrature of the logarithms. ``algorithm`` is cuDNN's, as predicted for torch.nn.
+    """
+    keys = ["case_id", "mode"]
+    is_base = time["provider"] == time["mode"].map(terms.BASELINES)
+    base = time[is_base].drop_duplicates(keys, keep="last").set_index(keys)
+    base = base[["status", "reason", "median_ms", "ci_low_ms", "ci_high_ms", "algorithm"]]
+    others = time[~is_base].drop(columns="algorithm")
+    both = others.join(base.rename(columns=lambda name: f"base_{name}"), on=keys)
+    both = both.rename(columns={"base_algorithm": "algorithm"})
+    ratio = both["base_median_ms"].astype(float) / both["median_ms"].astype(float)
+
+    def half(prefix: str) -> pd.Series:
+        low, high = (both[f"{prefix}{name}"].astype(float) for name in ("ci_low_ms", "ci_high_ms"))
+        return np.log(high / low) / 2
+
+    width = np.hypot(half(""), half("base_"))
+    both = both.assign(
+        speedup=ratio, speedup_low=ratio * np.exp(-width), speedup_high=ratio * np.exp(width)
+    )
+    # Where the two took turns, the record holds the ratio of their visits, which drifts cancel in.
+    paired = both["versus"].map(lambda found: isinstance(found, dict) and bool(found.get("ratio")))
+    for column, name in (("speedup", "ratio"), ("speedup_low", "high"), ("speedup_high", "low")):
+        inverse = both.loc[paired, "versus"].map(lambda found, name=name: found[name])
+        both.loc[paired, column] = 1 / inverse.astype(float)
+    return both.drop(columns="versus")
+
+
+def mean_interval(ratios: Sequence[float] | pd.Series) -> tuple[float | None, float | None]:
+    """The geometric mean's 95 % bootstrap interval over shapes; None for a single one."""
+    logs = np.log(np.asarray(ratios, float))
+    if len(logs) < 2:
+        return None, None
+    draw = np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))
+    low, high = np.exp(np.percentile(logs[draw].mean(axis=1), (2.5, 97.5)))
+    return float(low), float(high)
+
+
+def growth_table(time: pd.DataFrame) -> pd.DataFrame:
+    """How time and memory grow with T: per curve the cost of one more step and the exponent.
+
+    Fits over at least three T: ``us_per_step_fit`` and ``bytes_per_step_fit`` are slopes of
+    straight lines, ``time_exponent`` and ``memory_exponent`` slopes between the logarithms (1 is
+    proportional to T; 0 does not grow).
+    """
+    keys = ["cell", "pass", *terms.SETTING, "provider", "B", "H"]
+    ok = time[time["status"] == "ok"]
+    # Plain dictionaries: a data frame per curve would take longer than all figures.
+    curves: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for row in ok[[*keys, "T", "median_ms", "peak_bytes"]].to_dict("records"):
+        curves.setdefault(tuple(row[name] for name in keys), {})[row["T"]] = row
+    rows = []
+    for values, points in curves.items():
+        if len(points) < 3:
+            continue
+        steps = np.array(list(points), float)
+        times = np.array([point["median_ms"] for point in points.values()], float)
+        row = dict(zip(keys, values, strict=True))
+        row |= {"T_from": min(points), "T_to": max(points), "points": len(points)}
+        row["us_per_step_fit"] = 1e3 * slope(steps, times)
+        row["time_exponent"] = slope(np.log(steps), np.log(times))
+        memory = np.array([point["peak_bytes"] or 0 for point in points.values()], float)
+        held = memory > 0
+        if held.sum() >= 3:
+            row["bytes_per_step_fit"] = slope(steps[held], memory[held])
+            row["memory_exponent"] = slope(np.log(steps[held]), np.log(memory[held]))
+        rows.append(row)
+    extra = ["T_from", "T_to", "points", "us_per_step_fit", "time_exponent"]
+    return pd.DataFrame(rows, columns=[*keys, *extra, "bytes_per_step_fit", "memory_exponent"])
+
+
+def slope(x: Any, y: Any) -> float:
+    """The least-squares slope of y over x."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    x = x - x.mean()
+    return float((x * y).sum() / (x * x).sum())

@@ -1,0 +1,164 @@
+"""Speed as a topic of the report: its figures, tables and sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from bench.report import frames, terms
+from bench.report.runs import Run
+from bench.report.speed import figures, maps, tables
+from bench.report.speed.derived import speedups
+from bench.report.style.numbers import interval, significant
+from bench.report.style.sheet import Job
+from bench.report.topic import Section, Topic
+
+SECTIONS = (
+    Section(
+        "Throughput",
+        "Median with its 95 % interval, logarithmic axes. A letter at the foot of a panel is a "
+        "point that could not be measured; its reason stands below the figure.",
+        figures=("throughput-",),
+        tables=("time",),
+    ),
+    Section(
+        "Speed over torch.nn",
+        "torch.nn's time over the provider's at the same case and clock: paired by visits where "
+        "recorded, else the ratio of the medians.",
+        figures=("speedup-",),
+        tables=("speedup",),
+    ),
+    Section(
+        "Time per step and growth with T",
+        "A recurrent layer's time should be proportional to the number of steps T.",
+        figures=("step-", "growth-"),
+        tables=("growth", "floor"),
+    ),
+)
+
+
+def jobs(run: Run) -> Iterator[Job]:
+    """The figures that the time records fill."""
+    if run.timed:
+        yield from figures.line_jobs(run.time)
+        yield from figures.growth_jobs(run.time)
+        yield from maps.speedup_jobs(run.time)
+
+
+def headlines(run: Run) -> list[str]:
+    """Our speed over torch.nn, or of whoever else was compared with it, per cell and pass."""
+    table = tables.speedup_table(run.time) if run.timed else None
+    if table is None:
+        return []
+    rows = table.full
+    rivals = rows[~rows["provider"].str.startswith("reference")]
+    best = rivals[rivals["provider"] == "ours"]
+    rows = best if len(best) else rivals if len(rivals) else rows
+    # For each cell and pass the provider and setting that were measured at most shapes.
+    rows = rows.sort_values("shapes", ascending=False, kind="stable")
+    rows = frames.ordered(rows.drop_duplicates(["provider", "cell", "pass"]))
+    return [_headline(row, table.full, run.time) for row in rows.to_dict("records")]
+
+
+def _headline(row: dict[Any, Any], rows: pd.DataFrame, time: pd.DataFrame) -> str:
+    """The speed of `row`, of separate calls; that of graphs first if they were measured at all its
+    cases, since a short call takes the host longer than the device.
+    """
+    pair = [row]
+    if row["provider"] == "ours":
+        alike = {name: row[name] for name in ("cell", "pass", *terms.SETTING) if name != "mode"}
+
+        def same(frame: pd.DataFrame, provider: str) -> pd.DataFrame:
+            wanted = pd.Series(alike | {"provider": provider})
+            return frame[(frame[wanted.index] == wanted).all(axis=1)]
+
+        pair += same(rows, "ours-graph").to_dict("records")
+        compared = speedups(time).dropna(subset="speedup")
+        called, replayed = (set(same(compared, r["provider"])["case_id"]) for r in (row, pair[-1]))
+        if called <= replayed:
+            pair.reverse()
+    what = f"{terms.cell_name(row['cell'])}, {terms.PASS_NAMES[row['pass']]}"
+    return f"{what}: {'; '.join(map(_speed, pair))}."
+
+
+def _speed(row: dict[Any, Any]) -> str:
+    """One provider's speed over torch.nn under the same clock."""
+    mean = interval(row["geomean"], row["geomean_low"], row["geomean_high"])
+    where = f"at {row['most_at']}"
+    if row["shapes"] > 1:
+        where = (
+            f"geometric mean over {row['shapes']} shapes, from {significant(row['least'])} at "
+            f"{row['least_at']} to {significant(row['most'])} at {row['most_at']}"
+        )
+    return (
+        f"`{row['provider']}` runs at {mean} times the speed of "
+        f"`{terms.BASELINES.get(row['mode'], 'torch.nn')}` ({where}; {terms.setting_words(row)})"
+    )
+
+
+def protocol(run: Run) -> list[str]:
+    """By which clock and how often time was taken."""
+    timed = run.ok("time")
+    if not timed:
+        return []
+    modes = sorted({str(r["mode"]) for r in timed})
+    clocks = "; ".join(f"{terms.CLOCKS.get(mode, mode)} (`{mode}`)" for mode in modes)
+    counts = sorted(r["n"] for r in timed if r["n"])
+    visits = sorted(len(r["blocks"] or []) for r in timed)
+    converged = sum(bool(r["converged"]) for r in timed)
+    return [
+        f"Clock: {clocks}. Times of different clocks are never compared.",
+        f"{len(timed):,} timings of {counts[0]} to {counts[-1]} samples each (half have at "
+        f"least {counts[len(counts) // 2]}), taken in turns: providers of one case are visited "
+        f"in random order ({visits[0]} to {visits[-1]} visits). Median with a 95 % bootstrap "
+        f"interval; {converged:,} of {len(timed):,} met the interval's target before their "
+        "time ended.",
+        "Before its time is taken, each provider's outputs and gradients are checked against "
+        "a float64 reference at that very shape.",
+    ]
+
+
+def caveats(run: Run) -> list[str]:
+    """Clocks that were held down, intervals that are wide, and a machine without a GPU."""
+    found = []
+    throttled = Counter(
+        reason for r in run.of("time") for reason in (r["device"].get("throttle") or [])
+    )
+    if throttled:
+        words = ", ".join(f"{reason} ({count})" for reason, count in sorted(throttled.items()))
+        found.append(f"The card held its clocks down during some timings: {words}.")
+    timed = run.ok("time")
+    unsure = sum(not r["converged"] for r in timed)
+    if unsure:
+        found.append(
+            f"{unsure:,} of {len(timed):,} medians are known less well than asked for; their "
+            "intervals say how well (`converged` in the download's time.csv)."
+        )
+    if timed and all(r["mode"] == "host" for r in timed):
+        found.append(
+            "A CPU run: other work on the machine shows in the times, and nothing here says how "
+            "fast a GPU would be."
+        )
+    return found
+
+
+def missing(run: Run) -> list[str]:
+    """Figures of speed that the records do not fill, and what would."""
+    ok = run.time[run.time["status"] == "ok"]
+    ours = ok["provider"].str.startswith("ours").any()
+    columns = (
+        ("peak_bytes", "memory as T grows: needs a GPU, where torch counts it"),
+        (
+            "floor_share",
+            "time per step beside its floor: needs a GPU and its limits (`python -m bench floor`)",
+        ),
+        ("algorithm", "cuDNN's algorithms: need an NVIDIA GPU"),
+    )
+    found = [] if ours else ["speed of our kernels: needs a GPU"]
+    return found + [words for column, words in columns if ok[column].isna().all()]
+
+
+TOPIC = Topic(SECTIONS, jobs, tables.tables, headlines, protocol, caveats, missing)

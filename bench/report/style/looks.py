@@ -1,0 +1,140 @@
+"""Every colour, marker, line and letter of a figure, and the font they are written in.
+
+Colours of providers are petroff10's. Kin share a hue family; no two share marker and line, so that
+all are told apart without colour.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from fontTools import subset  # type: ignore[import-untyped]
+from matplotlib import font_manager, style
+from matplotlib.lines import Line2D
+
+from bench.report import terms
+
+STYLE = Path(__file__).parent / "style.mplstyle"
+SIGNS = "µ–…●▲−σαβγ≤≥→’“”"  # beyond Latin letters
+# A failure's letter in a figure and its meaning.
+LETTERS = {
+    "oom": ("M", "out of memory"),
+    "unsupported": ("U", "unsupported"),
+    "error": ("E", "error"),
+    "timeout": ("T", "time-out"),
+    "incorrect": ("W", "wrong values"),
+}
+RED, BLUE, DARK = "#bd1f01", "#3f90da", "#222222"
+LIMIT: dict[str, Any] = {"color": "0.45", "linewidth": 0.7}  # a unit roundoff, a stated bound
+FLOOR: dict[str, Any] = {"color": "black", "linewidth": 1.6, "alpha": 0.35}
+MODEL: dict[str, Any] = {
+    "color": "black", "linewidth": 0.8, "linestyle": (0, (1, 1.2)), "zorder": 1.9,
+}  # fmt: skip
+DIFFERENCE: dict[str, Any] = {"color": DARK, "linestyle": "-", "marker": "."}
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "sigmoid": {"color": BLUE, "linestyle": "--"},
+    "tanh": {"color": RED, "linestyle": "-"},
+}
+# Names of matplotlib's colour maps: a ratio around 1, an error, a count.
+RATIO_MAP, ERROR_MAP, COUNT_MAP = "PuOr_r", "cividis_r", "YlGnBu"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A provider's colour, marker and line, the same in every figure."""
+
+    color: str
+    marker: str
+    line: Any
+
+    @property
+    def line_style(self) -> dict[str, Any]:
+        """The look as matplotlib's arguments."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line}
+
+
+LOOKS = {
+    "ours": Look(RED, "o", "-"),
+    "ours-stepwise": Look("#e76300", "s", "--"),
+    "ours-stepwise-graph": Look("#ffa90e", "D", "-."),
+    "ours-persistent": Look(RED, "h", "--"),
+    "ours-gemm": Look("#a96b59", "^", ":"),
+    "ours-graph": Look(RED, "d", "-."),
+    "torch.nn": Look(BLUE, "v", "-"),
+    "torch.nn-graph": Look("#92dadd", "<", "--"),
+    "reference": Look("#94a4a2", "x", ":"),
+    "reference-compiled": Look("#717581", "+", "-."),
+    "flashrnn-fused": Look("#832db6", "P", "-"),
+    "flashrnn-alternating": Look("#832db6", "X", "--"),
+    "flashrnn-triton": Look("#832db6", "p", ":"),
+    "torchrl-triton": Look("#b9ac70", "*", "-"),
+}
+PLAIN = Look(DARK, "o", "-")  # where no provider is meant
+_SPARE = [
+    Look(DARK, marker, line)
+    for line in ((0, (4, 1, 1, 1)), (0, (1, 1)), (0, (6, 2)))
+    for marker in (">", "8", "H", "1", "2", "3", "4")
+]
+
+
+def look(provider: str) -> Look:
+    """A provider's look; one that a plugin added gets a black one that its name decides."""
+    if provider in LOOKS:
+        return LOOKS[provider]
+    return _SPARE[zlib.crc32(provider.encode()) % len(_SPARE)]
+
+
+def handle(label: str, **line: Any) -> Line2D:
+    """An entry in a legend."""
+    return Line2D([], [], label=label, **line)
+
+
+def legend(providers: Iterable[str], **line: Any) -> list[Line2D]:
+    """The entries of providers in a legend, whose lines may be others than in their looks."""
+    return [
+        handle(name, **look(name).line_style | line) for name in terms.ordered_providers(providers)
+    ]
+
+
+def apply_style() -> None:
+    """Take the project's style, whatever the user's own matplotlib settings are."""
+    matplotlib.rcdefaults()
+    style.use(STYLE)
+    matplotlib.rcParams["font.sans-serif"] = [small_font(), "DejaVu Sans"]
+
+
+@functools.cache
+def small_font() -> str:
+    """The name of a DejaVu Sans with the letters that figures use, for this process.
+
+    Each PDF embeds a subset of its font, and taking it from the whole one, with tables for all the
+    world's scripts, is a third of the time a figure takes.
+    """
+    source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    # Kerning as the old table: the tables of OpenType's layout are what takes long to cut.
+    # Hints for coarse screens, which the style does not use, are a quarter of each PDF.
+    options = subset.Options(layout_features=[], legacy_kern=True, glyph_names=True, hinting=False)
+    options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF", "MATH"]
+    font = subset.load_font(str(source), options)
+    chosen = subset.Subsetter(options)
+    chosen.populate(unicodes=[*range(0x20, 0x180), *map(ord, SIGNS)])
+    chosen.subset(font)
+    name = "DejaVu Sans of rnnbench"
+    for entry in font["name"].names:
+        if entry.nameID in (1, 4, 16):
+            entry.string = name
+    folder = tempfile.mkdtemp(prefix="rnnbench-font-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "DejaVuSans.ttf"
+    subset.save_font(font, str(path), options)
+    font_manager.fontManager.addfont(path)
+    return name

@@ -1,0 +1,188 @@
+"""A figure's sheet: panels under a title and a legend, over its notes; saved as PDF, PNG and CSV.
+
+A figure is one column of a paper wide (3.3 in). It says on itself what it shows, on which device
+and with which versions that was measured, and why points are missing.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from bench.report import terms
+
+Job = Callable[[Path], list[Path]]  # draws one figure into a folder and gives the written files
+FORMATS = ("pdf", "png")  # for papers, for pages
+COLORS = 128  # of a PNG: with the edges of letters and lines some thousands, told apart by nobody
+WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
+TITLE_LETTERS = 66  # of 6.8 points that fit beside each other
+SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
+WIDTH = 3.3  # inches: one column of a two-column paper
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Inches of panels and of the room around them, and whether all panels share their axes."""
+
+    panel_height: float = 1.0
+    left: float = 0.42
+    right: float = 0.06
+    column_gap: float = 0.1
+    row_gap: float = 0.2
+    bottom: float = 0.3
+    share: bool = True
+
+
+DEFAULT_LAYOUT = Layout()
+
+
+class Sheet:
+    """A figure of ``rows`` x ``columns`` panels under a title and a legend, over its notes.
+
+    Sizes are inches, worked out from what is written, so that nothing overlaps and no slow
+    automatic layout is needed.
+    """
+
+    LINE = 0.105  # height of a line of 6 to 6.5 points
+    SMALL = 0.088  # height of a line of 5.2 points
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        title: str,
+        origin: str,
+        handles: Sequence[Any] = (),
+        notes: Sequence[str] = (),
+        layout: Layout = DEFAULT_LAYOUT,
+    ) -> None:
+        self.origin, self.title = origin, title
+        heading = self._heading(title)
+        small = [
+            line
+            for note in (*notes, origin)
+            for line in textwrap.wrap(note, SMALL_LETTERS, break_on_hyphens=False)
+        ]
+        per_row = self._per_row([str(entry.get_label()) for entry in handles])
+        legend_rows = math.ceil(len(handles) / per_row)
+        top = 0.05 + self.LINE * len(heading) + 0.105 * legend_rows + 0.19
+        below = layout.bottom + self.SMALL * len(small) + 0.06
+        height = top + rows * layout.panel_height + (rows - 1) * layout.row_gap + below
+        self.figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasAgg(self.figure)
+        across = WIDTH - layout.left - layout.right - (columns - 1) * layout.column_gap
+        self.axes: np.ndarray = self.figure.subplots(
+            rows, columns, squeeze=False, sharex=layout.share, sharey=layout.share
+        )
+        self.figure.subplots_adjust(
+            left=layout.left / WIDTH,
+            right=1 - layout.right / WIDTH,
+            top=1 - top / height,
+            bottom=below / height,
+            wspace=layout.column_gap / (across / columns),
+            hspace=layout.row_gap / layout.panel_height,
+        )
+        y = 1 - 0.05 / height
+        self.figure.text(
+            0.5, y, "\n".join(heading), ha="center", va="top", fontsize=6.8, linespacing=1.15
+        )
+        if handles:
+            self.figure.legend(
+                handles=handles,
+                loc="upper center",
+                bbox_to_anchor=(0.5, y - (self.LINE * len(heading) + 0.01) / height),
+                ncols=min(per_row, len(handles)),
+                borderaxespad=0,
+                borderpad=0,
+            )
+        self.figure.text(
+            0.02, 0.04 / height, "\n".join(small), va="bottom", fontsize=5.2, color="0.25",
+            linespacing=1.15,
+        )  # fmt: skip
+
+    @staticmethod
+    def _heading(title: str) -> list[str]:
+        """A title's lines: one, or what is shown and below it where, or as many as it takes."""
+        if len(title) <= TITLE_LETTERS:
+            return [title]
+        what, colon, where = title.partition(": ")
+        lines = textwrap.wrap(what + colon, TITLE_LETTERS)
+        return lines + textwrap.wrap(where, TITLE_LETTERS)
+
+    @staticmethod
+    def _per_row(labels: Sequence[str]) -> int:
+        """How many legend entries of such lengths fit side by side."""
+        longest = max(map(len, labels), default=1)
+        return max(1, min(len(labels) or 1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest))))
+
+    @property
+    def shared(self) -> Axes:
+        """The panel whose scales, limits and ticks all others share."""
+        panel: Axes = self.axes[0, 0]
+        return panel
+
+    def panels(
+        self, cells: Sequence[str], columns: Sequence[str], names: Mapping[str, str]
+    ) -> Iterator[tuple[Axes, str, str]]:
+        """Each panel with its cell and column; it gets its title after it is drawn."""
+        for (r, cell), (c, column) in itertools.product(enumerate(cells), enumerate(columns)):
+            yield self.axes[r, c], cell, column
+            panel_title(self.axes[r, c], f"{terms.cell_name(cell)}, {names[column]}")
+
+    def label(self, x: str, y: str) -> None:
+        """Name the axes once, at the outer panels."""
+        for axes in self.axes[-1]:
+            axes.set_xlabel(x)
+        for axes in self.axes[:, 0]:
+            axes.set_ylabel(y)
+
+    def save(self, folder: Path, name: str, data: pd.DataFrame) -> list[Path]:
+        """Write PDF and PNG without dates, and the drawn data as CSV, for the page's download."""
+        folder.mkdir(parents=True, exist_ok=True)
+        vector, bitmap, rows = (folder / f"{name}.{kind}" for kind in (*FORMATS, "csv"))
+        about = {"Title": self.title, "Subject": self.origin, "CreationDate": None}
+        self.figure.savefig(vector, metadata=about)
+        self._save_bitmap(bitmap)
+        write_csv(data, rows)
+        return [vector, bitmap, rows]
+
+    def _save_bitmap(self, path: Path) -> None:
+        """A PNG of few colours, which takes a third of the bytes of one of all colours."""
+        drawn = io.BytesIO()
+        self.figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
+        info = PngInfo()
+        for key, text in (("Title", self.title), ("Description", self.origin)):
+            info.add_text(key, text)
+        with Image.open(drawn) as full:
+            # The palette that misses no colour, however small its area.
+            few = full.convert("RGB").quantize(
+                COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
+            few.save(path, optimize=True, dpi=full.info["dpi"], pnginfo=info)
+
+
+def panel_title(axes: Axes, words: str) -> None:
+    """A panel's title: plain text, since matplotlib's titles measure every tick to dodge it."""
+    axes.text(0.5, 1.03, words, transform=axes.transAxes, ha="center", va="bottom", fontsize=6.5)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A data frame as CSV of fixed bytes: six significant digits, Unix line ends."""
+    whole = [name for name in WHOLE if name in frame]
+    frame = frame.assign(**{name: frame[name].astype("Int64") for name in whole})
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
