@@ -119,6 +119,12 @@ def test_every_folder_of_the_kernels_and_the_benchmark_is_in_the_detailed_pictur
     assert inner <= drawn("CONTRIBUTING.md").keys()
 
 
+def test_no_test_imports_another():
+    for path in FILES:
+        names = imported((ROOT / path).read_text(), ".".join(path.parent.parts))
+        assert not re.findall(r"tests\S*\.test_\w+", " ".join(names)), path
+
+
 def test_every_way_to_import_is_seen_and_a_cycle_is_refused():
     source = """
 import kernels.plan, torch
