@@ -1,4 +1,4 @@
-"""What several commands accept: a word of a list, a loop's sizes, minutes. Imports no torch."""
+"""Checks of arguments that several commands share. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
 MOST_MINUTES = 30_000  # three weeks; the system cannot wait for longer at once
 
 
-class Words(Container[Any], Iterable[Any], Protocol):
-    """A list of words, or a mapping whose keys they are."""
+class Choices(Container[Any], Iterable[Any], Protocol):
+    """A collection of accepted values, or a mapping with them as keys."""
 
 
-def check_choice(name: str, value: Any, accepted: Words) -> None:
+def check_choice(name: str, value: Any, accepted: Choices) -> None:
     """Raise ValueError unless a value is one of those accepted."""
     if value not in accepted:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
@@ -29,7 +29,7 @@ def sizes(hidden: int, batch: int) -> None:
 
 
 def minutes(max_minutes: float | None) -> None:
-    """Raise ValueError unless this is no limit at all (None) or some time to measure in."""
+    """Raise ValueError unless this is None, for no limit, or a positive number of minutes."""
     if max_minutes is None:
         return
     if not (math.isfinite(max_minutes) and 0 < max_minutes <= MOST_MINUTES):

@@ -1,4 +1,4 @@
-"""What is measured: cells and cases. Imports no torch, so a dry run is instant."""
+"""Cells, cases, filters and shards. Imports no torch, so that a dry run is instant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.cases.numbers import DTYPES, PRECISIONS, number_type, split_number_ty
 
 PASSES = ("fwd", "fwd+bwd")
 TRACKS = ("recurrence", "layer")
-# What error is measured under; ``bench.cases.regimes`` applies them.
+# The weights and inputs that error is measured with; ``bench.cases.regimes`` makes them.
 REGIMES = {
     "default": "torch's initial weights, normal inputs",
     "orthogonal-0.9": "recurrent weights of each gate orthogonal times 0.9: contracting",
@@ -31,10 +31,13 @@ REGIMES = {
 class Cell:
     """A recurrent cell as the suite knows it.
 
-    ``name`` is the cell's in ``reference`` (the float64 truth) and, unless ``kernels`` is False, in
-    ``kernels``; ``torch_class`` its class in ``torch.nn``, or None where there is none. ``states``
-    are the state's tensors, each a letter; the first is the output. One called n, a normaliser that
-    something is divided by, begins at 1 or above in the inputs that are drawn.
+    Attributes:
+        name: in ``reference``, which computes the float64 truth, and in ``kernels``.
+        gates: rows of a weight matrix per hidden unit.
+        states: the letters of the state's tensors, the first being the output. A state n is a
+            divisor, so its drawn initial values are at least 1.
+        torch_class: its class in ``torch.nn``, None if there is none.
+        kernels: whether ``kernels`` has it.
     """
 
     name: str
@@ -49,7 +52,7 @@ CELLS: dict[str, Cell] = {}
 
 
 def add_cell(cell: Cell) -> Cell:
-    """Make a cell known to presets, sweeps and tests; a plugin calls this too."""
+    """Register a cell for presets, sweeps and tests; a plugin may call this too."""
     CELLS[cell.name] = cell
     return cell
 
@@ -61,24 +64,24 @@ add_cell(Cell("gru", 3, ("h",), "GRU"))
 add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
 
 
-# A family's name stands for its usual member, as in ``kernels.rnn`` and ``torch.nn.RNN``.
+# Other names of cells: "rnn" is the tanh cell, as in ``kernels.rnn`` and ``torch.nn.RNN``.
 FAMILIES = {"rnn": "rnn_tanh"}
 
 
 def by_family(name: Any) -> Any:
-    """A cell's own name where its family's was given; whatever else as it is."""
+    """The cell that a family's name is short for; any other value unchanged."""
     return FAMILIES.get(name, name) if isinstance(name, str) and name not in CELLS else name
 
 
 def cell_words(cells: Iterable[str]) -> str:
-    """Cells' names as a message lists them: with the families that stand for one of them."""
+    """Names of cells for a message, with the family names that are short for one of them."""
     names = list(cells)
     families = [f"{name} (for {cell})" for name, cell in FAMILIES.items() if cell in names]
     return ", ".join([*names, *families])
 
 
 def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
-    """One of some cells, of all that are known by default, by its own or by its family's name.
+    """The name of one of some cells (by default of all), given its own or its family's name.
 
     Raises:
         ValueError: for any other name.
@@ -152,7 +155,7 @@ class Case:
 
     @functools.cached_property
     def case_id(self) -> str:
-        """The case in words: equal cases, and only those, share it."""
+        """The case as one word; two cases have the same exactly if they are equal."""
         parts = [self.cell, self.pass_, self.track, f"{self.directions}dir"]
         parts.append(number_type(self.dtype, self.precision))
         parts.append(f"L{self.layers}")
@@ -163,7 +166,7 @@ class Case:
         return "-".join(parts)
 
     def fields(self) -> dict[str, Any]:
-        """The case as a record's fields."""
+        """The fields of a record that describe the case."""
         return self._fields.copy()
 
     @functools.cached_property
@@ -298,7 +301,7 @@ def _terms(
 
 
 def shard(items: list[Any], which: str) -> list[Any]:
-    """Every n-th item for ``"i/n"`` (1-based), so that each shard sees the coarse picture too.
+    """Every n-th item, from the i-th, for ``"i/n"``: each shard has coarse and fine cases.
 
     Raises:
         ValueError: unless 1 <= i <= n.

@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named list of requests in the order of information."""
+    """A named list of requests, the most informative first."""
 
     name: str
     about: str
@@ -55,7 +55,7 @@ OPTIONS = ("why", "kind", "regimes", "seeds", "providers")
 
 
 def coarse_first(n: int) -> list[int]:
-    """The rank at which each of ``n`` ordered values is visited: ends, middle, quarters, ...
+    """The rank of each of ``n`` ordered values: 0 for the ends, 1 for the middle, 2 for quarters.
 
     >>> coarse_first(5)
     [0, 2, 1, 2, 0]
@@ -74,7 +74,7 @@ def coarse_first(n: int) -> list[int]:
 
 
 def expand(grid: Mapping[str, Any]) -> list[Case]:
-    """All cases of one grid, the coarse picture first, so that a stopped sweep still spans it.
+    """All cases of one grid, coarse before fine, so that a sweep stopped early spans the grid.
 
     Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
     ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
@@ -92,7 +92,7 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
         axes[axis] = value if isinstance(value, list) else [value]
         if not axes[axis]:
             raise ValueError(f"{axis} is []; accepted: one value, or a list of at least one")
-    # Only sizes have a coarse and a fine picture; names are all equally wanted.
+    # Sizes are ranked from coarse to fine; all other values are equally important.
     ranks = [
         coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
     ]
@@ -100,7 +100,7 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
     found = []
     for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
         values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
-        # Of equal rank, one shape is seen in every cell, pass and type before the next shape.
+        # Of equal rank, one shape comes in every cell, pass and dtype before the next shape.
         shape = tuple(chosen[k] for k in at)
         order = sum(ranks[k][chosen[k]] for k in at)
         found.append(((order, shape), make_case(**values)))

@@ -1,4 +1,4 @@
-"""One case's numbers: inputs, upstream gradients, and the float64 truth."""
+"""The tensors of one case: inputs, upstream gradients, and the float64 truth."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bench.cases.cases import Case
 from bench.cases.numbers import TORCH_NAMES
 
 DTYPE: dict[str, torch.dtype] = {dtype: getattr(torch, name) for dtype, name in TORCH_NAMES.items()}
-# Tensors up to this size come from the CPU's generator and are the same on every machine;
-# larger ones come from the device's own, because sending them would take longer than measuring.
+# Tensors up to this size are drawn on the CPU and are the same on every machine; larger ones are
+# drawn on the device, because copying them would take longer than measuring.
 SAME_EVERYWHERE = 1 << 22
-# The float64 truth may keep about this many bytes for its backward pass.
+# About how much memory the float64 truth may save for its backward pass.
 TRUTH_BYTES = 4 << 30
 INITIAL = re.compile("[a-z]0")  # h0, c0, ...
 
@@ -46,7 +46,7 @@ class Problem:
     _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def forget_truth(self) -> None:
-        """Free the truth's memory once nobody is held against it any more."""
+        """Free the truth's memory once all providers have been compared with it."""
         self._truths.clear()
 
 
@@ -84,7 +84,7 @@ def output_names(case: Case) -> tuple[str, ...]:
 
 
 class Source:
-    """Seeded standard normal or uniform float32 tensors, each its own stream by name."""
+    """Random float32 tensors, each from a generator seeded by the seed and the tensor's name."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed, self.device = seed, device
@@ -92,7 +92,7 @@ class Source:
     def _generator(self, name: str, shape: tuple[int, ...]) -> torch.Generator:
         local = math.prod(shape) > SAME_EVERYWHERE
         generator = torch.Generator(self.device if local else "cpu")
-        # Of a seed the CPU's generator keeps 32 bits, so these must hold both seed and name.
+        # The CPU's generator uses 32 bits of a seed, so that seed and name are hashed into those.
         return generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
 
     def normal(self, name: str, *shape: int) -> Tensor:
@@ -110,10 +110,10 @@ class Source:
 
 
 def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") -> Problem:
-    """Draw a case's numbers: x, states and gradients normal, weights uniform as torch's default.
+    """Draw a case's tensors: x, states and gradients normal, weights uniform as torch's default.
 
-    Everything is drawn in fp32 and rounded to the case's type; the truth starts from the rounded
-    numbers, so that input rounding is nobody's error.
+    All are drawn in fp32 and rounded to the case's dtype. The truth is computed from the rounded
+    tensors, so that this rounding counts as no provider's error.
     """
     device = torch.device(device)
     source = Source(seed, device)
@@ -131,7 +131,7 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
             drawn[b_ih] = source.uniform(b_ih, bound, rows)
             drawn[b_hh] = source.uniform(b_hh, bound, rows)
     else:
-        # The spread that a projection of normal inputs with torch's initial weights has.
+        # The standard deviation of a projection of normal inputs by torch's initial weights.
         drawn["gx"] = source.normal("gx", T, B, D, rows).mul_(math.sqrt(1 / 3))
         drawn["w_hh"] = source.uniform("w_hh", bound, D, rows, H)
         drawn["b_hh"] = source.uniform("b_hh", bound, D, rows)
@@ -157,7 +157,7 @@ def run_reference(
     resets: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The plain implementation on given tensors, in whatever type they have."""
+    """The reference's outputs for given tensors, computed in their own dtype."""
     import reference
 
     if case.track == "recurrence":
@@ -184,7 +184,7 @@ def run_reference(
 
 
 def named_outputs(case: Case, y: Tensor, last: Any) -> dict[str, Tensor]:
-    """An output and the last state, however nested and with None for none, by ``output_names``."""
+    """An output and the last state, a tensor, nested tuple or None, by ``output_names``."""
     return dict(zip(output_names(case), (y, *_tensors(last)), strict=True))
 
 
@@ -195,10 +195,10 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def checked_rows(problem: Problem) -> Tensor:
-    """The batch rows whose truth is computed: all, or as many as memory allows, spread evenly.
+    """The batch rows whose truth is computed: all, or evenly spaced ones as memory allows.
 
-    Rows of a batch do not touch each other. Weight gradients sum over them, so a check sends
-    upstream gradients into these rows only.
+    Batch rows are independent of each other but for weight gradients, which sum over them; so a
+    check sets the upstream gradients of all other rows to zero.
     """
     case = problem.case
     kept = 8 * (2 * case.cell_info.gates + 4) * case.H * case.directions * case.T * case.layers
@@ -207,12 +207,12 @@ def checked_rows(problem: Problem) -> Tensor:
     return torch.unique(picked)
 
 
-# Every tensor that has a batch has it second; gradients ("d" before the name) likewise.
+# The tensors, and gradients ("d" before the name), whose second dimension is the batch.
 BATCHED = re.compile(r"d?(x|gx|y|[a-z]0|[a-z]_n)")
 
 
 def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Those batch rows of every tensor that has a batch; weights as they are."""
+    """These batch rows of every tensor that has a batch; weights unchanged."""
     return {
         name: value.index_select(1, rows) if BATCHED.fullmatch(name) else value
         for name, value in tensors.items()
@@ -220,9 +220,9 @@ def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
 
 
 def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
-    """Outputs and, asked for, gradients ("d" + input name) in float64, for the checked rows.
+    """Outputs and, with ``backward``, gradients ("d" + input name) of the checked rows in float64.
 
-    Kept with the problem, because all providers of a case are held against the same truth.
+    Stored with the problem, because all providers of a case are compared with the same truth.
     """
     if backward in problem._truths:
         return problem._truths[backward]
@@ -249,9 +249,9 @@ def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def torch_precision(precision: str) -> Iterator[None]:
-    """Set how torch, cuBLAS and cuDNN multiply fp32 numbers, and restore it.
+    """Set the precision of fp32 products in torch, cuBLAS and cuDNN, and restore it.
 
-    "tf32x3" exists in our kernels only; torch's own products stay ieee there.
+    Only our kernels have "tf32x3"; for it torch's own products are ieee.
     """
     tf32 = precision == "tf32"
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""Weights and inputs under which error is measured: trained-like networks and odd data."""
+"""Regimes: the weights and inputs that error is measured with, like trained or extreme ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.cases.problem import DTYPE, Problem, Source, weight_names
 
 
 def apply_regime(problem: Problem, regime: str | None) -> None:
-    """Change a problem's numbers in place; they stay rounded to the case's type.
+    """Change a problem's tensors in place; they stay rounded to the case's dtype.
 
     Raises:
         ValueError: for an unknown regime.
@@ -21,7 +21,7 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
     problem.regime = regime
     case, inputs = problem.case, problem.inputs
     dtype = DTYPE[case.dtype]
-    driven = "x" if case.track == "layer" else "gx"
+    input_name = "x" if case.track == "layer" else "gx"
     source = Source(problem.seed, problem.device)
     if regime.startswith("orthogonal"):
         scale = float(regime.split("-")[1])
@@ -36,9 +36,9 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
                 dtype
             )
     elif regime == "constant":
-        inputs[driven] = inputs[driven][:1].expand_as(inputs[driven]).contiguous()
+        inputs[input_name] = inputs[input_name][:1].expand_as(inputs[input_name]).contiguous()
     elif regime == "large":
-        inputs[driven] = (inputs[driven].float() * 1000).to(dtype)
+        inputs[input_name] = (inputs[input_name].float() * 1000).to(dtype)
     elif regime == "tiny":
         for name in inputs:
             if not name.startswith("w_"):
@@ -49,8 +49,11 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
 
 
 def _orthogonal(drawn: Tensor, H: int, scale: float) -> Tensor:
-    """Each gate's [H,H] block made orthogonal by QR with the signs that make it uniform (Mezzadri,
-    How to generate random matrices from the classical compact groups, 2007), times ``scale``."""
+    """Each gate's [H,H] block made orthogonal by QR, times ``scale``.
+
+    The signs of R's diagonal make it uniformly distributed (Mezzadri, How to generate random
+    matrices from the classical compact groups, 2007).
+    """
     blocks = []
     for block in drawn.double().split(H):
         q, r = torch.linalg.qr(block)

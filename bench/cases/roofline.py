@@ -1,7 +1,7 @@
-"""What a case needs at least: operations, bytes, and the floor under its time.
+"""The least a case needs: operations, bytes, and the floor of its time.
 
-Every formula stands in bench/README.md as well. Notation: G gates, D directions, b bytes of a
-number, and per layer I_l input features (I, then D*H).
+bench/README.md has every formula too. Notation: G gates, D directions, b bytes of a number, and per
+layer I_l input features (I, then D*H).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from bench.cases.numbers import ITEM_BYTES, product_format
 
 @dataclass(frozen=True)
 class Limits:
-    """What the floor of a time is made of, each measured by a microbenchmark on the device.
+    """The limits of a device that the floor is computed from, each measured by a microbenchmark.
 
     Attributes:
         tflops: large GEMM, by number type: "fp16", "bf16", "ieee", "tf32", "tf32x3".
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
-        gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
-        barrier_us: one step of a persistent loop that holds nothing but its barrier, by the
-            number of programs in a group (a string, as JSON has it).
+        gather_gbps: L2 to one SM while all SMs read the same, 1e9 bytes per second.
+        barrier_us: one step of a persistent loop that does nothing but its barrier, by the
+            number of programs in a group (a string, as in JSON).
         shared_bytes: shared memory of one program.
-        multiprocessors: programs that are resident at once, one each.
+        multiprocessors: SMs, each with one resident program.
     """
 
     tflops: dict[str, float]
@@ -37,7 +37,7 @@ class Limits:
     multiprocessors: int
 
     def barrier_ms(self, programs: int) -> float:
-        """A step's barrier among so many: that of the largest measured number not above it."""
+        """A step's barrier in a group: as measured for the largest group not above it."""
         sizes = sorted(map(int, self.barrier_us))
         size = max((size for size in sizes if size <= programs), default=sizes[0])
         return self.barrier_us[str(size)] / 1e3
@@ -52,7 +52,7 @@ def layer_inputs(case: Case) -> Iterator[int]:
 def loop_operations(case: Case) -> int:
     """Operations of the loop's products, forward, all layers: 2 G H^2 B T D each.
 
-    A multiplication and an addition count as two. Gate math is left out, as is the custom.
+    A multiplication and an addition count as two; pointwise gate math is not counted.
     """
     return 2 * case.cell_info.gates * case.H**2 * case.B * case.T * case.directions * case.layers
 
@@ -73,7 +73,7 @@ def operations(case: Case) -> int:
 
 
 def loop_bytes(case: Case) -> int:
-    """Device memory that the loops move at least, per layer, with N = T B D.
+    """Device memory traffic that the loops cannot avoid. Per layer, with N = T B D:
 
     Forward: read gx (N G H), write y (N H), read W (D G H^2). With backward also: write and
     read what is saved (N S H each; S = G, and 1 more for each state beside h), read dy (N H),
@@ -90,7 +90,7 @@ def loop_bytes(case: Case) -> int:
 
 
 def gemm_bytes(case: Case) -> int:
-    """Device memory that the GEMMs outside the loop move at least.
+    """Device memory traffic that the GEMMs outside the loop cannot avoid.
 
     Per layer, forward (layer track): read x (T B I_l) and W_ih (D G H I_l), write gx (N G H).
     With backward: dW_hh reads dz (N G H) and h (N H) and writes D G H^2; on the layer track dW_ih
@@ -116,11 +116,11 @@ def bytes_moved(case: Case) -> int:
 
 
 def floor_ms(case: Case, limits: Limits) -> float:
-    """The time under which no persistent loop on this device can get, in ms.
+    """The least time of a persistent loop on this device, in ms.
 
-    A group of programs shares one batch tile and holds one direction's weights on chip: at least
-    w = ceil(G H^2 b / shared_bytes) programs. With g = max(1, floor(P / (w D))) groups (at most
-    B) for P multiprocessors, each step every program reads its group's hidden state,
+    A group of programs works on one batch tile and keeps one direction's weights on chip, which
+    takes at least w = ceil(G H^2 b / shared_bytes) programs. P SMs hold g = max(1, floor(P/(w D)))
+    groups, at most B. In each step every program reads its group's hidden state,
     ceil(B / g) H b bytes, then multiplies. A step is
 
         barrier(w) + max(gather, multiply),   or multiply alone where w = 1,
@@ -146,7 +146,7 @@ def floor_ms(case: Case, limits: Limits) -> float:
 
 
 def rates(case: Case, median_ms: float, limits: Limits | None) -> dict[str, Any]:
-    """A record's derived figures of a median."""
+    """The fields of a record that follow from its median."""
     seconds = median_ms / 1e3
     return {
         "us_per_step": median_ms * 1e3 / case.T,
@@ -158,7 +158,7 @@ def rates(case: Case, median_ms: float, limits: Limits | None) -> dict[str, Any]
 
 
 def guess_ms(case: Case, provider: str, cuda: bool) -> float:
-    """A guess of one call's time, for a dry run's estimate only; no figure is made of it."""
+    """A guess of one call's time, used for a dry run's estimate only."""
     eager = provider.startswith("reference") or "stepwise" in provider or "gemm" in provider
     if cuda:
         per_step, peak = (0.1 if provider.startswith("reference") else 0.02, 1e11)

@@ -1,16 +1,17 @@
-"""``python -m bench error``: numerical error as a result of its own."""
+"""``python -m bench error``: a sweep of error grids, the studies beside it, and the report."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bench.cases import arguments
 from bench.cases.presets import PRESETS
 from bench.cli.progress import bar
+from bench.error import studies
 from bench.measure import interpreter
 from bench.records import environment, files, provenance
 from bench.sweep import process, sweep
@@ -37,9 +38,9 @@ def command(
     """Measure how far each implementation is from float64, why, and how it grows with time.
 
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
-    Beside that the activations over the whole float32 range, whether answers repeat bit for bit,
-    and a training run beside torch.nn's; then the report. On two CPU cores `--preset quick` takes
-    under three minutes and the whole under 25.
+    Beside that the activations over the whole float32 range, whether results repeat bit for bit,
+    and a training run compared with torch.nn's; then the report. On two CPU cores `--preset quick`
+    takes under three minutes and the whole under 25.
     """
     arguments.minutes(max_minutes)
     machine = environment.probe()
@@ -50,15 +51,14 @@ def command(
     # Nothing here is timed, so the parts may share the machine.
     with process.exiting_on_signals(), ThreadPoolExecutor(1) as pool:
         quick = preset == "quick"
-        asked: dict[str, tuple[str, ...]] = {
-            "bench.error.repeatability": (),
-            "bench.error.training": ("rnn_tanh",) * quick,
-            "bench.error.activations": ("4096",) * quick,
-        }
-        if not alone:
-            asked = {}
+        asked: tuple[tuple[Any, ...], ...] = (
+            (studies.repeatability,),
+            (studies.training, ("rnn_tanh",) if quick else None),
+            (studies.activations, 4096 if quick else None),
+        )
         beside = [
-            pool.submit(process.run_module, name, folder, *words) for name, words in asked.items()
+            pool.submit(process.run_function, study, folder.absolute(), *arguments)
+            for study, *arguments in (asked if alone else ())
         ]
         options = Options(
             preset=preset,

@@ -1,14 +1,11 @@
-"""The device activations alone, over the whole float32 range, against float64.
+"""The kernels' activation functions over the whole float32 range, against float64.
 
-Runs in Triton's interpreter on a CPU and as compiled code on a GPU: the exponential they build on
-is the device's own, so the two differ and the result says which it is.
+They run compiled on a GPU and in Triton's interpreter on a CPU. The exponential that they are made
+of is the device's own, so the two differ, and a result says which it is.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +14,7 @@ import triton
 import triton.language as tl
 from torch.nn.functional import logsigmoid
 
-from bench.measure import interpreter, metrics
-from bench.records import environment, files, provenance
+from bench.measure import metrics
 from kernels import math as device
 
 PER_EXPONENT = 1 << 13  # points of each sign in each of the 256 exponents: 2^22 in all
@@ -33,15 +29,16 @@ def _apply(x_ptr, y_ptr, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, FUNCTION(x), mask=at < n)
 
 
-def on_device(function: Any, x: torch.Tensor) -> torch.Tensor:
-    """A jit function of float32 applied to every element of ``x``."""
+def apply(function: Any, x: torch.Tensor) -> torch.Tensor:
+    """A jit function of float32, applied by a kernel to every element of ``x``."""
     y = torch.full_like(x, float("nan"))
     _apply[(triton.cdiv(x.numel(), BLOCK),)](x, y, x.numel(), function, BLOCK)
     return y
 
 
-def points(per_exponent: int = PER_EXPONENT, seed: int = 0) -> torch.Tensor:
-    """float32 numbers of both signs in every exponent, subnormals included, with both ends."""
+def points(per_exponent: int, seed: int = 0) -> torch.Tensor:
+    """Random float32 numbers of both signs and every exponent (subnormals too), and the smallest
+    and largest of each."""
     draw = np.random.default_rng(seed)
     found = []
     for exponent in range(255):
@@ -53,10 +50,10 @@ def points(per_exponent: int = PER_EXPONENT, seed: int = 0) -> torch.Tensor:
 
 
 def references(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tensor]]:
-    """Each function: the jit function, its argument, and the float64 truth.
+    """For each function the jit function, its argument, and its value in float64.
 
-    The derivatives take the function's float32 output, as the kernels do, and are held against
-    the derivative at the true argument's rounded output: what the formula itself loses.
+    A derivative takes the function's float32 output, as the backward kernel does; its float64 value
+    is of that same output, so that only the formula's own error counts.
     """
     exact = x.double()
     sigmoid, tanh = torch.sigmoid(exact), torch.tanh(exact)
@@ -71,22 +68,21 @@ def references(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tens
     }
 
 
-def measure(device_name: str = "cpu", per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
+def measure(per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
     """Error of each activation in ULP of the correctly rounded float32 result.
 
     Returns:
-        Provenance and, per function, the metrics of ``bench.measure.metrics.errors``, the
-        argument of the worst point, the maximum per binary exponent of the argument,
-        and torch's own error.
+        The number of points and, per function, the metrics of ``bench.measure.metrics.errors``, the
+        argument of the worst point, the maximum per binary exponent of the argument, what comes of
+        special values, and the metrics of torch's own function.
     """
-    x = points(per_exponent).to(device_name)
+    x = points(per_exponent).to("cuda" if torch.cuda.is_available() else "cpu")
     functions: dict[str, Any] = {}
     for name, (function, argument, truth) in references(x).items():
-        got = on_device(function, argument)
+        got = apply(function, argument)
         units = (got.double() - truth).abs() / metrics.ulp(truth, torch.float32)
         worst = int(units.argmax())
         exponents = torch.frexp(argument.double())[1].cpu().numpy() - 1
-        per = np.zeros(0)
         order = np.argsort(exponents, kind="stable")
         values, starts = np.unique(exponents[order], return_index=True)
         per = np.maximum.reduceat(units.cpu().numpy()[order], starts)
@@ -94,40 +90,15 @@ def measure(device_name: str = "cpu", per_exponent: int = PER_EXPONENT) -> dict[
             "worst_at": argument[worst].item(),
             "exponents": values.tolist(),
             "max_ulp_per_exponent": per.tolist(),
-            "special": _special(name, function, device_name),
+            "special": _special(function, x.device),
         }
         library = getattr(torch, name, None)
         if library is not None:
             functions[name]["torch"] = metrics.errors(library(argument), truth, torch.float32)
-    return {
-        "points": x.numel(),
-        "interpreted": environment.interpreted(),
-        "functions": functions,
-        **provenance.provenance(environment.device_facts()),
-    }
+    return {"points": x.numel(), "functions": functions}
 
 
-def _special(name: str, function: Any, device_name: str) -> dict[str, str]:
-    """What comes of infinities, NaN and zeros, as text, since JSON has no words for them."""
-    got = on_device(function, torch.tensor(SPECIAL, device=device_name))
+def _special(function: Any, device: torch.device) -> dict[str, str]:
+    """What comes of infinities, NaN and zeros, as text, since JSON cannot hold them."""
+    got = apply(function, torch.tensor(SPECIAL, device=device))
     return {str(x): str(y) for x, y in zip(SPECIAL, got.tolist(), strict=True)}
-
-
-def write(folder: Path, found: dict[str, Any]) -> Path:
-    path = folder / files.RECORDS / files.ACTIVATIONS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def main() -> None:
-    """``python -m bench.error.activations FOLDER [PER_EXPONENT]``, for ``bench.cli.error``."""
-    if environment.interpreted():
-        interpreter.check()
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    per_exponent = int(sys.argv[2]) if len(sys.argv) > 2 else PER_EXPONENT
-    print(write(Path(sys.argv[1]), measure(where, per_exponent)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,14 @@
-"""Are the bits the same: asked twice, in another batch, at another place in it, another way?
+"""Whether results repeat bit for bit: in a second call, another batch, other rows, another mode.
 
-Of the whole layer and of the loop alone: a layer's input projection is torch's product, whose sums
-may be formed in another order in another batch, as the processor and its library have it.
+Measured on both tracks, because a layer's input projection is torch's GEMM, which may sum in
+another order in another batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,16 +17,15 @@ from torch import Tensor
 from bench import providers
 from bench.cases.cases import DEFAULTS, TRACKS, Case, make_case, matches
 from bench.cases.problem import BATCHED, Problem, make_problem, take_rows
-from bench.measure import interpreter
 from bench.measure.runner import Runner
-from bench.records import environment, files, provenance
+from bench.records import environment
 
 PROVIDERS = ("ours", "ours-persistent", "ours-stepwise", "ours-gemm", "torch.nn", "reference")
 SAME_INTERPRETED = "ours-stepwise"  # is what the interpreter runs for "ours" anyway
-FEW = 3  # rows of the smaller batch
+FEW = 3  # batch rows of the smaller batch
 
 
-def part(problem: Problem, rows: Tensor) -> Problem:
+def select_rows(problem: Problem, rows: Tensor) -> Problem:
     """The same problem for some of its batch rows, in that order."""
     return Problem(
         replace(problem.case, B=len(rows)),
@@ -46,77 +42,74 @@ def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:
     return {"same": all(torch.equal(a[name], b[name]) for name in a), "max_abs": largest}
 
 
-def rows_of(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
-    """Some batch rows of what has any; weight gradients, which sum over the batch, are left out."""
+def batched(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+    """Batch rows of the tensors that have a batch, which weight gradients have not."""
     return {name: t[:, rows] for name, t in tensors.items() if BATCHED.fullmatch(name)}
 
 
 @contextlib.contextmanager
 def other_tiles() -> Iterator[list[str]]:
-    """Let our loops be cut into other tiles than planned: the best plan among those that differ.
-
-    Gives the list that names each cut which was really another one.
-    """
+    """Let our kernels run by the second-best tiles; yields the list of loops that really did."""
     from kernels import autograd, plan
 
-    planned, used = autograd.plans, []
+    planned, changed = autograd.plans, []
 
     def other(cell: Any, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"):
-        size = str(w_hh.dtype).removeprefix("torch.")
+        dtype = str(w_hh.dtype).removeprefix("torch.")
         D, H = w_hh.shape[0], w_hh.shape[-1]
-        problem = plan.Problem(cell.gates, max(batch, 1), H, D, size, precision)
+        problem = plan.Problem(cell.gates, max(batch, 1), H, D, dtype, precision)
         device = autograd.device_limits(w_hh.device)
         found = []
         for backward, best in enumerate(planned(cell, w_hh, batch, mode, precision)):
-            cuts = [
-                p
-                for p in plan.persistent_plans(problem, device, bool(backward))
-                if tiles(p) != tiles(best)
+            others = [
+                candidate
+                for candidate in plan.persistent_plans(problem, device, bool(backward))
+                if tiles(candidate) != tiles(best)
             ]
-            if best.mode == "gemm" or not cuts:
+            if best.mode == "gemm" or not others:
                 found.append(best)
                 continue
-            cut = min(cuts, key=lambda p: p.floor_us)
-            found.append(plan.stepwise(cut, batch) if best.mode == "stepwise" else cut)
-            used.append("backward" if backward else "forward")
+            second = min(others, key=lambda candidate: candidate.floor_us)
+            found.append(plan.stepwise(second, batch) if best.mode == "stepwise" else second)
+            changed.append("backward" if backward else "forward")
         return tuple(found)
 
     autograd.plans = other
     try:
-        yield used
+        yield changed
     finally:
         autograd.plans = planned
 
 
 def tiles(plan: Any) -> tuple[int, ...]:
-    """What of a plan decides which sums a program forms, and in what order."""
+    """The parts of a plan that decide which sums a program forms, and in what order."""
     return plan.units, plan.split, plan.block_b, plan.block_k
 
 
 def questions(
     provider: providers.Provider, problem: Problem, machine: environment.Machine
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each question and its answer for one provider."""
+    """For one provider the name of each comparison, and what it found."""
     runner = Runner(provider, problem, machine)
     whole = runner.checked_outputs()
     yield "same call twice", compare(whole, runner.checked_outputs())
     yield "prepared anew", compare(whole, Runner(provider, problem, machine).checked_outputs())
     B = problem.case.B
     few = torch.arange(FEW, device=problem.device)
-    smaller = Runner(provider, part(problem, few), machine).checked_outputs()
-    yield "batch of 3 against 3 of the batch", compare(rows_of(whole, few), rows_of(smaller))
+    smaller = Runner(provider, select_rows(problem, few), machine).checked_outputs()
+    yield "batch of 3 against 3 of the batch", compare(batched(whole, few), batched(smaller))
     turned = torch.arange(B - 1, -1, -1, device=problem.device)
-    moved = Runner(provider, part(problem, turned), machine).checked_outputs()
-    yield "rows in another order", compare(rows_of(whole, turned), rows_of(moved))
+    moved = Runner(provider, select_rows(problem, turned), machine).checked_outputs()
+    yield "rows in another order", compare(batched(whole, turned), batched(moved))
     if provider.name.startswith("ours"):
-        with other_tiles() as used:
-            cut = Runner(provider, problem, machine).checked_outputs()
-        if used:
-            yield "cut into other tiles", compare(whole, cut)
+        with other_tiles() as changed:
+            found = Runner(provider, problem, machine).checked_outputs()
+        if changed:
+            yield "cut into other tiles", compare(whole, found)
 
 
 def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, Any]:
-    """All answers, and whether our ways of running agree with each other."""
+    """All comparisons, and whether the modes of our kernels agree with each other."""
     machine = environment.machine()
     device = "cuda" if machine.is_cuda else "cpu"
     known = providers.load()
@@ -139,38 +132,18 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
             answer = compare(ways[first], ways[other])
             words = {"provider": other, "question": f"against {first}"}
             rows.append(case.fields() | words | answer)
-    return {
-        "rows": rows,
-        "interpreted": machine.interpreted,
-        **provenance.provenance(environment.device_facts()),
-    }
+    return {"rows": rows}
 
 
-def cases(cuda: bool) -> list[Case]:
-    """Small on a CPU, where our kernels are interpreted; of real size on a GPU."""
-    size = {"B": 40, "T": 64, "H": 512} if cuda else {"B": 9, "T": 3, "H": 33}
-    asked = DEFAULTS | size | {"pass": "fwd+bwd"}
-    return [
-        make_case(**asked | {"track": track, "cell": cell, "dtype": dtype})
+def select_cases(filter: str = "") -> list[Case]:
+    """Cases of real size on a GPU, small ones on a CPU, where our kernels are interpreted."""
+    cuda = torch.cuda.is_available()
+    sizes = {"B": 40, "T": 64, "H": 512} if cuda else {"B": 9, "T": 3, "H": 33}
+    fixed = DEFAULTS | sizes | {"pass": "fwd+bwd"}
+    every = [
+        make_case(**fixed | {"track": track, "cell": cell, "dtype": dtype})
         for track in TRACKS
         for cell in ("lstm", "gru", "rnn_tanh", "slstm")
         for dtype in ("fp32", "bf16")
     ]
-
-
-def main() -> None:
-    """``python -m bench.error.repeatability FOLDER [FILTER]``: a process of ``bench.cli.error``."""
-    if environment.interpreted():
-        interpreter.check()
-        interpreter.round_to_nearest()
-    path = Path(sys.argv[1]) / files.RECORDS / files.REPEATABILITY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    which = sys.argv[2] if len(sys.argv) > 2 else ""
-    asked = [case for case in cases(torch.cuda.is_available()) if matches(case, which)]
-    found = measure(asked)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
-
-
-if __name__ == "__main__":
-    main()
+    return [case for case in every if matches(case, filter)]

@@ -1,25 +1,20 @@
 """A small training run from one seed: the losses of our modules and of torch.nn's, step by step.
 
-A character model learns the project's licence. Both sides get the same initial weights, the same
-pieces of text and the same optimiser, all in float32: what separates their curves is rounding.
+A character model learns the project's licence. Both sides get the same initial weights, batches of
+text and optimiser, all in float32, so that their curves differ by rounding only.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import kernels
-from bench.cases.cases import find_cell
 from bench.cases.problem import torch_precision
-from bench.measure import interpreter
-from bench.records import environment, files, provenance
+from bench.records import environment, provenance
 
 # Each cell's class in kernels, in torch.nn, and its arguments.
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -94,30 +89,11 @@ def curves(cell: str, seed: int, device: str, steps: int = STEPS) -> dict[str, l
 def measure(
     cells: Sequence[str] = tuple(CELLS), seed: int = 0, steps: int = STEPS
 ) -> dict[str, Any]:
-    """Both curves of each cell, the bound on their difference, and provenance."""
+    """Both curves of each cell, and the bound on their difference."""
     device = "cuda" if environment.probe().is_cuda else "cpu"
-    found = {cell: curves(cell, seed, device, steps) for cell in cells}
     return {
-        "losses": found,
+        "losses": {cell: curves(cell, seed, device, steps) for cell in cells},
         "bound": BOUND,
         "sizes": {"T": T, "B": B, "I": I, "H": H},
         "seed": seed,
-        "interpreted": environment.interpreted(),
-        **provenance.provenance(environment.device_facts()),
     }
-
-
-def main() -> None:
-    """The process of ``bench.cli.error``: ``python -m bench.error.training FOLDER [CELL,...]``."""
-    if environment.interpreted():
-        interpreter.check()
-    path = Path(sys.argv[1]) / files.RECORDS / files.TRAINING
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = sys.argv[2].split(",") if len(sys.argv) > 2 else CELLS
-    found = measure([find_cell(name, CELLS) for name in names])
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bench.cases.cases import CELLS
 from bench.cases.presets import Request, load_preset
+from bench.error import studies
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
 from bench.gpu.pool import Pool
 from bench.records import environment, failed_checks, files, provenance, store
@@ -44,12 +45,11 @@ FIRST_PRESET = "first-contact"
 PRESETS = (FIRST_PRESET, "campaign", "paper")
 REHEARSAL = ("tiny",)
 STUDIED = ("campaign", "tiny")  # the presets after whose speed the studies below are made
-TRAINING = "bench.error.training"
-# Modules that measure errors in processes of their own, and a rehearsal's argument for each.
-STUDIES = (
-    ("bench.error.activations", files.ACTIVATIONS, "64"),
-    ("bench.error.repeatability", files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
-    (TRAINING, files.TRAINING, "rnn_tanh"),
+# Studies of error, which run in processes of their own, and a rehearsal's argument for each.
+STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
+    (studies.activations, files.ACTIVATIONS, 64),
+    (studies.repeatability, files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
+    (studies.training, files.TRAINING, ("rnn_tanh",)),
 )
 
 FIRST_REPORT_SECONDS = 60.0  # assumed of the first report; later ones take as long as the last
@@ -260,33 +260,33 @@ class Campaign:
 
     def run_studies(self) -> None:
         """Activations, repeatability and a training run, unless this code's are there."""
-        for module, name, brief in STUDIES:
+        for study, name, brief in STUDIES:
             found = store.read_state(self.folder / files.RECORDS / name)
             arguments = [brief] * self.rehearse
-            if module == TRAINING and self.suspects:
+            if study is studies.training and self.suspects:
                 trained = {cell.name for cell in CELLS.values() if cell.torch_class}
                 trained -= {suspect.cell for suspect in self.suspects}
-                arguments = [",".join(sorted(trained))]
+                arguments = [tuple(sorted(trained))]
             if found.get("code") == provenance.code_hash():
-                print(f"{module}: measured before")
+                print(f"{study.__name__}: measured before")
             elif self.seconds_left() < LEAST_STUDY_SECONDS and not self.rehearse:
-                print(f"{module}: left for the next call")
-            elif arguments != [""]:
-                self.step(self.run_study, module, *arguments)
+                print(f"{study.__name__}: left for the next call")
+            elif arguments != [()]:
+                self.step(self.run_study, study, *arguments)
 
-    def run_study(self, module: str, *arguments: str) -> None:
-        """Run a module in a process of its own, which is ended when the time is up.
+    def run_study(self, study: Callable[..., Path], *arguments: Any) -> None:
+        """Run a study in a process of its own, which is ended when the time is up.
 
         Raises:
             RuntimeError: if it fails.
         """
         seconds = self.seconds_left()
         try:
-            written = process.run_module(module, self.folder, *arguments, seconds=seconds)
+            written = process.run_function(study, self.folder, *arguments, seconds=seconds)
         except process.TookTooLong as fault:
-            print(f"{module}: left for the next call ({fault})")
+            print(f"{study.__name__}: left for the next call ({fault})")
             return
-        print(f"{module}: {Path(written).name}")
+        print(f"{study.__name__}: {written.name}")
 
     def sweep(self, preset: str, kind: str, share: Share) -> None:
         """A preset's speed or error, as far as a share of the time left goes."""

@@ -1,6 +1,6 @@
-"""Triton's interpreter: whether it runs here, and what it would report as our kernels' error.
+"""Triton's interpreter: whether it runs with the packages here, and a repair of its rounding.
 
-Imports torch and Triton only when it is called.
+Imports torch and Triton only when called.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def check() -> None:
-    """Raise RuntimeError, in one sentence, if Triton's interpreter cannot run here.
+    """Raise RuntimeError if Triton's interpreter does not run with the packages installed here.
 
-    Whatever has kernels interpreted calls it before anything is measured or checked.
+    Called before anything is measured or checked with interpreted kernels.
     """
     from kernels.autograd import interpreter_fault
 
@@ -21,10 +21,10 @@ def check() -> None:
 
 
 def round_to_nearest() -> None:
-    """Let the interpreter round fp32 to bf16 to the nearest number, as every GPU does.
+    """Let the interpreter round fp32 to bf16 to nearest, as every GPU does.
 
-    It cuts the lower bits off instead (seen in Triton 3.6 to 3.7), which doubles each such error.
-    fp16 it rounds right.
+    It truncates instead (in Triton 3.6 and 3.7), which doubles each such error. It rounds fp16
+    correctly.
     """
     import numpy as np
     import torch

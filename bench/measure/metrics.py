@@ -1,4 +1,4 @@
-"""How far a tensor is from the truth."""
+"""Error metrics of a tensor against float64, and how large an error counts as correct."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class WrongShape(ValueError):
 
 
 def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
-    """Hold tensors to the names and shapes of others.
+    """Check that tensors have the names and shapes of others.
 
     Args:
-        what: "outputs" or "gradients", for the sentence.
+        what: "outputs" or "gradients", for the message.
 
     Raises:
         WrongShape: naming the first that is missing, too many, not a tensor or of another shape.
@@ -63,7 +63,7 @@ def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict
         WrongShape: if the shapes differ.
     """
     if got.shape != truth.shape:
-        raise WrongShape(f"got has shape {tuple(got.shape)}, the truth {tuple(truth.shape)}")
+        raise WrongShape(f"got has shape {tuple(got.shape)}; accepted: {tuple(truth.shape)}")
     difference = (got.double() - truth).abs()
     units = (difference / ulp(truth, dtype or got.dtype)).flatten()
     norm = torch.linalg.vector_norm(truth)
@@ -85,18 +85,18 @@ def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict
 def tolerance(case: Case, name: str) -> float:
     """The relative L2 error up to which a provider counts as correct at any benchmarked shape.
 
-    A correct implementation in the type itself rounds the state once a step. Under torch's
-    default weights the loop contracts, so these roundings do not pile up: torch.nn and the
+    A correct implementation in the I/O type rounds the state once a step. Under torch's default
+    weights the loop contracts, so these roundings do not add up over time: torch.nn and the
     reference stay below 2 unit roundoffs u for outputs and 3 u for gradients in 16-bit types. 8 u
-    and 16 u leave room for gates saved in the I/O type and for another order of summation. fp32
-    products sum up to some thousand terms in an order of their own (seen: 10 u at H=512), hence
-    256 u and 512 u. A swapped gate is off by some 0.1 or more, a wrong direction or state by 1.
+    and 16 u allow for gates saved in the I/O type and for another order of summation. Products in
+    fp32 sum up to some thousand terms in any order (measured: 10 u at H=512), hence 256 u and
+    512 u. A swapped gate is off by 0.1 or more, a wrong direction or state by 1.
 
-    The slope of a rectifier is a step: of N pre-activations some N u lie so near zero that rounding
-    puts them on the other side, each with its whole gradient wrong, which makes about sqrt(u) of
-    the norm whoever computes, more where few elements carry it (seen: 4.4 for dh0 of 128 elements).
-    Gradients of rnn_relu get 8 sqrt(u), which still catches a wrong sign or a missing term in any
-    type; its outputs have the bound of all.
+    The derivative of a rectifier is a step function: of N pre-activations about N u are so near
+    zero that rounding changes their sign, and with it their whole gradient. That is about sqrt(u)
+    of the norm for any implementation, more where few elements carry it (measured: 4.4 sqrt(u) for
+    dh0 of 128 elements). Gradients of rnn_relu are allowed 8 sqrt(u), which still catches a wrong
+    sign or a missing term in any type.
     """
     u = product_roundoff(case.dtype, case.precision)
     factor = 256.0 if u == ROUNDOFF["fp32"] else 8.0

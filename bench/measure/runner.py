@@ -1,8 +1,9 @@
-"""One provider on one case: checked against the truth, then timed, never the other way round."""
+"""One provider on one case: its results are checked against float64, then its calls are timed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import random
 import time
@@ -19,16 +20,17 @@ from bench.measure.statistics import half_width
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
 
-VISIT_MS = 30.0  # a provider's turn lasts about this long
-MOST_PER_VISIT = 20
+VISIT_MS = 30.0  # about how long a provider samples before the next one does
+MOST_PER_VISIT = 20  # samples
 
 
 class Runner:
-    """A provider built for a case: ``run`` computes once; ``prepare``, then ``sample`` time it.
+    """A provider prepared for one case.
 
-    The call is the same for the check and for the clock: forward under ``no_grad``, or forward
-    and ``torch.autograd.grad`` of all outputs with respect to all inputs and weights (so nothing
-    accumulates from call to call). A graph provider's call is captured once and replayed.
+    ``run`` computes once, ``errors`` compares with float64, ``prepare`` and then ``sample`` time.
+    What is checked and what is timed is the same call: forward under ``no_grad``, or forward and
+    ``torch.autograd.grad`` of all outputs with respect to all inputs and weights, so that nothing
+    accumulates from call to call. The call of a graph provider is captured once and replayed.
 
     Raises:
         Whatever the provider raises while it is built.
@@ -51,7 +53,7 @@ class Runner:
             leaf.requires_grad_(self.backward)
 
     def prepare(self) -> None:
-        """What comes before the first sample: compiling, a guess of a call's time, capturing."""
+        """Warm up: compile, measure roughly how long a call takes, capture a graph."""
         with torch_precision(self.case.precision):
             first = self._seconds(self._step)
             later = self._seconds(self._step)
@@ -95,7 +97,7 @@ class Runner:
         }
 
     def _capture(self) -> None:
-        """Record the call into a CUDA graph, after a warm-up on a stream of its own."""
+        """Capture the call in a CUDA graph, after a warm-up on a side stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -103,7 +105,7 @@ class Runner:
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        self.call.after()  # nothing may be left to be asked of the device while it captures
+        self.call.after()  # before capturing, in which it may not read from the device
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._static = self._step()
@@ -122,10 +124,10 @@ class Runner:
         return time.perf_counter() - start
 
     def checked_outputs(self) -> dict[str, Tensor]:
-        """Outputs and gradients of the checked rows in torch's layout, computed as timed.
+        """Outputs and gradients of the checked batch rows in torch's layout, by the timed call.
 
-        Upstream gradients enter through the checked rows only, so that weight gradients, which
-        sum over the batch, belong to those rows.
+        Upstream gradients are zero in all other rows, so that weight gradients, which sum over the
+        batch, belong to the checked ones.
         """
         rows = checked_rows(self.problem)
         partial = len(rows) < self.case.B
@@ -143,7 +145,7 @@ class Runner:
             gradients = {name: found[f"d{name}"] for name in self.call.leaves}
         leaves = {f"d{name}" for name in gradients}
         outputs = {name: value for name, value in found.items() if name not in leaves}
-        # Before rows are picked, which would pick right ones out of too many.
+        # Checked before rows are selected, which would hide rows that are too many.
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
         standard = self.call.standard(gradients) if gradients else {}
         if self.backward:
@@ -159,7 +161,7 @@ class Runner:
         return kept
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """Every output's and gradient's distance from the float64 truth."""
+        """The metrics of every output and gradient against float64."""
         exact = truth(self.problem, self.backward)
         dtype = DTYPE[self.case.dtype]
         return {
@@ -168,11 +170,11 @@ class Runner:
         }
 
     def sample(self, count: int) -> None:
-        """Take samples in this provider's mode; other modes are never mixed in.
+        """Time so many calls by this provider's clock.
 
         Raises:
-            RuntimeError: in Triton's interpreter, whose time means nothing, and whatever a
-                provider raises when asked after a sample whether it failed.
+            RuntimeError: in Triton's interpreter, whose time means nothing; also whatever the
+                provider's ``after`` raises, such as that a barrier gave up.
         """
         if self.machine.interpreted:
             raise RuntimeError("time in Triton's interpreter says nothing and is not measured")
@@ -183,7 +185,7 @@ class Runner:
                 self.samples.append(clock())
                 self.call.after()
         if self._graph is not None and not self._static["y"].isfinite().all():
-            # NaN tells of a barrier that gave up, and of anything else that went wrong.
+            # A barrier that gave up leaves NaN, as other faults may.
             raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(count)
         self.spent += time.perf_counter() - started
@@ -213,9 +215,9 @@ class Runner:
         return start.elapsed_time(end)
 
     def peak_bytes(self) -> int | None:
-        """Device memory one call takes at its peak beyond what existed before it.
+        """Peak device memory of one call beyond what was allocated before it.
 
-        None on a CPU, where nobody counts, and for a graph, whose memory is set aside beforehand.
+        None on a CPU, where it is not counted, and for a graph, whose memory is allocated once.
         """
         if not self.machine.is_cuda or self._graph is not None:
             return None
@@ -228,19 +230,16 @@ class Runner:
 
     @property
     def samples_per_visit(self) -> int:
-        """Samples per visit: as many as fit its length, from 1 to ``MOST_PER_VISIT``."""
+        """As many samples as take ``VISIT_MS``, from 1 to ``MOST_PER_VISIT``."""
         return max(1, min(MOST_PER_VISIT, round(VISIT_MS / max(self.call_ms, 1e-3))))
 
 
-_CACHE: list[Any] = []
-
-
+@functools.cache
 def _cache() -> Any:
-    if not _CACHE:
-        from triton.runtime import driver
+    """A tensor as large as the L2 cache, which is emptied by writing it."""
+    from triton.runtime import driver
 
-        _CACHE.append(driver.active.get_empty_cache_for_benchmark())
-    return _CACHE[0]
+    return driver.active.get_empty_cache_for_benchmark()
 
 
 @contextlib.contextmanager
@@ -255,9 +254,9 @@ def _no_garbage() -> Iterator[None]:
 
 
 def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
-    """Why these errors are too large for the provider's time to count, or None.
+    """Why a provider with these errors counts as incorrect and is not timed, or None.
 
-    A value that is not finite where the truth is counts as wrong, whatever the norm.
+    A value that is not finite where the truth is finite is wrong, whatever the norm.
     """
     for name, found in errors.items():
         allowed = metrics.tolerance(case, name)
@@ -275,41 +274,30 @@ def interleave(
     note: Callable[[Runner], None] = lambda runner: None,
     failed: Callable[[Runner, Exception], None] | None = None,
 ) -> None:
-    """Let providers take turns in a seeded random order until all medians are known well enough.
+    """Sample providers in turn, in a seeded random order, until all medians are precise enough.
 
-    Every round visits each provider that has time left, so drift of the machine meets all alike
-    and samples with the same block number are neighbours in time. A round is the last when every
-    provider's median has a relative 95 % half-width of at most ``target`` or has used up
-    ``seconds`` of its own.
+    Every round visits each provider that has time left, so that drift of the machine affects all
+    alike and samples of the same visit number are close in time. Sampling stops when every
+    provider's median has a relative 95 % half-width of at most ``target`` or the provider has used
+    up its ``seconds``.
 
     Args:
-        note: called with whose turn it is.
-        failed: called with a provider that raised, which then leaves the round; without it the
-            exception passes.
+        note: called with the provider whose turn it is.
+        failed: called with a provider that raised, which is not sampled again; without it the
+            exception is raised.
     """
+    active, order = list(runners), random.Random(seed)
     with _no_garbage():
-        _take_turns(list(runners), target, seconds, random.Random(seed), note, failed)
-
-
-def _take_turns(
-    active: list[Runner],
-    target: float,
-    seconds: float,
-    order: random.Random,
-    note: Callable[[Runner], None],
-    failed: Callable[[Runner, Exception], None] | None,
-) -> None:
-    while active:
-        turn = [runner for runner in active if runner.spent < seconds]
-        if not turn or all(half_width(runner.samples) <= target for runner in turn):
-            return
-        order.shuffle(turn)
-        for runner in turn:
-            note(runner)
-            try:
-                runner.sample(runner.samples_per_visit)
-            except Exception as problem:
-                if failed is None:
-                    raise
-                failed(runner, problem)
-                active.remove(runner)
+        while turn := [runner for runner in active if runner.spent < seconds]:
+            if all(half_width(runner.samples) <= target for runner in turn):
+                return
+            order.shuffle(turn)
+            for runner in turn:
+                note(runner)
+                try:
+                    runner.sample(runner.samples_per_visit)
+                except Exception as problem:
+                    if failed is None:
+                        raise
+                    failed(runner, problem)
+                    active.remove(runner)

@@ -1,51 +1,45 @@
-"""What raw samples say: median, interval, and when enough have been taken. Needs no torch."""
+"""Statistics of samples: medians, their intervals, and whether enough were taken. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 CONFIDENCE = 0.95
-# Below 6 samples not even the smallest and the largest enclose the median that often:
-# 1 - 2 * 0.5**5 = 0.9375.
+# Of 5 samples the smallest and the largest enclose the median with probability
+# 1 - 2 * 0.5**5 = 0.9375 only.
 FEWEST = 6
 RESAMPLES = 2000
 
 
 def interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """The median's 95 % percentile-bootstrap interval; None for fewer than two samples."""
-    from scipy.stats import bootstrap
-
-    if len(samples) < 2:
-        return None
-    found = bootstrap(
-        (np.asarray(samples, float),),
-        np.median,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return _bootstrap(np.median, samples, seed=seed)
 
 
 def ratio_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 ) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of median(ours) / median(theirs), resampled independently."""
-    from scipy.stats import bootstrap
-
-    if min(len(ours), len(theirs)) < 2:
-        return None
+    """The same of median(ours) / median(theirs), resampled independently."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
+    return _bootstrap(ratio, ours, theirs, seed=seed)
+
+
+def _bootstrap(
+    statistic: Callable[..., Any], *samples: Sequence[float], seed: int
+) -> tuple[float, float] | None:
+    from scipy.stats import bootstrap
+
+    if min(map(len, samples)) < 2:
+        return None
     found = bootstrap(
-        (np.asarray(ours, float), np.asarray(theirs, float)),
-        ratio,
+        tuple(np.asarray(each, float) for each in samples),
+        statistic,
         confidence_level=CONFIDENCE,
         n_resamples=RESAMPLES,
         method="percentile",
@@ -66,10 +60,10 @@ def paired_ratio(
     other: tuple[Sequence[float], Sequence[int]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Time over another's, from visits that were neighbours in time, so that drift cancels.
+    """One provider's time over another's, visit by visit, so that drift of the machine cancels.
 
     Args:
-        mine, other: samples and visit lengths; the k-th visits of both are neighbours.
+        mine, other: samples, and how many each visit took; the k-th visits are close in time.
 
     Returns:
         The median over visits of the ratio of visit medians, its bootstrap interval (None with one
@@ -82,8 +76,9 @@ def paired_ratio(
 
 
 def half_width(samples: Sequence[float]) -> float:
-    """Relative half-width of the median's 95 % interval by order statistics, quick enough to ask
-    after every visit; infinite below ``FEWEST`` samples.
+    """Relative half-width of the median's 95 % interval by order statistics: the stop rule.
+
+    Quick enough to compute after every visit; infinite below ``FEWEST`` samples.
 
     The interval from the j-th smallest to the j-th largest of n covers the median unless fewer
     than j samples fall on one side, a binomial event; the normal approximation gives
@@ -99,12 +94,12 @@ def half_width(samples: Sequence[float]) -> float:
 
 
 def rank(n: int) -> int:
-    """The j, counted from 1, of the j-th of n samples from either end (see ``half_width``)."""
+    """The j of ``half_width``, counted from 1."""
     return max(1, int(np.floor(n / 2 - 1.96 * np.sqrt(n) / 2)))
 
 
 def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str, Any]:
-    """A record's figures of its samples, in ms; ``target`` is the relative half-width wanted."""
+    """A record's statistics of its samples, in ms; ``target`` is the relative half-width wanted."""
     p20, median, p80 = (float(value) for value in np.percentile(samples, (20, 50, 80)))
     found = interval(samples, seed)
     low, high = found or (None, None)

@@ -1,4 +1,4 @@
-"""Who is measured: the registry, and what a provider states. Imports no torch.
+"""The implementations that are measured: their registry, and one file for each. No torch.
 
 Import `provider` to register one, `load` and `PROVIDERS` to have them all.
 """
@@ -30,7 +30,7 @@ ENTRY_POINTS = "rnnbench.plugins"
 
 @dataclass
 class Call:
-    """A provider made ready for one case.
+    """A provider's implementation of one case.
 
     ``forward()`` returns y [T,B,D*H], h_n and, for an LSTM, c_n (views are fine). ``leaves`` are
     the tensors it differentiates, under the problem's names but in the provider's own layout;
@@ -50,16 +50,16 @@ Supports = Callable[[Case, Machine], str | None]
 
 @dataclass(frozen=True)
 class Provider:
-    """Someone to measure.
+    """An implementation to measure.
 
     Attributes:
-        build: makes a problem ready to run; may import torch.
+        build: prepares a problem's call; may import torch.
         supports: None, or one sentence why this case cannot run on that machine; no torch.
-        version: of whatever computes.
+        version: of the package that computes.
         graph: whether the call is captured into a CUDA graph and replayed.
-        algorithm: cuDNN's algorithm as torch's rule predicts it, where that applies.
-        patience: seconds it may stay silent while it builds or tunes itself, beyond which it
-            counts as hanging; 0 is the sweep's own timeout.
+        algorithm: cuDNN's algorithm by torch's rule, None where cuDNN does not compute.
+        patience: seconds without output after which it counts as hanging, for one that compiles or
+            tunes for long; 0 is the sweep's own timeout.
         baseline: whether the others timed by the same clock are compared with it.
     """
 
@@ -99,14 +99,14 @@ def provider(
     ... def mine(problem): ...
 
     Raises:
-        ValueError: if the name is empty, has a slash (figures' files bear it) or is taken.
+        ValueError: if the name is empty, has a slash (files are named by it) or is registered.
     """
     if not name or "/" in name:
         raise ValueError(f"provider is {name!r}; accepted: a name without a slash")
 
     def register(build: Build) -> Build:
         if name in PROVIDERS:
-            raise ValueError(f"provider {name!r} is registered already")
+            raise ValueError(f"provider is {name!r}; accepted: a name that is not registered yet")
         installed = partial(version, package) if package else lambda: None
         PROVIDERS[name] = Provider(
             name, build, supports, installed, graph, algorithm, patience, baseline
@@ -145,14 +145,16 @@ def _load_builtin() -> None:
 
 def _load_file(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"plugin {path} does not exist")
+        raise FileNotFoundError(f"plugin is {path}; accepted: a file that exists")
     if path.suffix != ".py":
         raise ValueError(f"plugin is {path}; accepted: a Python file (.py)")
     name = f"bench_plugin_{path.stem}"
     known = sys.modules.get(name)
     if known is not None:
         if known.__file__ is None or not path.samefile(known.__file__):
-            raise ValueError(f"plugins {known.__file__} and {path} have one name; accepted: two")
+            raise ValueError(
+                f"plugins are {known.__file__} and {path}; accepted: files of two names"
+            )
         return
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -169,7 +171,7 @@ def _load_file(path: Path) -> None:
 
 
 def _line(fault: Exception, path: Path) -> int | None:
-    """The last line of a file that an exception passed, or where its syntax ends."""
+    """The last line of a file in an exception's traceback, or that of its syntax error."""
     if isinstance(fault, SyntaxError) and fault.filename == str(path):
         return fault.lineno
     lines = [
@@ -184,7 +186,7 @@ def unsupported(provider: Provider, case: Case, machine: Machine) -> str | None:
     """Why a provider cannot run a case, or None if it can.
 
     Raises:
-        RuntimeError: if its ``supports`` raises, or answers what is neither None nor a string.
+        RuntimeError: if its ``supports`` raises, or returns neither None nor a string.
     """
     try:
         reason = provider.supports(case, machine)
@@ -210,7 +212,7 @@ def select(names: str | tuple[str, ...]) -> list[Provider]:
 
 
 def require(case: Case, **wanted: tuple[Any, ...]) -> str | None:
-    """A reason if a field of the case is none of the wanted values."""
+    """Which field of the case is none of the values wanted, or None if none is."""
     have = case.fields()
     for name, values in wanted.items():
         if have[name] not in values:

@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Machine:
-    """What a provider may ask of the machine before it says whether it can run there.
+    """The facts of a machine by which a provider decides whether it can run there.
 
     ``kind`` is "cuda" (also AMD under torch's HIP) or "cpu"; ``capability`` is (0, 0) on a CPU.
     """
@@ -47,7 +47,7 @@ def cpu_name() -> str:
 
 
 def hidden() -> bool:
-    """Whether all GPUs are hidden from torch, which NVML and nvidia-smi do not ask."""
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs, which NVML and nvidia-smi ignore."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1")
 
 
@@ -86,13 +86,13 @@ def _text(value: str | bytes) -> str:
 
 
 def probe() -> Machine:
-    """The machine as far as can be known without torch, for a dry run."""
+    """The machine as far as it is known without torch, for a dry run."""
     if hidden():
         return Machine("cpu", cpu_name())
     with _nvml() as found:
         if found is not None:
             nvml, handle = found
-            # A part of a card, or a container, may be refused single facts.
+            # A MIG slice or a container may not be allowed to read all of them.
             with contextlib.suppress(nvml.NVMLError):
                 return Machine(
                     "cuda",
@@ -130,7 +130,7 @@ def machine() -> Machine:
 
 
 def device_facts() -> dict[str, Any]:
-    """A record's ``device``, without the changing facts of :func:`sensors`."""
+    """A record's ``device``, without the readings of :func:`sensors`."""
     import torch
 
     here = machine()
@@ -190,13 +190,13 @@ def sensors() -> dict[str, Any]:
         ):
             try:
                 facts[name] = query()
-            except (nvml.NVMLError, AttributeError):  # some boards and versions do not tell some
+            except (nvml.NVMLError, AttributeError):  # some boards and drivers lack some
                 facts[name] = None
         return facts
 
 
 def _throttle(nvml: Any, handle: Any) -> list[str]:
-    """The names of the reasons that hold the clocks down at this moment."""
+    """The names of the active reasons for throttling."""
     active = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
     prefix = "nvmlClocksThrottleReason"
     return [
@@ -210,7 +210,7 @@ def _throttle(nvml: Any, handle: Any) -> list[str]:
 def with_sensors(
     facts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
 ) -> dict[str, Any]:
-    """``device`` with what was sensed before and after the samples."""
+    """``device`` with the sensors' readings before and after the samples."""
     clocks = {
         when: {name: seen[name] for name in ("sm_mhz", "memory_mhz")}
         for when, seen in (("before", before), ("after", after))

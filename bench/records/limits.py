@@ -1,7 +1,7 @@
-"""What the floor's microbenchmarks say of a card, in the few numbers that models take.
+"""The limits of a card that the floor's microbenchmarks measured.
 
-Two files of a device's results folder hold it: ``floor.json``, all that was measured, and
-``limits.json``, the numbers made of it. Imports no torch.
+A device's results folder has two files of them: ``floor.json``, all that was measured, and
+``limits.json``, the few numbers that models use. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ MOST = 1e9  # above any rate, size and count of a card
 
 @dataclass(frozen=True)
 class Measured:
-    """A card, and what it was measured to do; None or empty where it was not.
+    """A card, and its measured rates; None or empty where they were not measured.
 
     Attributes:
-        name: as its driver has it.
+        name: as its driver reports it.
         architecture: as the compiler names it: "sm_90", "gfx942".
-        multiprocessors: of the card.
+        multiprocessors: SMs.
         shared_bytes: of shared memory, for one program.
-        shared_total: of one multiprocessor, for all programs on it.
+        shared_total: of one SM, for all its resident programs.
         tflops: large GEMM, by one of ``numbers.PRODUCTS``.
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
-        gather_gbps: L2 to one multiprocessor while all read the same, 1e9 bytes per second.
-        gather_alone_gbps: the same while no other reads.
-        barrier_us: one step of a loop that holds nothing but its barrier, by the number of
-            programs in a group (a string, as JSON has it).
+        gather_gbps: L2 to one SM while all SMs read the same, 1e9 bytes per second.
+        gather_alone_gbps: the same while no other SM reads.
+        barrier_us: one step of a loop that does nothing but its barrier, by the number of
+            programs in a group (a string, as in JSON).
         loaded_barrier_us: the same with the stores of a real step before each barrier.
-        product_clocks: 64 rows times 16 columns of 16 bits in a chain of sums, by the number of
-            sequences (a string).
-        clock_ghz: the multiprocessors' clock in that chain.
+        product_clocks: clocks of 64 rows times 16 columns of 16-bit numbers in a chain of products,
+            each added to the last, by the number of sequences (a string).
+        clock_ghz: the SMs' clock in that chain.
         latency_us: from a load to its value in L2.
         launch_us: from one empty kernel to the next in a CUDA graph.
     """

@@ -43,10 +43,10 @@ FIELDS: dict[str, Field] = {
     "run_id": _required("string", "names the run: preset and a hash of the measured code"),
     "case_id": _required("string", "the case in words; equal cases share it"),
     "kind": _required("string", "what was measured", KINDS),
-    "status": _required("string", "how it ended", STATUSES),
+    "status": _required("string", "how the measurement ended", STATUSES),
     "reason": Field("string", "why, unless ok"),
     "cell": _required("string", "rnn_tanh, rnn_relu, lstm, gru, or a plugin's"),
-    "provider": _required("string", "who was measured"),
+    "provider": _required("string", "the implementation that was measured"),
     "provider_version": Field("string", "version of the package that computed"),
     "pass": _required("string", "forward, or forward and backward", PASSES),
     "track": _required("string", "the loop alone, or with the input projection", TRACKS),
@@ -59,7 +59,7 @@ FIELDS: dict[str, Field] = {
     "I": Field("integer", "input features; null in the recurrence track"),
     "H": _required("integer", "hidden units"),
     "resets": _required("number", "fraction of steps at which a sequence starts anew"),
-    "mode": Field("string", "device events, a replayed CUDA graph, or the host", choices=MODES),
+    "mode": Field("string", "the clock: device events, a CUDA graph, or the host", choices=MODES),
     "n": Field("integer", "samples"),
     "median_ms": Field("number", "median time of one call, ms"),
     "p20_ms": Field("number", "20th percentile, ms"),
@@ -71,7 +71,7 @@ FIELDS: dict[str, Field] = {
     "tokens_per_s": Field("number", "B * T / median"),
     "tflops": Field("number", "written formula's operations / median, 1e12 per second"),
     "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
-    "floor_share": Field("number", "floor of the cost model / median; 1 is the floor"),
+    "floor_share": Field("number", "least time by the roofline / median; 1 is the least"),
     "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
     "compile_s": Field("number", "seconds the first call took beyond a later one"),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),
@@ -92,6 +92,7 @@ FIELDS: dict[str, Field] = {
     "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
 }
 
+ACCEPTED = "the fields of bench/records/schema.py"
 VERSUS = ("provider", "ratio", "low", "high")
 ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
 _PYTHON = {
@@ -108,7 +109,7 @@ def new_record(**values: Any) -> Record:
     """A record with every field, null where no value is given."""
     unknown = values.keys() - FIELDS.keys()
     if unknown:
-        raise BadRecord(f"record has {sorted(unknown)}, which the schema does not know")
+        raise BadRecord(f"record has {sorted(unknown)}; accepted: {ACCEPTED}")
     return dict.fromkeys(FIELDS) | values
 
 
@@ -123,7 +124,7 @@ def check(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         field = FIELDS.get(name)
         if field is None:
-            raise BadRecord(f"record has {name}, which the schema does not know")
+            raise BadRecord(f"record has {name}; accepted: {ACCEPTED}")
         if value is None:
             if not field.null:
                 raise BadRecord(f"{name} is null; accepted: {field.type}")
@@ -146,11 +147,11 @@ def check(record: Mapping[str, Any]) -> None:
             raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
     for name, item in (("samples_ms", (int, float)), ("blocks", int)):
         if not all(isinstance(value, item) for value in record[name] or []):
-            raise BadRecord(f"{name} has an item that is no number")
+            raise BadRecord(f"{name} has an item that is no number; accepted: numbers")
 
 
 def to_json(value: Any) -> Any:
-    """A value JSON can hold: NaN and infinities become null, tuples lists, numpy plain."""
+    """A value in JSON's types: NaN and infinities become null, tuples lists, numpy scalars too."""
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -166,7 +167,7 @@ def encode(record: Record) -> bytes:
     """A record's line, checked.
 
     Raises:
-        BadRecord: for a record that does not fit the schema.
+        BadRecord: for a record whose fields are not those of ``FIELDS``.
     """
     record = to_json(record)
     check(record)

@@ -1,9 +1,9 @@
-"""Records: one JSON object per case and provider, appended to a file that survives any death.
+"""Files of records, one JSON object a line, which survive the death of the process that writes.
 
-A line is written by one ``write`` and forced to the disk before the next case begins. A reader
-forgives a torn last line (the process died while writing) and nothing else; the next writer of
-the file takes it away and says so. A finished file may be compressed (``.jsonl.gz``): it is read
-like any other and never appended to. What a record holds is in ``bench.records.schema``.
+A line is one ``write``, synced to the disk before the next case begins. A reader skips an
+incomplete last line (the process died while writing) and accepts no other fault; the next writer of
+the file removes it and says so. A finished file may be compressed (``.jsonl.gz``): it is read like
+any other and never appended to. ``bench.records.schema`` describes a record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from bench.records.files import SUFFIXES
 from bench.records.schema import BadRecord, Record, check, encode, to_json
 
-try:  # POSIX only; elsewhere two processes with one run's name are not told apart
+try:  # POSIX only; elsewhere nothing stops two processes from writing one file
     import fcntl
 except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
@@ -30,15 +30,15 @@ ADVICE = "give this one another --run name or its own --shard"  # to a second wr
 
 
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two records answers to the same question; the later one counts."""
+    """What identifies a measurement: of several records with one key the latest counts."""
     return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
 
 
 def open_exclusively(path: Path, advice: str) -> int:
-    """A descriptor of a file to append to, which no other process gets until it is closed.
+    """A descriptor to append to a file, which is locked until it is closed.
 
     Raises:
-        RuntimeError: with the advice, if another process has it.
+        RuntimeError: with the advice, if another process has locked it.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     if fcntl is not None:
@@ -51,10 +51,9 @@ def open_exclusively(path: Path, advice: str) -> int:
 
 
 class Writer:
-    """Appends records to one file, which no other process may write meanwhile.
+    """Appends records to one file, which is locked against other writers.
 
-    The file is locked from the start, so that two processes of one name are told apart before
-    either measures; one without a record is taken away again at the end.
+    It is locked before anything is measured, and deleted at the end if it has no record.
 
     Raises:
         RuntimeError: if another process writes the same file.
@@ -64,7 +63,7 @@ class Writer:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = open_exclusively(self.path, ADVICE)
-        while not self._in_place():  # another took its empty file away before we had the lock
+        while not self._in_place():  # another writer deleted its empty file before we had the lock
             os.close(self._file)
             self._file = open_exclusively(self.path, ADVICE)
         self._mend()
@@ -76,7 +75,7 @@ class Writer:
             return False
 
     def _mend(self) -> None:
-        """End a last line without its newline, or take it away if it is torn."""
+        """Complete a last line that lacks its newline, or remove it if it is incomplete."""
         data = self.path.read_bytes()
         kept = data.rfind(b"\n") + 1
         last = data[kept:]
@@ -84,20 +83,16 @@ class Writer:
             return
         if _torn(last):
             os.ftruncate(self._file, kept)
-            note = f"{self.path}: took away a torn last line, which a killed process left"
+            note = f"{self.path}: removed an incomplete last line, which a killed process left"
             print(note, file=sys.stderr)
         else:
             os.write(self._file, b"\n")
 
     def append(self, record: Record, *, sync: bool = True) -> None:
-        """Check a record and put it on the disk before returning.
-
-        Without ``sync`` the system may still hold it in memory: for what costs nothing to find out
-        again.
-        """
+        """Check a record and write it; synced to the disk unless ``sync`` is False."""
         data = encode(record)
         written = os.write(self._file, data)
-        while written < len(data):  # a full disk or a signal; a reader sees a torn line at worst
+        while written < len(data):  # after a signal, or on a full disk
             written += os.write(self._file, data[written:])
         if sync:
             os.fsync(self._file)
@@ -124,7 +119,7 @@ def record_files(folder: Path, name: str = "*") -> list[Path]:
 
 
 def stem(path: Path) -> str:
-    """A record file's name without its suffix, the run's name as a rule."""
+    """A record file's name without its suffix: as a rule the run's name."""
     return Path(path.name.removesuffix(".gz")).stem
 
 
@@ -132,7 +127,7 @@ def lines(path: Path) -> Iterator[bytes]:
     """The lines of a record file, compressed or not, each with its newline if it has one.
 
     Raises:
-        BadRecord: if compressed data is cut off or damaged, with its file.
+        BadRecord: if compressed data is incomplete or damaged.
     """
     if path.suffix != ".gz":
         with path.open("rb") as plain:
@@ -140,23 +135,23 @@ def lines(path: Path) -> Iterator[bytes]:
         return
     packed = path.read_bytes()
     try:
-        if not packed:  # which Python takes for nothing, compressed
+        if not packed:  # which gzip.decompress accepts
             raise EOFError("the file is empty")
-        data = gzip.decompress(packed)  # all of it, since its checksum stands at the end
+        data = gzip.decompress(packed)  # whole, because its checksum is at the end
     except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
         raise BadRecord(f"{path}: no whole gzip file ({fault}); accepted: a whole one") from None
     yield from io.BytesIO(data)
 
 
 def compressed(data: bytes) -> bytes:
-    """The data in gzip's format, with neither name nor time: the same data gives the same bytes."""
+    """The data in gzip's format without name and time, so that equal data gives equal bytes."""
     return gzip.compress(data, 9, mtime=0)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A JSON object that a command keeps between calls; empty where there is none.
+    """A JSON object that a command keeps between calls; empty if there is none.
 
-    One that cannot be read is named on standard error and counts as not there.
+    A file that cannot be read is reported on standard error and treated as missing.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -171,13 +166,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace such an object; whenever it is read, it is whole."""
+    """Replace such an object atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(to_json(dict(value)), indent=1) + "\n").encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that has its name only once all of it is on the disk."""
+    """Write a file under another name, sync it, then rename it."""
     fresh = path.with_name(f".{path.name}.part")
     with fresh.open("wb") as file:
         file.write(data)
@@ -189,11 +184,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read(path: Path) -> Iterator[Record]:
     """The records of a file or of all record files below a folder, in their order.
 
-    A torn last line is what a killed process left and is passed over; an empty file has none.
+    An incomplete last line, which a killed process leaves, is skipped.
 
     Raises:
-        BadRecord: for any other line that is no record of the schema, with its file and line, and
-            for a compressed file that is cut off or damaged.
+        BadRecord: for any other line that is no valid record, with its file and line, and for a
+            compressed file that is incomplete or damaged.
         FileNotFoundError: if there is no such file or folder.
     """
     if not path.exists():
@@ -207,7 +202,7 @@ def read(path: Path) -> Iterator[Record]:
             except ValueError:
                 raise BadRecord(
                     f"{file}:{number}: the line is no JSON; accepted: one record a line "
-                    "(only a torn last line is passed over)"
+                    "(only an incomplete last line is skipped)"
                 ) from None
             try:
                 if not isinstance(record, dict):
@@ -219,7 +214,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def _torn(line: bytes) -> bool:
-    """Whether a line without its newline is the beginning of a record."""
+    """Whether a line without its newline is an incomplete record."""
     if not line.startswith(b"{"):
         return False
     try:
@@ -234,27 +229,27 @@ def _no_number(text: str) -> float:
 
 
 def newest(records: Iterable[Record], name: Callable[[Record], Hashable]) -> list[Record]:
-    """One record per name in the order of first appearance: the one of the latest ``time``.
+    """The latest record of each name, by its ``time``, in the order of first appearance.
 
-    Times are all UTC in one format, so they compare as text; of equal ones the last read counts.
-    Files are read in the order of their names, which says nothing of when they were written.
+    Times are all in UTC and one format, so they compare as text; of equal ones the last read
+    counts. The order of files says nothing, since they are read in the order of their names.
     """
     found: dict[Hashable, Record] = {}
     for record in records:
-        called = name(record)
-        known = found.get(called)
+        identity = name(record)
+        known = found.get(identity)
         if known is None or record["time"] >= known["time"]:
-            found[called] = record
+            found[identity] = record
     return list(found.values())
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The newest record of each question (see ``key``), in the order of first appearance."""
+    """The latest record of each measurement (see ``key``), in the order of first appearance."""
     return newest(records, key)
 
 
 def merge(sources: Sequence[Path], target: Path) -> int:
-    """Join runs or shards into one file, compressed if its name ends so; the number of records.
+    """Join runs or shards into one file, compressed if its name ends in .gz; the number of records.
 
     Raises:
         ValueError: if the sources hold different devices or run names, or no record at all, or if

@@ -26,7 +26,7 @@ from bench.records.environment import probe
 from bench.records.provenance import ROOT
 
 END_SECONDS = 10.0  # the driver may take a while to let a killed process go
-MODULE_SECONDS = 600.0
+FUNCTION_SECONDS = 600.0
 MEMORY_WORDS = ("out of memory", "can't allocate memory")
 
 
@@ -118,24 +118,36 @@ def end_commands() -> None:
         end(process)
 
 
-def run_module(module: str, folder: Path, *words: str, seconds: float = MODULE_SECONDS) -> str:
-    """Run a module that measures; returns its last line, the file it wrote.
+def run_function(
+    function: Callable[..., Path], folder: Path, *arguments: Any, seconds: float = FUNCTION_SECONDS
+) -> Path:
+    """Call a function that measures into a folder, in a process of its own.
 
     Without a GPU the process interprets the kernels.
+
+    Args:
+        arguments: the function's, after the folder; numbers, strings and tuples of them.
+
+    Returns:
+        The file that the function wrote.
 
     Raises:
         RuntimeError: with the end of what it printed, if it fails.
         TookTooLong: if it does not end in time.
     """
+    name = function.__name__
+    code = (
+        f"from pathlib import Path; from {function.__module__} import {name}; "
+        f"print({name}(Path({str(folder)!r}), *{arguments!r}))"
+    )
     interpreted = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
-    command = [sys.executable, "-m", module, str(folder), *words]
     try:
-        done = run_command(command, seconds, interpreted)
+        done = run_command([sys.executable, "-c", code], seconds, interpreted)
     except TookTooLong as fault:
-        raise TookTooLong(f"{module} {fault}") from None
+        raise TookTooLong(f"{name} {fault}") from None
     if done.returncode:
-        raise RuntimeError(f"{module} failed: {describe_end(done.returncode, done.stderr).text}")
-    return done.stdout.strip().splitlines()[-1]
+        raise RuntimeError(f"{name} failed: {describe_end(done.returncode, done.stderr).text}")
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 Answer = Callable[[Any], None]

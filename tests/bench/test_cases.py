@@ -209,7 +209,6 @@ def test_presets_and_filters_take_a_familys_name(tmp_path: Path):
 
 def test_commands_take_a_familys_name(monkeypatch, tmp_path: Path):
     from bench.compiler import profile, resources
-    from bench.error import training
 
     def called(*words: str) -> str:
         found = CliRunner().invoke(app, words)
@@ -239,25 +238,12 @@ def test_commands_take_a_familys_name(monkeypatch, tmp_path: Path):
                   "--results", str(tmp_path))  # fmt: skip
     assert "rnn_tanh-fwd" in text and "lstm" not in text
 
-    trained: list[str] = []
-
-    def train_nothing(names: list[str]) -> dict:
-        trained.extend(names)
-        return {}
-
-    monkeypatch.setattr(training, "measure", train_nothing)
-    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "rnn,gru"])
-    training.main()
-    assert trained == ["rnn_tanh", "gru"]
     for name in ("plan", "profile"):
         fault = CliRunner().invoke(app, [name, "--cell", "elman"]).exception
         assert isinstance(fault, ValueError) and "rnn (for rnn_tanh)" in str(fault)
     for words in (("resources", "--cells", "elman"), ("sweep", "--filter", "cell=elman")):
         fault = CliRunner().invoke(app, [*words]).exception
         assert isinstance(fault, ValueError) and NAMES in str(fault)
-    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), "slstm"])
-    with pytest.raises(ValueError, match="cell is 'slstm'; accepted: rnn_tanh, rnn_relu, lstm, gr"):
-        training.main()
 
 
 def test_shards_partition():

@@ -18,6 +18,7 @@ from bench.measure import metrics
 from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, Call, Provider, load
 from bench.records.environment import Machine
+from bench.records.provenance import provenance
 from bench.report.error import exactness
 
 CPU = Machine("cpu", "test")
@@ -178,8 +179,7 @@ INTERPRETED = pytest.mark.skipif(
 def test_activations_over_the_whole_range():
     from bench.error import activations
 
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    found = activations.measure(where, per_exponent=2100)
+    found = activations.measure(per_exponent=2100)
     assert found["points"] >= 1 << 20
     functions = found["functions"]
     # Stated in kernels/math.py: a few units in the last place; subnormal results round once more.
@@ -256,12 +256,13 @@ def test_each_question_of_repeatability_finds_what_it_asks_for(change: str, monk
 def test_repeatability_is_asked_of_the_layer_and_of_the_loop():
     from bench.error import repeatability
 
-    for cuda in (False, True):
-        asked = repeatability.cases(cuda)
-        assert {each.track for each in asked} == {"layer", "recurrence"}
-        assert len(set(asked)) == len(asked) == 16
+    asked = repeatability.select_cases()
+    assert {each.track for each in asked} == {"layer", "recurrence"}
+    assert len(set(asked)) == len(asked) == 16
+    assert len(repeatability.select_cases("cell=rnn_tanh dtype=fp32")) == 2
     sizes = {"cell": "gru", "B": 6, "T": 3, "H": 8}
     found = repeatability.measure([case(track=track, **sizes) for track in TRACKS], ("reference",))
+    found |= provenance({"name": "a card"}) | {"interpreted": False}
     table = exactness.repeat_table(found).shown
     told = [(track, question) for track in TRACKS for question in STEADY]
     assert list(zip(table["track"], table["question"], strict=True)) == told

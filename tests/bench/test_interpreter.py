@@ -112,11 +112,12 @@ def test_a_rehearsal_of_the_gpus_check_says_it():
 
 @NO_GPU
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module", ["error.repeatability", "error.activations", "error.training", "gpu.floor"]
-)
-def test_a_measuring_process_says_it_and_writes_nothing(module: str, tmp_path: Path):
-    code = PAIR + f"import runpy; runpy.run_module('bench.{module}', run_name='__main__')\n"
+@pytest.mark.parametrize("study", ["repeatability", "activations", "training"])
+def test_a_study_of_error_says_it_and_writes_nothing(study: str, tmp_path: Path):
+    code = (
+        f"{PAIR}from pathlib import Path; from bench.error.studies import {study}\n"
+        f"{study}(Path(sys.argv[1]))\n"
+    )
     done = run(code, tmp_path / "results", interpreted=True)
     assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
     assert not (tmp_path / "results").exists()

@@ -106,7 +106,7 @@ def test_a_torn_line_is_passed_over_and_the_next_run_goes_on(tmp_path: Path):
         assert seeds == ([1, 2, 3] if cut == len(whole) - 1 else [1, 3])
 
 
-def test_a_torn_last_line_is_taken_away_and_told(tmp_path: Path, capsys):
+def test_an_incomplete_last_line_is_removed_and_reported(tmp_path: Path, capsys):
     path = tmp_path / "a.jsonl"
     with store.Writer(path) as writer:
         writer.append(record(seed=1))
@@ -115,7 +115,7 @@ def test_a_torn_last_line_is_taken_away_and_told(tmp_path: Path, capsys):
     assert [r["seed"] for r in store.read(path)] == [1]
     with store.Writer(path) as writer:
         writer.append(record(seed=2))
-    assert "a.jsonl: took away a torn last line" in capsys.readouterr().err
+    assert "a.jsonl: removed an incomplete last line" in capsys.readouterr().err
     assert [r["seed"] for r in store.read(path)] == [1, 2]
 
 

@@ -214,7 +214,7 @@ def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch)
 
     monkeypatch.setattr("importlib.metadata.entry_points", entries)
     assert "installed" in providers.load()
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="not registered yet"):
         providers.load()
 
 

@@ -1,13 +1,14 @@
 """Training from the same seed: our modules and torch.nn's give the same curve of the loss."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from bench.error import training
-from bench.records import files, schema
+from bench.error import studies, training
+from bench.records import environment, files, schema, store
 from bench.report import build
 from tests.helpers import synthetic
 from tests.helpers.paired_modules import DEVICE
@@ -50,7 +51,9 @@ def test_the_report_draws_the_curves(tmp_path):
     assert "figures/training.png" in page and "A training run from the same seed" in page
 
 
-def test_a_measured_run_has_what_the_report_reads():
-    found = training.measure(["gru"], steps=2)
+def test_a_measured_run_has_what_the_report_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "measure", partial(training.measure, steps=2))
+    found = store.read_state(studies.training(tmp_path, ["gru"]))
     assert set(found) >= set(synthetic.training()) - {"functions", "points"}
     assert [len(curve) for curve in found["losses"]["gru"].values()] == [2, 2]
+    assert found["device"]["name"] == environment.machine().name and found["software"]["torch"]

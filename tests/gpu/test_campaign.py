@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from bench.cases.presets import load_preset
 from bench.cli import app
 from bench.cli import campaign as command_line
+from bench.error import studies
 from bench.gpu import campaign, floor, run_checks
 from bench.gpu.campaign import Campaign, Outputs
 from bench.gpu.run_checks import ResultFile, Row
@@ -206,19 +207,18 @@ def test_studies_train_no_wrong_cell_and_are_left_if_they_take_too_long(
 ):
     asked: dict[str, Any] = {}
 
-    def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
-        asked[module] = words
-        if module == "bench.error.repeatability":
-            raise process.TookTooLong(f"{module} took more than 100 s")
-        return "file.json"
+    def run_function(study: Callable[..., Path], folder: Path, *words: Any, seconds: float) -> Path:
+        asked[study.__name__] = words
+        if study is studies.repeatability:
+            raise process.TookTooLong("repeatability took more than 100 s")
+        return Path("file.json")
 
-    monkeypatch.setattr(process, "run_module", run_module)
+    monkeypatch.setattr(process, "run_function", run_function)
     made = make_campaign(tmp_path)
     made.suspects = (Suspect("values: lstm", "lstm"),)
     made.run_studies()
     assert asked == {
-        "bench.error.activations": (), "bench.error.repeatability": (),
-        "bench.error.training": ("gru,rnn_relu,rnn_tanh",),
+        "activations": (), "repeatability": (), "training": (("gru", "rnn_relu", "rnn_tanh"),),
     }  # fmt: skip
     assert not made.failures and capsys.readouterr().out.count("left for the next call") == 1
 

@@ -199,11 +199,11 @@ def simulated(clock: Clock) -> Iterator[None]:
         clock.wait_until(clock.now + taken)
         return problems
 
-    def run_module(module: str, folder: Path, *words: str, seconds: float) -> str:
+    def run_function(study: Any, folder: Path, *words: Any, seconds: float) -> Path:
         clock.wait_until(clock.now + min(STUDY, seconds))
         if seconds < STUDY:
-            raise process.TookTooLong(f"{module} took more than {seconds:.0f} s")
-        return f"{folder}/{module}.json"
+            raise process.TookTooLong(f"{study.__name__} took more than {seconds:.0f} s")
+        return folder / f"{study.__name__}.json"
 
     with contextlib.ExitStack() as stack:
 
@@ -217,7 +217,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         replace(pool, "Child", partial(Process, clock, compiler))
         replace(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
         replace(floor, "run", run_floor)
-        replace(process, "run_module", run_module)
+        replace(process, "run_function", run_function)
         replace(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
             replace(toolchain, name, lambda: None)

@@ -1,0 +1,49 @@
+"""What is measured of error beside a sweep, each into a file of its own. Imports no torch.
+
+A study runs in a process of its own (``bench.sweep.process.run_function``), because whether kernels
+are interpreted is decided when they are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.measure import interpreter
+from bench.records import environment, files, store
+from bench.records.provenance import provenance
+
+
+def activations(folder: Path, per_exponent: int | None = None) -> Path:
+    """Measure the activations at so many points of each sign and exponent; all by default."""
+    from bench.error.activations import PER_EXPONENT, measure
+
+    return _run(folder, files.ACTIVATIONS, partial(measure, per_exponent or PER_EXPONENT))
+
+
+def repeatability(folder: Path, filter: str = "") -> Path:
+    """Measure the repeatability of the cases that match a filter (see ``cases.matches``)."""
+    from bench.error.repeatability import measure, select_cases
+
+    return _run(folder, files.REPEATABILITY, partial(measure, select_cases(filter)))
+
+
+def training(folder: Path, cells: Sequence[str] | None = None) -> Path:
+    """Measure a training run of each of these cells; of all by default."""
+    from bench.error.training import CELLS, measure
+
+    return _run(folder, files.TRAINING, partial(measure, cells or tuple(CELLS)))
+
+
+def _run(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> Path:
+    """Measure, and write what was found with where it is from; the file's path."""
+    interpreted = environment.interpreted()
+    if interpreted:
+        interpreter.check()
+        interpreter.round_to_nearest()
+    found = measure() | {"interpreted": interpreted} | provenance(environment.device_facts())
+    path = folder / files.RECORDS / name
+    store.write_state(path, found)
+    return path
