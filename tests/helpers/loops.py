@@ -16,11 +16,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a kernel's work is cut; the other numbers of a plan follow from these.
+class Tiling:
+    """How a kernel's work is divided; the other numbers of a plan follow from these.
 
-    `members` programs, at most, share the units of a group; `resident` and `ahead` are taken down
-    to what there is.
+    At most `members` programs share the units of a group; `resident` and `ahead` are limited to
+    the chunks that exist.
     """
 
     members: int
@@ -34,7 +34,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Loop:
-    """One recurrence: its sizes, its options, and the cuts of both its kernels."""
+    """One recurrence: its sizes, its options, and the tilings of both its kernels."""
 
     cell: str
     T: int
@@ -46,14 +46,14 @@ class Loop:
     lengths: bool = False
     resets: bool = False
     bias: bool = True
-    forward: Cut = Cut(2)
-    backward: Cut = Cut(2)
+    forward: Tiling = Tiling(2)
+    backward: Tiling = Tiling(2)
     seed: int = 0
 
 
 def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
-    """The plan of a loop's forward or backward kernel as its cut says."""
-    cell, cut = CELLS[loop.cell], loop.backward if backward else loop.forward
+    """The plan of a loop's forward or backward kernel as its tiling says."""
+    cell, tiling = CELLS[loop.cell], loop.backward if backward else loop.forward
     problem = Problem(
         gates=cell.gates,
         B=loop.B,
@@ -63,17 +63,17 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     )
     base = (backward_plan if backward else forward_plan)(problem, DEVICES["h100"], "stepwise")
     K = cell.gates * loop.H if backward else loop.H
-    split = cut.split if backward else 1
-    units = max(2 * split, power_of_two(-(-loop.H * split // cut.members)))
+    split = tiling.split if backward else 1
+    units = max(2 * split, power_of_two(-(-loop.H * split // tiling.members)))
     group = -(-loop.H // units) * split
-    block_k, chunks = cut.block_k, -(-K // (split * cut.block_k))
-    resident = min(cut.resident, chunks)
+    block_k, chunks = tiling.block_k, -(-K // (split * tiling.block_k))
+    resident = min(tiling.resident, chunks)
     if group == 1:  # one program keeps all weights, a chunk for each of the backward pass's gates
         block_k, chunks = units, cell.gates if backward else 1
         resident = chunks
-    batch_tiles = -(-loop.B // cut.block_b)
-    # A lone program needs no other, so it serves one batch tile.
-    batch_groups = batch_tiles if group == 1 else min(cut.batch_groups, batch_tiles)
+    batch_tiles = -(-loop.B // tiling.block_b)
+    # A single program waits for no other, so it computes one batch tile only.
+    batch_groups = batch_tiles if group == 1 else min(tiling.batch_groups, batch_tiles)
     tiles = -(-batch_tiles // batch_groups)
     if mode == "gemm":  # the kernels only do the pointwise part
         split, chunks, resident = 1, 0, 0
@@ -85,11 +85,11 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
         mode=mode,
         units=units,
         split=split,
-        block_b=cut.block_b,
+        block_b=tiling.block_b,
         block_k=block_k,
         chunks=chunks,
         resident=resident,
-        ahead=max(1, min(cut.ahead, resident)),
+        ahead=max(1, min(tiling.ahead, resident)),
         group=group,
         batch_groups=batch_groups,
         tiles=tiles,

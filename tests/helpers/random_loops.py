@@ -1,10 +1,10 @@
-"""Random loops and cuts by hypothesis, whose seed the tests' header names."""
+"""Random loops and tilings by hypothesis, whose seed the tests' header names."""
 
 import hypothesis
 from hypothesis import strategies as st
 
 from kernels.cells import CELLS
-from tests.helpers.loops import DTYPES, Cut, Loop
+from tests.helpers.loops import DTYPES, Loop, Tiling
 
 SHAPES = hypothesis.settings(
     deadline=None,
@@ -16,9 +16,9 @@ SHAPES = hypothesis.settings(
 
 
 @st.composite
-def cuts(draw: st.DrawFn, backward: bool) -> Cut:
+def tilings(draw: st.DrawFn, backward: bool) -> Tiling:
     split = draw(st.sampled_from((1, 2, 4))) if backward else 1
-    return Cut(
+    return Tiling(
         members=draw(st.sampled_from((1, 2, 3, 4))) * (1 if split == 1 else 2),
         split=split,
         block_b=draw(st.sampled_from((2, 4, 8))),
@@ -43,7 +43,7 @@ def loops(draw: st.DrawFn) -> Loop:
         lengths=draw(st.booleans()),
         resets=draw(st.booleans()),
         bias=draw(st.booleans()),
-        forward=draw(cuts(False)),
-        backward=draw(cuts(True)),
+        forward=draw(tilings(False)),
+        backward=draw(tilings(True)),
         seed=draw(st.integers(0, 2**31)),
     )

@@ -25,7 +25,7 @@ from kernels import failures
 from kernels.cells import CELLS
 from tests.helpers import concurrent_launch
 from tests.helpers.concurrent_launch import Settings, concurrent
-from tests.helpers.loops import Cut, Loop, Tensors, differing, plan_of
+from tests.helpers.loops import Loop, Tensors, Tiling, differing, plan_of
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="on a GPU these run by `python -m bench check-gpu`"
@@ -110,7 +110,7 @@ def test_that_many_programs_run_at_once(cell: str, programs: int, seed: int) -> 
     members = programs // D
     loop = Loop(
         cell, T=2, B=3, H=2 * members, D=D, lengths=True, resets=True, seed=seed,
-        forward=Cut(members), backward=Cut(members, split=min(4, members)),
+        forward=Tiling(members), backward=Tiling(members, split=min(4, members)),
     )  # fmt: skip
     settings = Settings()
     assert compare(loop, settings) == []
@@ -118,7 +118,9 @@ def test_that_many_programs_run_at_once(cell: str, programs: int, seed: int) -> 
 
 
 def test_a_program_serves_several_batch_tiles(seed: int) -> None:
-    loop = Loop("lstm", T=3, B=5, H=6, forward=Cut(2, block_b=2), backward=Cut(2, 2, block_b=2))
+    loop = Loop(
+        "lstm", T=3, B=5, H=6, forward=Tiling(2, block_b=2), backward=Tiling(2, 2, block_b=2)
+    )
     assert plan_of(loop, False).tiles == plan_of(loop, True).tiles == 3
     settings = Settings(before_store=concurrent_launch.random_delays(seed))
     assert compare(replace(loop, resets=True, seed=seed), settings) == []
@@ -126,8 +128,8 @@ def test_a_program_serves_several_batch_tiles(seed: int) -> None:
 
 # Failures
 
-FAILED = Loop("lstm", T=4, B=3, H=8, D=2, forward=Cut(2), backward=Cut(4, split=2))
-TILED = Loop("gru", T=3, B=3, H=8, forward=Cut(2, block_b=2), backward=Cut(4, 2, block_b=2))
+FAILED = Loop("lstm", T=4, B=3, H=8, D=2, forward=Tiling(2), backward=Tiling(4, split=2))
+TILED = Loop("gru", T=3, B=3, H=8, forward=Tiling(2, block_b=2), backward=Tiling(4, 2, block_b=2))
 
 
 def dies(program: int, arrivals: int) -> Callable[[int], None]:
@@ -155,7 +157,7 @@ def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
         kernels.BarrierError, match=r"the forward kernel on cpu .* at step 3 in group 1: .* NaN"
     ):
         kernels.check()
-    kernels.check()  # told once
+    kernels.check()  # reported once
     whole = run_stepwise(loop)[0]
     y, final, right = broken["y"], broken["final"], whole["y"]
     assert y is not None and final is not None and right is not None
@@ -174,7 +176,7 @@ def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
 def test_a_program_that_dies_backward_is_named_and_poisons(
     cell: str, before_partial: bool, seed: int
 ) -> None:
-    """Of 4 programs with 2 parts each, one ends at item 2: before or after the parts meet."""
+    """Of 4 programs with 2 parts each, one ends at item 2: before or after the split-K barrier."""
     loop = replace(FAILED, cell=cell, D=1, seed=seed)
     tensors, (forward, _) = Tensors(loop), run_stepwise(loop)
     arrivals = 4 + (0 if before_partial else 1)  # two each item
@@ -215,17 +217,6 @@ def test_a_failure_at_the_end_poisons_every_tile(backward: bool, seed: int) -> N
     assert final[..., alive].isnan().all()
 
 
-def test_a_call_that_fails_is_told_of_at_the_next(seed: int) -> None:
-    """The public function looks at its beginning, without waiting, and clears what it has told."""
-    settings = Settings(max_polls=FEW_POLLS, before_arrival=dies(0, 1), may_die=True)
-    with concurrent(settings):
-        Tensors(FAILED).forward(plan_of(FAILED, False))
-    arguments = ("rnn_tanh", torch.zeros(1, 1, 1, 2), torch.zeros(1, 2, 2))
-    with pytest.raises(kernels.BarrierError):
-        kernels.recurrence(*arguments)
-    kernels.recurrence(*arguments)
-
-
 # Faults: each must show as a difference, with a program so slow that the others get ahead.
 
 SLOW_S = 0.15
@@ -264,7 +255,7 @@ def early_wait(counters: Any, group: Any, *rest: Any) -> Any:
 
 
 def early_arrive(counters: Any, group: Any, failed: Any) -> None:
-    if int(group) >= GROUPS:  # where the parts of a product meet
+    if int(group) >= GROUPS:  # the split-K barrier
         ORIGINAL_ARRIVE(counters, group, failed)
 
 
@@ -276,7 +267,7 @@ def shared_arrive(counters: Any, group: Any, failed: Any) -> None:
     ORIGINAL_ARRIVE(counters, group * 0 if int(group) < GROUPS else group, failed)
 
 
-def no_meeting(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
+def no_split_barrier(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
     """The parts of a product are added before all are there."""
     return ORIGINAL_WAIT(counters, group, target if int(group) < GROUPS else 0, *rest)
 
@@ -284,7 +275,13 @@ def no_meeting(counters: Any, group: Any, target: Any, *rest: Any) -> Any:
 ORIGINAL_WAIT, ORIGINAL_ARRIVE = recurrence.wait, recurrence.arrive
 # Two directions, one batch tile: groups 0 and 1.
 FAULTY = Loop(
-    "lstm", T=3, B=3, H=8, D=2, forward=Cut(2, block_k=4, resident=2), backward=Cut(2, split=2)
+    "lstm",
+    T=3,
+    B=3,
+    H=8,
+    D=2,
+    forward=Tiling(2, block_k=4, resident=2),
+    backward=Tiling(2, split=2),
 )
 GROUPS = 2
 FAULTLESS = {"wait": ORIGINAL_WAIT, "arrive": ORIGINAL_ARRIVE}
@@ -343,10 +340,10 @@ def test_a_fault_in_the_barrier_is_caught(fault: str, seed: int) -> None:
     assert "dgx" in differing(backward, stepwise[1])
 
 
-def test_parts_of_a_product_that_do_not_meet_are_caught(seed: int) -> None:
+def test_a_missing_split_barrier_is_caught(seed: int) -> None:
     tensors = Tensors(replace(FAULTY, seed=seed))
     stepwise = run_stepwise(tensors.loop)
-    with concurrent(slow_program()), mock.patch.object(recurrence, "wait", no_meeting):
+    with concurrent(slow_program()), mock.patch.object(recurrence, "wait", no_split_barrier):
         backward = tensors.backward(plan_of(FAULTY, True), stepwise[0])
     assert "dgx" in differing(backward, stepwise[1])
 

@@ -18,7 +18,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "_words", {})
 
 
-def test_nothing_is_told_before_a_launch_nor_after_a_good_one() -> None:
+def test_nothing_is_reported_before_a_launch_nor_after_a_good_one() -> None:
     kernels.check()
     assert failures.word(CPU).item() == 0
     kernels.check()
@@ -32,7 +32,7 @@ def test_launches_on_a_device_share_one_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "code, told",
+    "code, reported",
     [
         (
             FORWARD,
@@ -46,18 +46,18 @@ def test_launches_on_a_device_share_one_word() -> None:
     ],
 )
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_failure_is_told_once_with_kernel_step_and_group(
-    code: int, told: str, wait: bool
+def test_a_failure_is_reported_once_with_kernel_step_and_group(
+    code: int, reported: str, wait: bool
 ) -> None:
     failures.word(CPU).fill_(code)
     with pytest.raises(kernels.BarrierError) as raised:
         kernels.check(wait=wait)
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
     assert "the outputs of that call are NaN" in str(raised.value)
     kernels.check()
 
 
-def test_the_next_call_tells_and_the_one_after_it_works() -> None:
+def test_the_next_call_reports_and_the_one_after_it_works() -> None:
     failures.word(CPU).fill_(FORWARD)
     arguments = ("rnn_tanh", torch.zeros(1, 1, 1, 2), torch.zeros(1, 2, 2))
     with pytest.raises(kernels.BarrierError, match="step 7"):
@@ -66,7 +66,7 @@ def test_the_next_call_tells_and_the_one_after_it_works() -> None:
     assert torch.equal(y, torch.zeros(1, 1, 2))
 
 
-def test_of_several_devices_all_are_told_at_once() -> None:
+def test_of_several_devices_all_are_reported_at_once() -> None:
     failures.word(CPU).fill_(FORWARD)
     failures.word(torch.device("meta")).fill_(BACKWARD)
     with pytest.raises(kernels.BarrierError) as raised:
@@ -76,9 +76,9 @@ def test_of_several_devices_all_are_told_at_once() -> None:
     kernels.check()
 
 
-def test_of_several_threads_one_is_told() -> None:
+def test_of_several_threads_one_reports() -> None:
     failures.word(CPU).fill_(FORWARD)
-    told = []
+    reported = []
     start = threading.Barrier(8)
 
     def look() -> None:
@@ -86,14 +86,14 @@ def test_of_several_threads_one_is_told() -> None:
         try:
             kernels.check(wait=False)
         except kernels.BarrierError as error:
-            told.append(error)
+            reported.append(error)
 
     threads = [threading.Thread(target=look) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""No kernel touches memory outside its tensors, nor reads what nothing wrote; `memory.py` watches.
+"""No kernel accesses memory outside its tensors or reads what nothing wrote (`access_checker.py`).
 
 An off-by-one put into each mask of the kernels' source shows that it would be noticed.
 """
@@ -21,7 +21,7 @@ from kernels import launch
 from kernels.cells import CELLS
 from tests.helpers import concurrent_launch
 from tests.helpers.access_checker import checked
-from tests.helpers.loops import DTYPES, Cut, Loop, Tensors, plan_of
+from tests.helpers.loops import DTYPES, Loop, Tensors, Tiling, plan_of
 from tests.helpers.pairwise import label, pairwise
 
 pytestmark = pytest.mark.skipif(
@@ -52,10 +52,10 @@ def run(loop: Loop, mode: str, module: ModuleType = launch) -> None:
         assert torch.equal(value, before[name]), f"{name} was written"
 
 
-ALONE = Cut(1, block_b=4)
+SINGLE = Tiling(1, block_b=4)
 SETTINGS = pairwise(
     cell=tuple(CELLS),
-    mode=("stepwise", "gemm", "alone"),
+    mode=("stepwise", "gemm", "single"),
     dtype=tuple(DTYPES),
     D=(1, 2),
     reverse=(False, True),
@@ -73,16 +73,16 @@ SETTINGS = pairwise(
 def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any], seed: int) -> None:
     T, B, H = setting["sizes"]
     mode, split = setting["mode"], setting["split"]
-    alone = mode == "alone"
+    single = mode == "single"
     loop = Loop(
         setting["cell"], T, B, H, setting["D"], setting["dtype"],
         setting["reverse"] and setting["D"] == 1, setting["lengths"], setting["resets"],
         setting["bias"],
-        forward=ALONE if alone else Cut(3, block_b=4, resident=setting["resident"]),
-        backward=ALONE if alone else Cut(3 * split, split, 4, resident=setting["resident"]),
+        forward=SINGLE if single else Tiling(3, block_b=4, resident=setting["resident"]),
+        backward=SINGLE if single else Tiling(3 * split, split, 4, resident=setting["resident"]),
         seed=seed,
     )  # fmt: skip
-    run(loop, "persistent" if alone else mode)
+    run(loop, "persistent" if single else mode)
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
     """The persistent launch with its barrier; what one program wrote counts for all."""
     loop = Loop(
         "lstm", T=2, B=3, H=7, D=2, lengths=True, resets=True, seed=seed,
-        forward=Cut(2), backward=Cut(4, split=2),
+        forward=Tiling(2), backward=Tiling(4, split=2),
     )  # fmt: skip
     with concurrent_launch.concurrent() as settings:
         run(loop, "persistent")
@@ -113,7 +113,7 @@ def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
 # and steps, of which one too many in the reverse direction begins before the first.
 PLANTED = Loop(
     "gru", T=3, B=3, H=5, D=2, lengths=True, resets=True,
-    forward=Cut(2, block_b=4, block_k=4), backward=Cut(4, split=2, block_b=4, block_k=4),
+    forward=Tiling(2, block_b=4, block_k=4), backward=Tiling(4, split=2, block_b=4, block_k=4),
 )  # fmt: skip
 FAULTS = {
     # file, function, what it says there, what it shall say

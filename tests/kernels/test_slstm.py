@@ -1,8 +1,5 @@
 """sLSTM, which torch has not: the reference against the bare equations, the kernels against it."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,29 +12,20 @@ from bench.cases.regimes import apply_regime
 from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, load
 from bench.records.environment import machine
-from kernels.autograd import INTERPRETED
+from tests.helpers.paired_modules import (
+    DEVICE,
+    flat,
+    where_the_kernels_run,  # noqa: F401 - an autouse fixture
+)
 from tests.helpers.pairwise import label, pairwise
 from tests.helpers.tolerances import REORDERED
 
 load()
-DEVICE = "cpu" if INTERPRETED else "cuda"
-
 T, B, H = 6, 3, 5
-
-
-@pytest.fixture(autouse=True)
-def on_device() -> Iterator[None]:
-    with torch.device(DEVICE):
-        yield
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
     return (scale * torch.randn(shape, dtype=torch.float64)).requires_grad_()
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a state, however nested."""
-    return [value] if isinstance(value, Tensor) else [t for one in value for t in tensors(one)]
 
 
 def bare_equations(gx: Tensor, w_hh: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -66,7 +54,7 @@ def test_the_stabiliser_changes_neither_values_nor_gradients(start):
     y, h, last = reference.recurrence(
         "slstm", gx.unsqueeze(2), w_hh.unsqueeze(0), None, h0, tuple(rest)
     )
-    c, n, m = (s[0] for s in tensors(last))
+    c, n, m = (s[0] for s in flat(last))
     actual = (y, c * m.exp(), n * m.exp())
     expected = bare_equations(gx, w_hh, state)
     assert torch.equal(h[0], y[-1])
@@ -87,7 +75,7 @@ def test_it_survives_what_overflows_the_bare_equations():
     w_hh = random(1, 4 * H, H)
     zero = torch.zeros(1, B, H, dtype=torch.float64, requires_grad=True)
     y, *last = reference.recurrence("slstm", gx, w_hh, None, zero, (zero, zero, zero))
-    results = [y, *tensors(last)]
+    results = [y, *flat(last)]
     gradients = torch.autograd.grad(results, [gx, w_hh], [torch.ones_like(t) for t in results])
     assert all(t.isfinite().all() for t in (*results, *gradients))
     # The first step has nothing to remember, so h is o z whatever the input gate.

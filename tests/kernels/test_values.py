@@ -10,13 +10,11 @@ from torch import Tensor
 
 import kernels
 import reference.networks
+from kernels.cells import CELLS
 from tests.helpers.paired_modules import DEVICE
 from tests.helpers.pairwise import label, pairwise
 from tests.helpers.tolerances import assert_close, rounded_loop, size_of_sums
 
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "slstm": 4}
-STATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 2, "gru": 1, "slstm": 4}
-CELLS = list(GATES)
 OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
 I = 3
 
@@ -51,7 +49,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 
 def initial_states(cell: str, *shape: int) -> list[Tensor]:
     """As many as the cell has. The third of sLSTM is a sum of positive terms."""
-    states = [torch.randn(shape) for _ in range(STATES[cell])]
+    states = [torch.randn(shape) for _ in range(CELLS[cell].states)]
     if cell == "slstm":
         states[2] = states[1].abs() + 0.5
     return states
@@ -65,7 +63,7 @@ class Problem:
         T, B, layers = case["T"], case["B"], case["layers"]
         self.D = 2 if case["direction"] == "both" else 1
         wide = self.D if case["merge"] == "concat" else 1
-        G, LD = GATES[cell], layers * self.D
+        G, LD = CELLS[cell].gates, layers * self.D
         self.x = torch.randn(T, B, I)
         self.weights = []
         for k in range(LD):
@@ -176,7 +174,7 @@ def check(case: dict[str, Any]) -> None:
 
 
 SETTINGS: dict[str, list[Any]] = {
-    "cell": CELLS,
+    "cell": list(CELLS),
     "pass": ["fwd", "fwd+bwd"],
     "direction": ["forward", "reverse", "both"],
     "bias": [True, False],
@@ -205,7 +203,7 @@ def test_equals_the_reference_in_several_programs(case):
 
 
 LOOPS = pairwise(
-    cell=CELLS,
+    cell=list(CELLS),
     time=["forward", "reverse", "both"],
     b_hh=[True, False],
     initial=["none", "h0", "all"],
@@ -222,7 +220,7 @@ LOOPS = pairwise(
 @pytest.mark.parametrize("case", LOOPS, ids=label)
 def test_the_loop_alone_equals_the_reference(case):
     cell, (T, B, H) = case["cell"], (case["T"], case["B"], case["H"])
-    D, K = 2 if case["time"] == "both" else 1, GATES[cell] * H
+    D, K = 2 if case["time"] == "both" else 1, CELLS[cell].gates * H
     # Sums below 1.5: near its ends tanh's gradient, 1 - h^2, would magnify the rounding of h.
     tensors = {"gx": torch.rand(T, B, D, K) - 0.5, "w_hh": (torch.rand(D, K, H) - 0.5) / H**0.5}
     if case["b_hh"]:
@@ -247,7 +245,7 @@ def test_the_loop_alone_equals_the_reference(case):
         c0 = tuple(others) if len(others) > 1 else others[0] if others else None
         y, h_n, c_n = function(cell, **leaves, c0=c0, **options)
         results = [y, h_n, *([] if c_n is None else [c_n] if isinstance(c_n, Tensor) else c_n)]
-        assert len(results) == 1 + STATES[cell]
+        assert len(results) == 1 + CELLS[cell].states
         above = [torch.linspace(-1, 1, r.numel()).view(r.shape).to(dtype) for r in results]
         return [*results, *torch.autograd.grad(results, [*leaves.values(), *others], above)]
 
@@ -255,7 +253,7 @@ def test_the_loop_alone_equals_the_reference(case):
         return kernels.recurrence(*args, **more, mode=case["mode"])
 
     bound = rounded_loop(torch.float32, T, max(T * B, H))
-    names = ["y", "h_n", *OTHERS[: STATES[cell] - 1], *(f"d{name}" for name in tensors)]
+    names = ["y", "h_n", *OTHERS[: CELLS[cell].states - 1], *(f"d{name}" for name in tensors)]
     names += [f"d{name}" for name in ("c0", "n0", "m0")[: len(rest)]]
     actual, expected = run(ours, torch.float32), run(reference.recurrence, torch.float64)
     found = dict(zip(names, expected, strict=True))
