@@ -97,13 +97,20 @@ def workspace(
 
     Without an archive to keep it in, it is ``out``. With one, it is a temporary folder, which is
     saved a last time however the call ends.
+
+    Raises:
+        RuntimeError: if another process keeps its measurements in the same archive.
     """
     if kept_in is None:
         if resume is not None:
             restore(resume, out)
         yield out, lambda: None
         return
-    with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
+    lock = kept_in.with_name(f".{kept_in.name}.lock")
+    with (
+        store.Writer(lock, "give this one another --archive"),
+        tempfile.TemporaryDirectory(prefix="rnnbench-") as name,
+    ):
         tree = Path(name) / "results"
         tree.mkdir()
         for source in (resume, kept_in if kept_in.exists() else None):

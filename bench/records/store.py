@@ -56,16 +56,16 @@ class Writer:
     It is locked before anything is measured, and deleted at the end if it has no record.
 
     Raises:
-        RuntimeError: if another process writes the same file.
+        RuntimeError: with the advice, if another process writes the same file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, advice: str = ADVICE) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = open_exclusively(self.path, ADVICE)
+        self._file = open_exclusively(self.path, advice)
         while not self._in_place():  # another writer deleted its empty file before we had the lock
             os.close(self._file)
-            self._file = open_exclusively(self.path, ADVICE)
+            self._file = open_exclusively(self.path, advice)
         self._mend()
 
     def _in_place(self) -> bool:

@@ -149,3 +149,15 @@ def test_a_call_that_measured_nothing_leaves_no_archive(tmp_path: Path, capsys):
         pass
     assert "nothing was measured" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_one_call_at_a_time_measures_into_an_archive(tmp_path: Path):
+    """The end of the first to end would be lost."""
+    file = tmp_path / "x.tar.gz"
+    with archive.workspace(tmp_path, file, None) as (inside, _):
+        with pytest.raises(RuntimeError, match=r"by another process; .* another --archive"):
+            archive.workspace(tmp_path, file, None).__enter__()
+        make_records(inside, "a")
+    with archive.workspace(tmp_path, file, None) as (inside, _):
+        assert records_in(inside) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar.gz"]
