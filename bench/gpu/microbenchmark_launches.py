@@ -7,77 +7,56 @@ one's flags are set beforehand.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.gpu.microbenchmark_kernels import (
-    CHAIN_COLUMNS,
-    CHAIN_ROWS,
-    FLAG_LINES,
-    RING,
-    SAVED_WORDS,
-    STATE_WORDS,
-    barrier_loop,
-    chain_loop,
-    copy_block,
-    flag_loop,
-    gather_loop,
-    latency_loop,
-    release_loop,
-)
+from bench.gpu import microbenchmark_kernels as k
 from kernels.barrier import COUNTER_STRIDE
 
 MAX_POLLS = 1 << 23  # several seconds
 
 
+def zeros(device: torch.device, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
 def ring(programs: int, words: int, device: torch.device) -> Tensor:
     """A buffer for what programs store at each step: [RING, programs, words], filled with -1."""
-    return torch.full((RING, programs, words), -1, dtype=torch.int32, device=device)
+    return zeros(device, k.RING, programs, words).fill_(-1)
 
 
 def check_ring(stored: Tensor, steps: int, who: str) -> None:
     """Raise RuntimeError unless every word holds the last step that stored it."""
-    slots = torch.arange(RING, dtype=torch.int32, device=stored.device)
-    last = torch.where(slots < steps, (steps - 1 - slots) // RING * RING + slots, -1)
+    slots = torch.arange(k.RING, dtype=torch.int32, device=stored.device)
+    last = torch.where(slots < steps, (steps - 1 - slots) // k.RING * k.RING + slots, -1)
     if not bool((stored == last.to(torch.int32)[:, None, None]).all()):
         raise RuntimeError(f"what {who} stored is not what it should be")
 
 
-@dataclasses.dataclass(frozen=True)
 class Barrier:
-    """Groups of `size` programs with a barrier at every step; call it with the number of steps."""
+    """Groups of programs with a barrier at every step; call it with the number of steps.
 
-    size: int
-    counters: Tensor  # [groups, COUNTER_STRIDE] int32
-    error: Tensor  # [1] int64
-    stored: Tensor  # [RING, programs, words] int32
-    words: tuple[int, int]  # that each program stores before and after it arrives
+    Args:
+        size: programs of a group.
+        words: that each program stores before and after it arrives.
+    """
 
-    @classmethod
-    def make(
-        cls, size: int, groups: int, device: torch.device, words: tuple[int, int] = (0, 0)
-    ) -> Barrier:
-        counters = torch.zeros(groups, COUNTER_STRIDE, dtype=torch.int32, device=device)
-        error = torch.zeros(1, dtype=torch.int64, device=device)
-        return cls(size, counters, error, ring(size * groups, sum(words), device), words)
+    def __init__(
+        self, size: int, groups: int, device: torch.device, words: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.size, self.words = size, words
+        self.counters = zeros(device, groups, COUNTER_STRIDE)
+        self.error = zeros(device, 1, dtype=torch.int64)
+        self.stored = ring(size * groups, sum(words), device)
 
     def __call__(self, steps: int) -> None:
         self.counters.zero_()
-        barrier_loop[(self.size * len(self.counters),)](
-            self.counters,
-            self.error,
-            self.stored,
-            self.size,
-            steps,
-            MAX_POLLS,
-            *self.words,
-            RING,
-            num_warps=4,
+        k.barrier_loop[(self.size * len(self.counters),)](
+            self.counters, self.error, self.stored, self.size, steps, MAX_POLLS, *self.words,
+            k.RING, num_warps=4,
             launch_cooperative_grid=self.size > 1 and not torch.version.hip,
-        )
+        )  # fmt: skip
 
     def check(self, steps: int) -> None:
         """Run it once.
@@ -95,30 +74,22 @@ class Barrier:
         check_ring(self.stored, steps, "a program before its barrier")
 
 
-@dataclasses.dataclass(frozen=True)
 class Release:
-    """Programs that store and release; call it with the number of steps."""
+    """Programs that store `words` words and release; call it with the number of steps.
 
-    stored: Tensor  # [RING, programs, words] int32
-    counters: Tensor  # [programs, COUNTER_STRIDE] int32
-    clocks: Tensor  # [programs] int64: of all the last run's releases
+    ``clocks`` ([programs]) has the clock cycles of all the last run's releases.
+    """
 
-    @classmethod
-    def make(cls, programs: int, words: int, device: torch.device) -> Release:
-        counters = torch.zeros(programs, COUNTER_STRIDE, dtype=torch.int32, device=device)
-        clocks = torch.zeros(programs, dtype=torch.int64, device=device)
-        return cls(ring(programs, words, device), counters, clocks)
+    def __init__(self, programs: int, words: int, device: torch.device) -> None:
+        self.stored = ring(programs, words, device)
+        self.counters = zeros(device, programs, COUNTER_STRIDE)
+        self.clocks = zeros(device, programs, dtype=torch.int64)
 
     def __call__(self, steps: int) -> None:
         self.counters.zero_()
-        release_loop[(len(self.clocks),)](
-            self.stored,
-            self.counters,
-            self.clocks,
-            steps,
-            self.stored.shape[2],
-            RING,
-            num_warps=4,
+        words = self.stored.shape[2]
+        k.release_loop[(len(self.clocks),)](
+            self.stored, self.counters, self.clocks, steps, words, k.RING, num_warps=4
         )
 
     def check(self, steps: int) -> None:
@@ -129,66 +100,53 @@ class Release:
         check_ring(self.stored, steps, "a program before its release")
 
 
-@dataclasses.dataclass(frozen=True)
 class Flags:
-    """Pairs of programs that answer each other; call it with the number of rounds."""
+    """Pairs of programs that answer each other; call it with the number of rounds.
 
-    flags: Tensor  # [pairs, FLAG_LINES, 2, COUNTER_STRIDE] int32
-    error: Tensor  # [1] int32
-    answered: bool  # whether the second program's flags are set before, for the interpreter
+    ``answered`` is whether the second program's flags are set before, for the interpreter.
+    """
 
-    @classmethod
-    def make(cls, pairs: int, device: torch.device) -> Flags:
-        shape = (pairs, FLAG_LINES, 2, COUNTER_STRIDE)
-        flags = torch.zeros(shape, dtype=torch.int32, device=device)
-        error = torch.zeros(1, dtype=torch.int32, device=device)
-        return cls(flags, error, device.type != "cuda")
+    def __init__(self, pairs: int, device: torch.device) -> None:
+        self.flags = zeros(device, pairs, k.FLAG_LINES, 2, COUNTER_STRIDE)
+        self.error = zeros(device, 1)
+        self.answered = device.type != "cuda"
 
     def __call__(self, rounds: int) -> None:
         self.flags.zero_()
         if self.answered:
             self.flags[:, :, 1, 0] = rounds
-        flag_loop[(2 * len(self.flags),)](
-            self.flags,
-            self.error,
-            rounds,
-            MAX_POLLS,
-            FLAG_LINES,
-            num_warps=1,
+        k.flag_loop[(2 * len(self.flags),)](
+            self.flags, self.error, rounds, MAX_POLLS, k.FLAG_LINES, num_warps=1,
             launch_cooperative_grid=not torch.version.hip,
-        )
+        )  # fmt: skip
 
     def check(self, rounds: int) -> None:
         """Run it once; raise RuntimeError if a flag was not seen or has not its last number."""
         self(rounds)
-        lines = torch.arange(FLAG_LINES, device=self.flags.device)
+        lines = torch.arange(k.FLAG_LINES, device=self.flags.device)
         used = lines < rounds
-        last = (rounds - 1 - lines) // FLAG_LINES * FLAG_LINES + lines + 1
+        last = (rounds - 1 - lines) // k.FLAG_LINES * k.FLAG_LINES + lines + 1
         before = torch.full_like(lines, rounds if self.answered else 0)
         sides = (torch.where(used, last, 0), torch.where(used, last, before))
         if self.error.item() or not bool((self.flags[..., 0] == torch.stack(sides, 1)).all()):
             raise RuntimeError(f"flags between {len(self.flags)} pairs of programs were not seen")
 
 
-@dataclasses.dataclass(frozen=True)
 class Latency:
-    """One program that follows links round a cycle of cache lines; call it with the hops."""
+    """One program that follows links round a cycle of cache lines; call it with the hops.
 
-    links: Tensor  # [lines * COUNTER_STRIDE] int32; the first word of a line names the next one's
-    end: Tensor  # [1] int32: where the last run ended
+    The first word of a line names the next one's; ``end`` is where the last run ended.
+    """
 
-    @classmethod
-    def make(cls, lines: int, device: torch.device) -> Latency:
+    def __init__(self, lines: int, device: torch.device) -> None:
         order = np.random.default_rng(0).permutation(lines - 1) + 1
         order = np.concatenate([[0], order]) * COUNTER_STRIDE  # begins at the first word
         links = np.zeros(lines * COUNTER_STRIDE, np.int32)
         links[order] = np.roll(order, -1)
-        return cls(
-            torch.from_numpy(links).to(device), torch.zeros(1, dtype=torch.int32, device=device)
-        )
+        self.links, self.end = torch.from_numpy(links).to(device), zeros(device, 1)
 
     def __call__(self, hops: int) -> None:
-        latency_loop[(1,)](self.links, self.end, hops, num_warps=1)
+        k.latency_loop[(1,)](self.links, self.end, hops, num_warps=1)
 
     def check(self, hops: int) -> None:
         """Run it once; raise RuntimeError if it ended elsewhere than its links lead."""
@@ -200,34 +158,27 @@ class Latency:
             raise RuntimeError(f"{hops} loads, each from where the last led, ended elsewhere")
 
 
-@dataclasses.dataclass(frozen=True)
 class Chain:
-    """Programs that accumulate one product; call it with the number of products."""
+    """Programs that accumulate one product, of whole numbers, so that sums are exact.
 
-    left: Tensor  # [CHAIN_ROWS, CHAIN_COLUMNS] bfloat16: whole numbers, so that sums are exact
-    right: Tensor  # [n, CHAIN_COLUMNS]
-    total: Tensor  # [programs, CHAIN_ROWS, n] float32
-    clocks: Tensor  # [programs] int64
-    warps: int
+    Call it with the number of products; ``total`` is [programs, CHAIN_ROWS, n] in float32.
+    """
 
-    @classmethod
-    def make(cls, programs: int, n: int, warps: int, device: torch.device) -> Chain:
-        generator = torch.Generator().manual_seed(0)
-        left, right = (
-            torch.randint(-1, 2, (rows, CHAIN_COLUMNS), generator=generator)
-            .to(torch.bfloat16)
-            .to(device)
-            for rows in (CHAIN_ROWS, n)
+    def __init__(self, programs: int, n: int, warps: int, device: torch.device) -> None:
+        generator, self.warps = torch.Generator().manual_seed(0), warps
+        self.left, self.right = (
+            torch.randint(-1, 2, (rows, k.CHAIN_COLUMNS), generator=generator).to(
+                device, torch.bfloat16
+            )
+            for rows in (k.CHAIN_ROWS, n)
         )
-        total = torch.zeros(programs, CHAIN_ROWS, n, device=device)
-        return cls(
-            left, right, total, torch.zeros(programs, dtype=torch.int64, device=device), warps
-        )
+        self.total = zeros(device, programs, k.CHAIN_ROWS, n, dtype=torch.float32)
+        self.clocks = zeros(device, programs, dtype=torch.int64)
 
     def __call__(self, steps: int) -> None:
-        chain_loop[(len(self.clocks),)](
-            self.left, self.right, self.total, self.clocks, steps, CHAIN_ROWS, len(self.right),
-            CHAIN_COLUMNS, num_warps=self.warps,
+        k.chain_loop[(len(self.clocks),)](
+            self.left, self.right, self.total, self.clocks, steps, k.CHAIN_ROWS, len(self.right),
+            k.CHAIN_COLUMNS, num_warps=self.warps,
         )  # fmt: skip
 
     def check(self, steps: int) -> None:
@@ -240,34 +191,22 @@ class Chain:
 
 def run_gather(source: Tensor, sums: Tensor, words: int, warps: int, repeats: int) -> None:
     """Launch the gather: `words` at once, a program for each row of ``sums`` [programs, words]."""
-    gather_loop[(len(sums),)](source, sums, repeats, len(source) // words, words, num_warps=warps)
+    k.gather_loop[(len(sums),)](source, sums, repeats, len(source) // words, words, num_warps=warps)
 
 
 def run_copy(source: Tensor, target: Tensor, words: int, warps: int) -> None:
-    copy_block[(len(source) // words,)](source, target, words, num_warps=warps)
+    k.copy_block[(len(source) // words,)](source, target, words, num_warps=warps)
 
 
 def check_barrier(device: torch.device) -> None:
     size = 8 if device.type == "cuda" else 1
-    for words in ((0, 0), (STATE_WORDS, SAVED_WORDS)):
-        Barrier.make(size, 3, device, words).check(5)
+    for words in ((0, 0), (k.STATE_WORDS, k.SAVED_WORDS)):
+        Barrier(size, 3, device, words).check(5)
 
 
 def check_release(device: torch.device) -> None:
-    for words in (0, STATE_WORDS):
-        Release.make(3, words, device).check(5)
-
-
-def check_flag(device: torch.device) -> None:
-    Flags.make(2, device).check(FLAG_LINES + 6)
-
-
-def check_latency(device: torch.device) -> None:
-    Latency.make(16, device).check(37)
-
-
-def check_chain(device: torch.device) -> None:
-    Chain.make(2, 16, 4, device).check(3)
+    for words in (0, k.STATE_WORDS):
+        Release(3, words, device).check(5)
 
 
 def check_gather(device: torch.device) -> None:

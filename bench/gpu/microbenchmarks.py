@@ -15,15 +15,8 @@ import numpy as np
 import torch
 
 from bench.cases.problem import torch_precision
+from bench.gpu import microbenchmark_kernels as k
 from bench.gpu import microbenchmark_launches as runs
-from bench.gpu.microbenchmark_kernels import (
-    CHAIN_COLUMNS,
-    CHAIN_K,
-    SAVED_WORDS,
-    STATE_WORDS,
-    WORD,
-    nothing,
-)
 from bench.measure.statistics import interval
 
 Entry = dict[str, Any]
@@ -33,7 +26,7 @@ STEPS = 1000  # of the loops with a barrier or a release, and rounds of flags
 CHAIN_STEPS = 2000  # of CHAIN_COLUMNS columns each
 # Sequences of a product and the warps of its program, as the plan takes them.
 CHAINS = ((16, 4), (32, 4), (64, 8))
-RELEASED_WORDS = (0, STATE_WORDS, 1024)  # that a program stores before it releases
+RELEASED_WORDS = (0, k.STATE_WORDS, 1024)  # that a program stores before it releases
 LATENCY_LINES = 1 << 13  # 1 MiB: far more than L1 holds, far less than L2
 HOPS = 4096
 # Words that a program reads at once, its warps, and how many such programs fill an SM.
@@ -96,21 +89,21 @@ def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
     First with the stores of a real step, then without any; the largest groups first.
     """
-    sizes = {1 << k for k in range(multiprocessors.bit_length())}
+    sizes = {1 << i for i in range(multiprocessors.bit_length())}
     sizes |= {max(1, multiprocessors // 2), multiprocessors}
-    for words in ((STATE_WORDS, SAVED_WORDS), (0, 0)):
+    for words in ((k.STATE_WORDS, k.SAVED_WORDS), (0, 0)):
         for size in sorted(sizes, reverse=True):
             groups = multiprocessors // size
-            barrier = runs.Barrier.make(size, groups, device, words)
+            barrier = runs.Barrier(size, groups, device, words)
             barrier.check(STEPS)
             taken = ms_per_repetition(barrier, STEPS, 2 * STEPS)
-            yield summarize(taken, programs=size, groups=groups, stored_bytes=WORD * sum(words))
+            yield summarize(taken, programs=size, groups=groups, stored_bytes=k.WORD * sum(words))
 
 
 def flags(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     """A round trip between two SMs through L2: a store, and the answer to it."""
     for pairs in dict.fromkeys((1, max(1, multiprocessors // 2))):
-        flag = runs.Flags.make(pairs, device)
+        flag = runs.Flags(pairs, device)
         flag.check(STEPS)
         yield summarize(ms_per_repetition(flag, STEPS, 2 * STEPS), pairs=pairs)
 
@@ -119,13 +112,13 @@ def releases(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     """Clock cycles of a release at GPU scope (MEMBAR.GPU) after so many bytes of stores."""
     for programs in dict.fromkeys((multiprocessors, 1)):
         for words in RELEASED_WORDS:
-            release = runs.Release.make(programs, words, device)
+            release = runs.Release(programs, words, device)
             release.check(STEPS)
             taken = []
             for _ in range(SAMPLES):
                 release(STEPS)
                 taken.append(float(release.clocks.double().mean()) / STEPS)
-            yield summarize(taken, "clocks", programs=programs, stored_bytes=WORD * words)
+            yield summarize(taken, "clocks", programs=programs, stored_bytes=k.WORD * words)
 
 
 def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
@@ -134,7 +127,7 @@ def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     ``ghz`` is the clock rate meanwhile.
     """
     for n, warps in CHAINS:
-        chain = runs.Chain.make(multiprocessors, n, warps, device)
+        chain = runs.Chain(multiprocessors, n, warps, device)
         chain.check(CHAIN_STEPS)
 
         def clocks(steps: int, chain: runs.Chain = chain) -> float:
@@ -145,7 +138,7 @@ def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
             (clocks(2 * CHAIN_STEPS) - clocks(CHAIN_STEPS)) / CHAIN_STEPS for _ in range(SAMPLES)
         ]
         timed = np.median(ms_per_repetition(chain, CHAIN_STEPS, 2 * CHAIN_STEPS))
-        each = CHAIN_COLUMNS // CHAIN_K
+        each = k.CHAIN_COLUMNS // k.CHAIN_K
         found = summarize([value / each for value in counted], "clocks", n=n, warps=warps)
         yield found | {"ghz": float(np.median(counted)) / float(timed) / 1e6}
 
@@ -156,7 +149,7 @@ def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
     def stream(count: int) -> None:
         for _ in range(count):
-            nothing[(1,)](word, num_warps=1)
+            k.nothing[(1,)](word, num_warps=1)
 
     stream(1)  # what a capture must not do: compile and load
     graphs = {count: torch.cuda.CUDAGraph() for count in LAUNCHES}
@@ -169,18 +162,18 @@ def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 def latencies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     """The latency of a load from L2."""
-    latency = runs.Latency.make(LATENCY_LINES, device)
+    latency = runs.Latency(LATENCY_LINES, device)
     latency.check(HOPS)
     taken = ms_per_repetition(latency, HOPS, 2 * HOPS)
-    yield summarize(taken, bytes=latency.links.numel() * WORD)
+    yield summarize(taken, bytes=latency.links.numel() * k.WORD)
 
 
 def gathers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     """Bandwidth from L2 to one SM, while all SMs read and while one does."""
     for size in GATHER_BYTES:
-        source = torch.randint(-9, 9, (size // WORD,), dtype=torch.int32, device=device)
+        source = torch.randint(-9, 9, (size // k.WORD,), dtype=torch.int32, device=device)
         for words, warps, each in GATHERS:
-            if words * WORD > size:
+            if words * k.WORD > size:
                 continue
             # A single program must fill its SM, since two may run on different SMs.
             for readers in dict.fromkeys((multiprocessors, 1) if each == 1 else (multiprocessors,)):
@@ -200,7 +193,7 @@ def copies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     size = COPY_BYTES
     while 3 * size > free:
         size //= 2
-    source = torch.ones(size // WORD, dtype=torch.int32, device=device)
+    source = torch.ones(size // k.WORD, dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     for words, warps in COPIES:
         taken = sample_ms(partial(runs.run_copy, source, target, words, warps))
@@ -219,24 +212,20 @@ def products(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
         yield found | {"tflops": 2 * n**3 / found["ms"] / 1e9}
 
 
-def no_check(device: torch.device) -> None:
-    """For an empty kernel and for cuBLAS."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Microbenchmark:
     """One thing to measure.
 
     Attributes:
         seconds: that it may take on a card, compiling included; it is not begun with less left.
-        check: of its kernels' answers, at a size that the interpreter can do.
         measure: an entry for each variant, the most informative first.
+        check: of its kernels' answers, at a size that the interpreter can do.
     """
 
     name: str
     seconds: float
-    check: Callable[[torch.device], None]
     measure: Callable[[torch.device, int], Iterator[Entry]]
+    check: Callable[[torch.device], object] = lambda device: None
 
 
 # The most informative first, since the last are left out for want of time. All take, with
@@ -244,21 +233,21 @@ class Microbenchmark:
 START_SECONDS = 12  # importing torch, making the context, the first compilation
 MICROBENCHMARKS = (
     # 20 variants x 23 runs of 1 + 2 thousand steps of some 1.5 us: 2.1 s, and their intervals
-    Microbenchmark("barrier", 9, runs.check_barrier, barriers),
+    Microbenchmark("barrier", 9, barriers, runs.check_barrier),
     # 2 variants x 23 runs of 1 + 2 thousand rounds of some 1.5 us: 0.2 s
-    Microbenchmark("flag", 2, runs.check_flag, flags),
+    Microbenchmark("flag", 2, flags, lambda device: runs.Flags(2, device).check(k.FLAG_LINES + 6)),
     # 6 variants x 20 runs of 1 thousand steps of some 1 us: 0.2 s, and three compilations
-    Microbenchmark("release", 3, runs.check_release, releases),
+    Microbenchmark("release", 3, releases, runs.check_release),
     # 3 variants x 43 runs of 2 + 4 thousand x 16 instructions of some 20 ns: 0.3 s; it compiles 3
-    Microbenchmark("chain", 3, runs.check_chain, chains),
+    Microbenchmark("chain", 3, chains, lambda device: runs.Chain(2, 16, 4, device).check(3)),
     # capture and 23 runs of 200 + 600 launches, of up to 100 us each on a stream: 1.9 s
-    Microbenchmark("launch", 4, no_check, launches),
+    Microbenchmark("launch", 4, launches),
     # 23 runs of 4 + 8 thousand loads of some 0.2 us: 0.1 s
-    Microbenchmark("latency", 1, runs.check_latency, latencies),
+    Microbenchmark("latency", 1, latencies, lambda device: runs.Latency(16, device).check(37)),
     # 12 variants x 23 runs of 8 + 24 MiB at some 60 GB/s: 0.2 s, and three compilations
-    Microbenchmark("gather", 4, runs.check_gather, gathers),
+    Microbenchmark("gather", 4, gathers, runs.check_gather),
     # 2 variants x 23 runs of 2 GiB at some 3 TB/s: 0.1 s, and two compilations
-    Microbenchmark("copy", 3, runs.check_copy, copies),
+    Microbenchmark("copy", 3, copies, runs.check_copy),
     # 4 variants x 23 runs of some 3 ms: 0.3 s, and cuBLAS's start
-    Microbenchmark("multiply", 8, no_check, products),
+    Microbenchmark("multiply", 8, products),
 )

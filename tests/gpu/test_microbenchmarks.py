@@ -1,6 +1,5 @@
 """The floor's microbenchmarks: what their kernels compute, and what they compile to."""
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,19 +33,21 @@ def test_programs_that_wait_in_vain_are_seen(monkeypatch):
     """The interpreter runs programs one after another, so nobody answers the first of two."""
     monkeypatch.setattr(launches, "MAX_POLLS", 3)
     with pytest.raises(RuntimeError, match="among 2 programs in 1 groups was not completed"):
-        Barrier.make(2, 1, CPU).check(2)
+        Barrier(2, 1, CPU).check(2)
     with pytest.raises(RuntimeError, match="flags between 1 pairs of programs were not seen"):
-        dataclasses.replace(Flags.make(1, CPU), answered=False).check(2)
+        flags = Flags(1, CPU)
+        flags.answered = False
+        flags.check(2)
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Barrier.make(1, 2, DEVICE, (128, 256)), "was not completed"),
-        (lambda: Release.make(2, 128, DEVICE), "counted otherwise"),
-        (lambda: Flags.make(1, DEVICE), "were not seen"),
-        (lambda: Latency.make(16, DEVICE), "ended elsewhere"),
-        (lambda: Chain.make(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
+        (lambda: Barrier(1, 2, DEVICE, (128, 256)), "was not completed"),
+        (lambda: Release(2, 128, DEVICE), "counted otherwise"),
+        (lambda: Flags(1, DEVICE), "were not seen"),
+        (lambda: Latency(16, DEVICE), "ended elsewhere"),
+        (lambda: Chain(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
     ],
 )
 def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypatch):
