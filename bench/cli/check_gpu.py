@@ -19,7 +19,7 @@ from bench.gpu.pool import Pool
 from bench.gpu.run_checks import ResultFile, Row
 from bench.measure import interpreter
 from bench.records import environment, files
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep import toolchain
 from bench.sweep.process import exiting_on_signals
 

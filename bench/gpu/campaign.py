@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.cases.cases import CELLS
 from bench.cases.presets import Request, load_preset
@@ -22,24 +22,16 @@ from bench.error import studies
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
 from bench.gpu.pool import Pool
 from bench.records import environment, failed_checks, files, provenance, store
-from bench.records.failed_checks import Suspect
-from bench.records.outcomes import FAIL, PASS
+from bench.records.failed_checks import FAIL, PASS, Suspect
 from bench.sweep import process, sweep
 from bench.sweep.plan import Options, default_run, record_file
 
-
-class Share(NamedTuple):
-    """What a step gets of the time that is left when it begins, and the most seconds."""
-
-    part: float
-    most: float = float("inf")
-
-
-COMPILE = Share(0.2, 180.0)
-CHECK = Share(0.25, 300.0)
-FLOOR = Share(0.2, 60.0)
-SPEED = Share(0.75)  # of a preset that has errors to measure too
-ALL = Share(1.0)
+# What a step gets: a share of the time that is left when it begins, and the most seconds.
+COMPILE = 0.2, 180.0
+CHECK = 0.25, 300.0
+FLOOR = 0.2, 60.0
+SPEED = 0.75, float("inf")  # of a preset that has errors to measure too
+ALL = 1.0, float("inf")
 
 FIRST_PRESET = "first-contact"
 PRESETS = (FIRST_PRESET, "campaign", "paper")
@@ -114,9 +106,9 @@ class Campaign:
         report = 1.5 * self.state.get("report_seconds", FIRST_REPORT_SECONDS)
         return remaining - min(report, remaining / 2)
 
-    def seconds_for(self, share: Share) -> float:
+    def seconds_for(self, share: float, most: float) -> float:
         """What a step gets that begins now."""
-        return min(share.part * self.seconds_left(), share.most)
+        return min(share * self.seconds_left(), most)
 
     def remember(self, **facts: Any) -> None:
         """Keep facts for later calls."""
@@ -183,7 +175,7 @@ class Campaign:
         if not self.machine.is_cuda:
             print("compile: Triton's interpreter compiles nothing")
             return
-        seconds = self.seconds_for(COMPILE)
+        seconds = self.seconds_for(*COMPILE)
         if seconds <= 0:
             print(f"compile {what}: left for the next call")
             return
@@ -192,7 +184,7 @@ class Campaign:
         spent = time.monotonic() - began
         print(f"compile {what}: {precompile.summary_line(rows)}, in {spent:.0f} s")
         compiled = self.state.get("compiled", {})
-        compiled[what] = {"seconds": round(spent, 1), "kernels": precompile.to_json(rows)}
+        compiled[what] = {"seconds": round(spent, 1), "kernels": [asdict(row) for row in rows]}
         self.remember(compiled=compiled)
 
     def check(self, pool: Pool) -> None:
@@ -210,10 +202,9 @@ class Campaign:
                 show(row)
                 self.save_sometimes()
 
-            rows = run_checks.run(checks, file, self.seconds_for(CHECK), pool, on_row)
+            rows = run_checks.run(checks, file, self.seconds_for(*CHECK), pool, on_row)
         print(f"check-gpu: {run_checks.summary_line(rows)}")
-        rest = run_checks.unfinished(rows)
-        if rest:
+        if rest := run_checks.unfinished(rows):
             print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
         if not any(row.check == "values" and row.outcome == PASS for row in rows):
             self.fail("check-gpu: not one value was checked, so nothing vouches for the kernels")
@@ -231,8 +222,7 @@ class Campaign:
         """Let what earlier calls measured of suspect kernels no longer count."""
         paths = store.record_files(self.folder / files.RECORDS, self.run_id)
         records = [record for path in paths for record in store.read(path)]
-        replacements = failed_checks.replacements(records, self.suspects, provenance.now())
-        if replacements:
+        if replacements := failed_checks.replacements(records, self.suspects, provenance.now()):
             with store.Writer(record_file(self.folder, self.run_id)) as writer:
                 for record in replacements:
                     writer.append(record)
@@ -247,14 +237,13 @@ class Campaign:
         if floor.is_complete(self.folder):
             print("floor: measured before")
             return
-        seconds = self.seconds_for(FLOOR)
+        seconds = self.seconds_for(*FLOOR)
         if seconds < 1:
             print("floor: left for the next call")
             return
         problems = floor.run(self.folder, round(seconds))
-        if problems is not None:
-            failed = floor.failures(problems)
-            if failed:
+        if problems is not None:  # as without a GPU
+            if failed := floor.failures(problems):
                 raise RuntimeError(f"floor: {' | '.join(failed)}")
             print(f"floor: {files.FLOOR}")
 
@@ -275,22 +264,17 @@ class Campaign:
                 self.step(self.run_study, study, *arguments)
 
     def run_study(self, study: Callable[..., Path], *arguments: Any) -> None:
-        """Run a study in a process of its own, which is ended when the time is up.
-
-        Raises:
-            RuntimeError: if it fails.
-        """
+        """Run a study in a process of its own, which is ended when the time is up."""
         seconds = self.seconds_left()
         try:
             written = process.run_function(study, self.folder, *arguments, seconds=seconds)
+            print(f"{study.__name__}: {written.name}")
         except process.TookTooLong as fault:
             print(f"{study.__name__}: left for the next call ({fault})")
-            return
-        print(f"{study.__name__}: {written.name}")
 
-    def sweep(self, preset: str, kind: str, share: Share) -> None:
+    def sweep(self, preset: str, kind: str, share: tuple[float, float]) -> None:
         """A preset's speed or error, as far as a share of the time left goes."""
-        title, seconds = f"{preset} {kind}", self.seconds_for(share)
+        title, seconds = f"{preset} {kind}", self.seconds_for(*share)
         if seconds < (0 if self.rehearse else LEAST_SWEEP_SECONDS):
             print(f"{title}: left for the next call")
             return

@@ -1,17 +1,23 @@
 """Checks of ``bench check-gpu`` on how kernels are launched: again and again, beside other streams,
-in CUDA graphs, and without a program that the others wait for.
+in CUDA graphs, without a program that the others wait for, and under compute-sanitizer.
 
 Like those of ``bench.gpu.value_checks``, each is a function that runs in a process of its own.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.gpu.pool import Failed, NotDone, Skipped
 from bench.gpu.value_checks import Comparison, make_inputs, run_kernels, tolerance
 from bench.records.failed_checks import Suspect
+from bench.sweep.process import TookTooLong, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 FEW_POLLS = 1000  # of a barrier that nobody will complete: about a millisecond
 # Gradients that torch's GEMMs and sums compute from those of our kernels, outside the loop.
 BY_TORCH = ("dw_hh", "db_hh")
+SANITIZER_SECONDS = 120.0
+SANITIZERS = ("memcheck", "synccheck")
 
 
 def cases(rehearse: bool) -> list[Comparison]:
@@ -243,3 +251,56 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     kernels.recurrence("lstm", zeros(T, B, 1, 4 * H), w)
     kernels.check()
     return reported.split(": ")[0]
+
+
+def find_program(cuda: bool) -> str:
+    """compute-sanitizer's path.
+
+    Raises:
+        Skipped: where it is not installed, or there is no GPU.
+    """
+    folders = os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin"
+    program = shutil.which("compute-sanitizer", path=folders)
+    if not cuda or program is None:
+        raise Skipped("compute-sanitizer is not installed" if cuda else "needs a GPU")
+    return program
+
+
+def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
+    """Run a cell's persistent kernels on a small case under one of ``SANITIZERS``.
+
+    Raises:
+        Failed: if it found errors.
+        Skipped or NotDone: if it is not installed, was refused, or took too long.
+    """
+    code = f"from bench.gpu import value_checks; value_checks.run_sanitizer_case({cell!r})"
+    command = [find_program(cuda), "--tool", tool, "--error-exitcode", "9"]
+    if tool == "memcheck":  # torch and Triton ask the driver things that it may refuse
+        command += ["--report-api-errors", "no"]
+    try:
+        done = run_command(
+            [*command, sys.executable, "-c", code], SANITIZER_SECONDS,
+            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except TookTooLong:
+        raise NotDone(f"{tool} did not end within {SANITIZER_SECONDS:.0f} s") from None
+    return verdict(done.stdout, done.returncode)
+
+
+def verdict(output: str, code: int) -> str:
+    """Its summary line, from compute-sanitizer's output and exit code.
+
+    Raises:
+        Failed: naming the first error it found.
+        NotDone: if it was refused by the system, or the program under it ended early.
+    """
+    lines = [line.strip("= ") for line in output.splitlines() if line.strip("= ")]
+    summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
+    if summary and int(summary[1]):
+        marked = [line.strip("= ") for line in output.splitlines() if line.startswith("=====")]
+        first = next(line for line in marked if line and not line.startswith("COMPUTE-SANITIZER"))
+        raise Failed(f"{summary[1]} errors; first: {first}", output)
+    if code or not summary:
+        last = lines[-1] if lines else "it printed nothing"
+        raise NotDone(f"compute-sanitizer could not look (exit code {code}): {last[:200]}")
+    return summary.string[summary.start() :].splitlines()[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
 FAIR_SECONDS = 60.0  # a unit that the deadline ended after less does not count as tried

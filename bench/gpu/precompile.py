@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bench.cases.presets import Request
 from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.providers.ours import MODES
-from bench.records.outcomes import FAIL, PASS
+from bench.records.failed_checks import FAIL, PASS
 
 COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
 
@@ -157,10 +157,6 @@ def run(uses: Sequence[Use], seconds: float, pool: Pool) -> list[Row]:
         ]
         pool.run(units, time.monotonic() + seconds, on_outcome)
     return rows
-
-
-def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
 
 
 def summary_line(rows: Sequence[Row]) -> str:

@@ -1,8 +1,8 @@
 """The checks of ``python -m bench check-gpu``: which there are, running them, and their outcomes.
 
 They show what the CPU tests cannot: compiled kernels at real sizes, programs that really run at
-once, streams, CUDA graphs (``bench.gpu.value_checks``, ``bench.gpu.launch_checks``,
-``bench.gpu.sanitizer``). Each runs in a process of a pool, the most informative first.
+once, streams, CUDA graphs (``bench.gpu.value_checks``, ``bench.gpu.launch_checks``). Each runs in
+a process of a pool, the most informative first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import launch_checks, sanitizer, value_checks
+from bench.gpu import launch_checks, value_checks
 from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.records import environment, files, provenance, store
-from bench.records.failed_checks import Suspect, from_json, to_json
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect, from_json, to_json
 
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
 TRIES = 2  # a check that was not done after so many fair tries is not begun again
@@ -137,9 +136,9 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         if cuda:
             small = partial(value_checks.run_sanitizer_case, cell)
             after = (add("small case", cell, small, of=case),)
-        for tool in sanitizer.TOOLS:
-            add("sanitizer", f"{tool} {cell}", partial(sanitizer.run, tool, cell, cuda), *after,
-                of=case)  # fmt: skip
+        for tool in launch_checks.SANITIZERS:
+            call = partial(launch_checks.run_sanitizer, tool, cell, cuda)
+            add("sanitizer", f"{tool} {cell}", call, *after, of=case)
     for number in (n for n in numbers if n[0] == "fp32"):  # whose products take long to compile
         add_comparisons(*number)
     add("far offsets", "rnn_tanh bf16", partial(value_checks.far_offsets, device))
@@ -149,7 +148,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
 def key(rehearse: bool) -> dict[str, Any]:
     """What must be equal for an earlier outcome to count."""
     digest = hashlib.sha256()
-    for module in (value_checks.__file__, launch_checks.__file__, sanitizer.__file__, __file__):
+    for module in (value_checks.__file__, launch_checks.__file__, __file__):
         digest.update(Path(module).read_bytes())
     software = provenance.software_facts()
     return {
@@ -209,13 +208,12 @@ def run(
         on_row: called with each outcome after it was stored.
     """
     deadline = time.monotonic() + seconds
-    order = {check.unit.name: index for index, check in enumerate(checks)}
     by_name = {check.unit.name: check for check in checks}
-    earlier = {row.name: row for row in (file.rows() if file else []) if row.name in order}
+    earlier = {row.name: row for row in (file.rows() if file else []) if row.name in by_name}
     found: dict[str, Row] = {}
 
     def in_order(rows: dict[str, Row]) -> list[Row]:
-        return sorted(rows.values(), key=lambda row: order[row.name])
+        return [rows[name] for name in by_name if name in rows]
 
     def on_outcome(unit: Unit, outcome: Outcome) -> None:
         check = by_name[unit.name]

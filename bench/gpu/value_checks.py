@@ -8,7 +8,7 @@ machine cannot run it; ``NotDone`` if something other than the kernels kept it f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 LOOPS = ("forward", "backward")
 # Times sqrt(u): the tolerance of gradients of rnn_relu; see `tolerance`.
 RELU_FACTOR = 1.6
+MOST_RANGES = 6  # of indices, in a report of where a tensor is wrong
+# What the axes of each tensor of a comparison are; a gradient has those of its tensor.
+AXES = {
+    "y": ("time", "sequence", "unit"),
+    "gx": ("time", "sequence", "direction", "gate row"),
+    "w_hh": ("direction", "gate row", "unit"),
+    "b_hh": ("direction", "gate row"),
+}
+STATE_AXES = ("direction", "sequence", "unit")
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,59 @@ def tolerance(comparison: Comparison, name: str) -> float:
     return min(bound, RELU_FACTOR * math.sqrt(u))
 
 
+def ranges(indices: Sequence[int]) -> str:
+    """Sorted indices as ranges, the first few of them.
+
+    >>> ranges([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    words = [f"{low}-{high}" if high > low else f"{low}" for low, high in runs[:MOST_RANGES]]
+    return ", ".join(words) + (f" and {len(runs) - MOST_RANGES} more" if runs[MOST_RANGES:] else "")
+
+
+def describe_errors(name: str, found: Tensor, exact: Tensor, bound: float) -> list[str]:
+    """Which entries of a tensor are wrong, the first of them, and the worst.
+
+    An entry is listed where it is not finite, or off by more than ``bound`` times the root mean
+    square of ``exact``: a tensor whose relative L2 error exceeds ``bound`` has at least one.
+
+    Args:
+        found: of any floating type.
+        exact: float64, of the same shape.
+        bound: the relative L2 error that is accepted.
+    """
+    import torch
+
+    difference = (found.double() - exact).abs()
+    rms = exact.square().mean().sqrt()
+    wrong = ~(difference <= bound * rms)
+    axes = AXES.get(name.removeprefix("d"), STATE_AXES)
+    shape = ", ".join(f"{axis} {size}" for axis, size in zip(axes, found.shape, strict=True))
+    infinite = int((~found.isfinite()).sum())
+    lines = [
+        f"{name} ({shape}): {int(wrong.sum()):,} of {found.numel():,} entries are off by more than "
+        f"{bound:.2g} of the root mean square, {float(rms):.3g}; {infinite:,} are not finite"
+    ]
+    where = wrong.nonzero()
+    if not len(where):
+        return lines
+    lines += [f"  {axis} {ranges(where[:, k].unique().tolist())}" for k, axis in enumerate(axes)]
+    largest = difference.nan_to_num(torch.inf, torch.inf).flatten().argmax()
+    worst = [int(k) for k in torch.unravel_index(largest, difference.shape)]
+    for word, index in (("first", where[0].tolist()), ("worst", worst)):
+        at = tuple(index)
+        lines.append(
+            f"  {word} at {index}: {float(found[at]):.6g} instead of {float(exact[at]):.6g}"
+        )
+    return lines
+
+
 def compare(comparison: Comparison, device: str) -> str:
     """The largest error of all outputs and gradients, as a share of its tolerance.
 
@@ -209,7 +271,6 @@ def compare(comparison: Comparison, device: str) -> str:
             wrong, else the backward loop, in the mode that the plan chose.
     """
     import kernels
-    from bench.gpu import error_report
     from bench.measure.metrics import errors
 
     inputs = make_inputs(comparison, device)
@@ -228,7 +289,7 @@ def compare(comparison: Comparison, device: str) -> str:
         for name in found
     ]
     for name in wrong:
-        lines += error_report.describe(name, found[name], exact[name], bounds[name])
+        lines += describe_errors(name, found[name], exact[name], bounds[name])
     by_loop = plans(inputs)
     for loop, plan in by_loop.items():
         facts = ", ".join(f"{key}={fact}" for key, fact in asdict(plan).items() if key != "cost")

@@ -1,4 +1,6 @@
-"""Which kernels a failed check makes suspect, and which measurements that rules out. No torch."""
+"""How a check of the kernels can end, which kernels a failed one makes suspect, and which
+measurements that rules out. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from bench.cases.cases import Case
 from bench.cases.numbers import number_type
 from bench.records import schema, store
 
+PASS, FAIL, LEFT_OUT, NOT_DONE = "pass", "FAIL", "left out", "not done"
 KEPT_FIELDS = (
     "run_id", "kind", "provider", "provider_version", "mode", "plan", "device", "software", "code",
     "commit", "dirty", "seed", "regime",

@@ -1,4 +1,6 @@
-"""A campaign: what failed checks and failed steps cost, how it ends, and a rehearsal."""
+"""A campaign: what failed checks and failed steps cost, how it ends, what a few minutes get done on
+a simulated clock, and a rehearsal.
+"""
 
 import subprocess
 import sys
@@ -20,23 +22,18 @@ from bench.error import studies
 from bench.gpu import campaign, floor, run_checks
 from bench.gpu.campaign import Campaign, Outputs
 from bench.gpu.run_checks import ResultFile, Row
-from bench.records import archive, environment, files, provenance, schema, store
-from bench.records.failed_checks import Suspect, to_json
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records import archive, environment, files, provenance, store
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect, to_json
 from bench.records.provenance import ROOT
 from bench.sweep import process
 from bench.sweep.plan import default_run, record_file
-from tests.helpers import synthetic
+from tests.helpers import simulated_campaign, synthetic
 from tests.helpers.results_tree import make_records, records_in
 
+DEVICE = provenance.slug(environment.probe().name)
 OUTPUTS = Outputs(
     lambda: None, lambda total: nullcontext(print), lambda *_: nullcontext(lambda *_: None)
 )
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "campaign", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def make_campaign(folder: Path, outputs: Outputs = OUTPUTS) -> Campaign:
@@ -149,11 +146,12 @@ def test_checks_cost_what_they_concern_and_the_rest_is_measured(
     states: tuple[str, ...], message: str, tmp_path: Path, monkeypatch, capsys
 ):
     asked: list[Any] = []
+
+    def sweep(self: Campaign, *_: Any) -> None:
+        asked.append(self.settings["suspects"])
+
     with pytest.raises(typer.Exit) as ended:
-        call(
-            tmp_path, monkeypatch, *states,
-            sweep=lambda self, *_: asked.append(self.settings["suspects"]),
-        )  # fmt: skip
+        call(tmp_path, monkeypatch, *states, sweep=sweep)
     assert ended.value.exit_code == 1 and message in capsys.readouterr().err
     suspects = rows_of(FAIL)[0].suspects if FAIL in states else []
     assert asked and all(each == suspects for each in asked)
@@ -170,23 +168,17 @@ def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(
     assert "left for the next call" not in capsys.readouterr().out
 
 
-def timed(cell: str, provider: str, plan: dict[str, Any] | None) -> schema.Record:
-    case = next(synthetic.cases(cell=cell))
-    return synthetic.timed(case, provider) | {"plan": plan, "run_id": default_run("campaign")}
-
-
 def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monkeypatch, capsys):
     """Its cell, loop and mode; once."""
-    plan = {"mode": "persistent"}
-    records = [
-        timed("lstm", "ours", plan), timed("lstm", "ours-gemm", {"mode": "gemm"}),
-        timed("lstm", "torch.nn", None), timed("gru", "ours", plan),
-    ]  # fmt: skip
-    folder = tmp_path / provenance.slug(environment.probe().name)
-    path = record_file(folder, default_run("campaign"))
+    run_id = default_run("campaign")
+    path = record_file(tmp_path / DEVICE, run_id)
     with store.Writer(path) as writer:
-        for record in records:
-            writer.append(record)
+        for cell, provider, mode in (
+            ("lstm", "ours", "persistent"), ("lstm", "ours-gemm", "gemm"),
+            ("lstm", "torch.nn", None), ("gru", "ours", "persistent"),
+        ):  # fmt: skip
+            record = synthetic.timed(next(synthetic.cases(cell=cell)), provider)
+            writer.append(record | {"plan": mode and {"mode": mode}, "run_id": run_id})
     monkeypatch.setattr(Campaign, "report", lambda self: None)
     for expected in ("1 records of earlier calls no longer count", ""):
         with pytest.raises(typer.Exit):
@@ -225,42 +217,33 @@ def test_studies_train_no_wrong_cell_and_are_left_if_they_take_too_long(
 
 # --- the floor, and states of earlier calls
 
-COMPLETE: dict[str, Any] = {"code": provenance.code_hash(), "problems": {}, "running": None}
-
 
 @pytest.mark.parametrize(
-    ("found", "again"),
+    ("changes", "again"),
     [
-        (None, True),
-        (COMPLETE, False),
+        ({}, False),
         # Ended while it measured one: by Ctrl-C, a crash, or for taking too long.
-        (COMPLETE | {"running": "flag"}, True),
-        (COMPLETE | {"problems": {"chain": "-"}}, True),
-        (COMPLETE | {"code": "another"}, True),
+        ({"running": "flag"}, True),
+        ({"problems": {"chain": "-"}}, True),
+        ({"code": "another"}, True),
     ],
 )
 def test_the_floor_is_measured_until_nothing_of_it_is_missing(
-    found: dict[str, Any] | None, again: bool, tmp_path: Path, monkeypatch
+    changes: dict[str, Any], again: bool, tmp_path: Path, monkeypatch
 ):
     asked: list[float] = []
-
-    def run(folder: Path, seconds: float) -> dict[str, str]:
-        asked.append(seconds)
-        return {}
-
-    monkeypatch.setattr(floor, "run", run)
+    problems = {"copy": "left out: late"}
+    monkeypatch.setattr(floor, "run", lambda folder, seconds: asked.append(seconds) or problems)
     made = make_campaign(tmp_path)
-    if found is not None:
-        store.write_state(made.folder / files.FLOOR, found)
     made.measure_floor()
-    assert asked == [60] * again  # a minute at most
-
-
-def test_a_microbenchmark_that_fails_is_a_failure_of_the_campaign(tmp_path: Path, monkeypatch):
-    problems = {"copy": "left out: late", "flag": "failed: x"}
-    monkeypatch.setattr(floor, "run", lambda folder, seconds: problems)
-    with pytest.raises(RuntimeError, match=r"floor: flag: failed: x$"):
-        make_campaign(tmp_path).measure_floor()
+    complete = {"code": provenance.code_hash(), "problems": {}, "running": None}
+    store.write_state(made.folder / files.FLOOR, complete | changes)
+    made.measure_floor()
+    assert asked == [60] * (1 + again)  # a minute at most
+    problems["flag"] = "failed: x"
+    if again:
+        with pytest.raises(RuntimeError, match=r"floor: flag: failed: x$"):
+            made.measure_floor()
 
 
 def test_a_state_that_cannot_be_read_is_named_and_counts_as_not_there(tmp_path: Path, capsys):
@@ -295,8 +278,7 @@ def test_an_interrupted_campaign_says_so_and_still_reports(
     assert ("reported\n" in printed) != archived and file.exists() == archived
     if archived:
         archive.restore(file, tmp_path)
-    device = provenance.slug(environment.probe().name)
-    assert records_in(tmp_path, device=device) == ["a"]
+    assert records_in(tmp_path, device=DEVICE) == ["a"]
 
 
 def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, capsys):
@@ -306,12 +288,10 @@ def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, ca
         raise KeyboardInterrupt
 
     reports: list[int] = []
+    make_records(tmp_path, device=DEVICE)
     monkeypatch.setattr("bench.report.build.main", report)
     with pytest.raises(typer.Exit) as ended:
-        call(
-            tmp_path, monkeypatch, PASS,
-            sweep=lambda self, *_: make_records(self.results, "a", device=self.folder.name),
-        )  # fmt: skip
+        call(tmp_path, monkeypatch, PASS)
     assert ended.value.exit_code == 130 and reports == [0]
     printed = capsys.readouterr().out
     assert "nothing finished is lost" in printed and "half a report" not in printed
@@ -329,19 +309,39 @@ def test_time_is_kept_for_the_report(tmp_path: Path, still_clock):
     assert left(600, OUTPUTS) == 600 - campaign.END_SECONDS
 
 
+@pytest.mark.parametrize("minutes", [2.0, 3.0, 4.5, 6.0, 9.0, 15.0, 60.0])
+def test_a_call_of_minutes_gets_as_far_as_documented_and_no_longer(minutes: float, tmp_path: Path):
+    done = simulated_campaign.run(minutes, tmp_path / "card.tar.gz")
+    assert 0.9 * minutes * 60 <= done.seconds <= minutes * 60
+    assert done.cases["first-contact"][0] > 5
+    if minutes in (3.0, 6.0, 9.0):
+        text = (ROOT / "bench" / "README.md").read_text()
+        assert simulated_campaign.row(minutes, done) in text.splitlines()
+
+
+def test_a_second_call_goes_on_where_the_first_ended(tmp_path: Path):
+    first, second = (simulated_campaign.run(3.0, tmp_path / "card.tar.gz") for _ in range(2))
+    assert second.checks > first.checks
+    assert second.cases["first-contact"] == (20, 20) and second.cases["campaign"][0] > 0
+
+
 @pytest.mark.slow
 def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
-    # An hour, so that no share of it ends anything on a busy machine.
-    brief = ("--rehearse", "--seconds", "0.05", "--target", "0.5", "--max-minutes", "60")
+    def run(*words: str) -> str:
+        # An hour, so that no share of it ends anything on a busy machine.
+        brief = ("--seconds", "0.05", "--target", "0.5", "--max-minutes", "60")
+        command = [sys.executable, "-m", "bench", "campaign", "--rehearse", *brief, *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     file = tmp_path / "first" / "card.tar.gz"
-    done = run(*brief, "--archive", str(file))
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("--archive", str(file))
     assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
-    again = run(*brief, "--out", str(tmp_path / "second"), "--resume", str(file))
-    assert again.returncode == 0, again.stdout + again.stderr
+    again = run("--out", str(tmp_path / "second"), "--resume", str(file))
     for line in (" 0 not done", "activations: measured before", "none new"):
-        assert line in again.stdout
-    folder = tmp_path / "second" / provenance.slug(environment.probe().name)
+        assert line in again
+    folder = tmp_path / "second" / DEVICE
     records = list(store.read(folder / "records"))
     kinds = {(record["kind"], record["status"]) for record in records}
     assert {("time", "ok"), ("error", "ok")} <= kinds <= {*kinds, ("time", "unsupported")}

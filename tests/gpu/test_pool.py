@@ -13,7 +13,7 @@ import torch
 
 from bench.gpu import pool
 from bench.gpu.pool import Outcome, Pool, Unit
-from bench.records.outcomes import FAIL, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, NOT_DONE, PASS
 from bench.records.provenance import ROOT
 from tests.helpers.pool_tasks import (
     POISON,

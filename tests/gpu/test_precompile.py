@@ -12,7 +12,7 @@ import pytest
 from bench.gpu import precompile
 from bench.gpu.pool import Outcome, Unit
 from bench.gpu.precompile import CLAIMED, COMPILED
-from bench.records.outcomes import FAIL, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, NOT_DONE, PASS
 from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,7 @@ from bench.gpu.pool import Pool, Unit
 from bench.gpu.run_checks import TRIES, Check, ResultFile, Row
 from bench.gpu.value_checks import kernel_cells
 from bench.records import files
-from bench.records.failed_checks import Suspect
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect
 from bench.records.provenance import ROOT
 from tests.helpers.pool_tasks import dies, fails, finds, gives, late
 

@@ -11,12 +11,11 @@ import torch
 
 from bench.cases.cases import CELLS
 from bench.compiler.compile_kernel import TORCH_NAMES
-from bench.gpu import error_report, launch_checks, sanitizer, value_checks
+from bench.gpu import launch_checks, value_checks
 from bench.gpu.pool import Failed, NotDone, attempt
 from bench.gpu.value_checks import Comparison, kernel_cells
 from bench.measure.metrics import errors, tolerance
-from bench.records.failed_checks import Suspect
-from bench.records.outcomes import FAIL, PASS
+from bench.records.failed_checks import FAIL, PASS, Suspect
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES
 
@@ -76,14 +75,14 @@ def test_where_a_tensor_is_wrong_is_reported_by_its_axes() -> None:
     found = exact.clone()
     found[2:4, 1, [0, 1, 5]] = 2
     found[3, 1, 5] = -7
-    head, *lines = error_report.describe("y", found.float(), exact, 0.1)
+    head, *lines = value_checks.describe_errors("y", found.float(), exact, 0.1)
     assert head.startswith("y (time 6, sequence 4, unit 8): 6 of 192 entries are off by more than")
     assert lines == [
         "  time 2-3", "  sequence 1", "  unit 0-1, 5",
         "  first at [2, 1, 0]: 2 instead of 1", "  worst at [3, 1, 5]: -7 instead of 1",
     ]  # fmt: skip
-    assert len(error_report.describe("y", exact, exact, 0.1)) == 1
-    assert error_report.ranges(range(0, 20, 2)).endswith("10 and 4 more")
+    assert len(value_checks.describe_errors("y", exact, exact, 0.1)) == 1
+    assert value_checks.ranges(range(0, 20, 2)).endswith("10 and 4 more")
 
 
 @pytest.mark.parametrize("name", ["y", "dgx"])
@@ -147,12 +146,12 @@ REFUSED = "========= COMPUTE-SANITIZER\n========= Error: Device not supported by
 
 
 def test_a_sanitizer_that_is_refused_is_not_a_failure() -> None:
-    assert sanitizer.verdict(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
+    assert launch_checks.verdict(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
     with pytest.raises(Failed, match="12 errors; first: Invalid __global__ read of size 4"):
-        sanitizer.verdict(WRONG, 9)
+        launch_checks.verdict(WRONG, 9)
     for output, code in ((REFUSED, 1), ("", 0), (CLEAN, 1), ("no such option", 2)):
         with pytest.raises(NotDone, match="could not look"):
-            sanitizer.verdict(output, code)
+            launch_checks.verdict(output, code)
 
 
 # --- which comparisons there are

@@ -17,28 +17,26 @@ from bench.gpu import microbenchmark_kernels as k
 from bench.gpu import microbenchmarks as m
 
 
-def compiled(kernel: Any, constants: dict[str, int], warps: int, **types: str) -> dict[str, Any]:
-    """What an H100 would run; pointers are to int32 unless their types are given."""
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else types.get(name) or ("*i32" if name.endswith("_ptr") else "i32")
-        for name in kernel.arg_names
-    }
-    at = {name: (kernel.arg_names.index(name),) for name in signature}
-    attributes = {at[n]: [["tt.divisibility", 16]] for n, t in signature.items() if t[0] == "*"}
-    source = ASTSource(kernel, signature, {at[n]: v for n, v in constants.items()}, attributes)
-    options = {"num_warps": warps}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm
+def sass(
+    kernel: Any, constants: dict[str, int], warps: int, **types: str
+) -> tuple[list[str], list[str]]:
+    """The instructions that an H100 would run: of the loop over time, and all.
 
-
-def sass(asm: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The instructions of the loop over time, and all."""
+    Pointers are to int32 unless their types are given.
+    """
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        signature[name] = "constexpr" if name in constants else types.get(name, "i32")
+        if name.endswith("_ptr"):
+            signature[name] = types.get(name, "*i32")
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
+        file.write(made.asm["cubin"])
         file.flush()
         tool = compile_kernel._tool("cuobjdump")
-        listing = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True).stdout
+        listing = subprocess.check_output([tool, "-sass", file.name], text=True)
     code = compile_kernel.sass(listing)
     span = compile_kernel.time_loop(code)
     assert not re.search("LDL|STL", listing), "a spill"
@@ -58,35 +56,28 @@ def check_order(texts: list[str], *whats: str) -> None:
 
 def main() -> None:
     stores = {"BEFORE": k.STATE_WORDS, "AFTER": k.SAVED_WORDS, "RING": k.RING}
-    loop, _ = sass(compiled(k.barrier_loop, stores, 4, error_ptr="*i64"))
+    loop, _ = sass(k.barrier_loop, stores, 4, error_ptr="*i64")
     check_order(
         loop, "LDG.E.STRONG.GPU", "STG", "BAR.SYNC", "MEMBAR.ALL.GPU", "RED.*ADD.*STRONG.GPU", "STG"
     )
     assert count(loop, "MEMBAR") == 1, loop
-    bare, _ = sass(
-        compiled(k.barrier_loop, stores | {"BEFORE": 0, "AFTER": 0}, 4, error_ptr="*i64")
-    )
+    bare, _ = sass(k.barrier_loop, stores | {"BEFORE": 0, "AFTER": 0}, 4, error_ptr="*i64")
     assert count(bare, "STG") == 1, bare  # of a failure
     for words in m.RELEASED_WORDS:
         constants = {"WORDS": words, "RING": k.RING}
-        loop, _ = sass(compiled(k.release_loop, constants, 4, clocks_ptr="*i64"))
+        loop, _ = sass(k.release_loop, constants, 4, clocks_ptr="*i64")
         check_order(
             loop, *["STG"] * bool(words), "BAR.SYNC", "CLOCK", "MEMBAR.ALL.GPU", "RED", "CLOCK"
         )
-    loop, every = sass(compiled(k.flag_loop, {"LINES": k.FLAG_LINES}, 1))
+    loop, every = sass(k.flag_loop, {"LINES": k.FLAG_LINES}, 1)
     assert count(every, "LDG.E.STRONG.GPU") == 4 and count(every, "STG.E.STRONG.GPU") == 2, every
     assert not count(every, "MEMBAR|ATOM|RED"), every
-    _, every = sass(compiled(k.latency_loop, {}, 1))
+    _, every = sass(k.latency_loop, {}, 1)
     assert count(every, "LDG.E.STRONG.GPU") >= 1 and not count(every, r"LDG\.E R"), every
     for n, warps in m.CHAINS:
         constants = {"ROWS": k.CHAIN_ROWS, "N": n, "K": k.CHAIN_COLUMNS}
-        types = {
-            "left_ptr": "*bf16",
-            "right_ptr": "*bf16",
-            "total_ptr": "*fp32",
-            "clocks_ptr": "*i64",
-        }
-        loop, every = sass(compiled(k.chain_loop, constants, warps, **types))
+        types = {"left_ptr": "*bf16", "right_ptr": "*bf16", "total_ptr": "*fp32"}
+        loop, every = sass(k.chain_loop, constants, warps, clocks_ptr="*i64", **types)
         # Two groups of four warps share the sequences; the left operand is a descriptor of shared
         # memory, and nothing is loaded or stored anew.
         product = rf"HGMMA.64x{n * 4 // warps}x16.F32.BF16 R\d+, gdesc"
@@ -94,14 +85,14 @@ def main() -> None:
         assert not count(loop, "LDG|LDS|STS|CLOCK"), loop
         check_order(every, "CLOCK", product, "CLOCK")
     for words, warps, _ in m.GATHERS:
-        loop, _ = sass(compiled(k.gather_loop, {"BLOCK": words}, warps))
+        loop, _ = sass(k.gather_loop, {"BLOCK": words}, warps)
         reads = count(loop, r"LDG.E.128.STRONG.GPU")  # of one block or, unrolled, of several
         assert reads and reads % (words // (warps * 32 * 4)) == 0, loop
         assert reads == count(loop, "LDG"), loop
     for words, warps in m.COPIES:
-        _, every = sass(compiled(k.copy_block, {"BLOCK": words}, warps))
+        _, every = sass(k.copy_block, {"BLOCK": words}, warps)
         assert count(every, "LDG.E.128") == count(every, "STG.E.128") == words // (warps * 32 * 4)
-    compiled(k.nothing, {}, 1)
+    sass(k.nothing, {}, 1)
 
 
 if __name__ == "__main__":

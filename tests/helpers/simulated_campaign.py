@@ -34,7 +34,7 @@ from bench.gpu.microbenchmarks import MICROBENCHMARKS, START_SECONDS
 from bench.gpu.pool import Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
-from bench.records.outcomes import PASS
+from bench.records.failed_checks import PASS
 from bench.records.provenance import ROOT
 from bench.sweep import process, sweep, toolchain
 from bench.sweep.plan import request_seconds

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from bench.gpu.run_checks import ResultFile, Row
-from bench.records.failed_checks import Suspect, to_json
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect, to_json
 from bench.report.device import checks
 from bench.report.pages import device_page
 from bench.report.runs import Run

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.records import files
-from bench.records.failed_checks import from_json
-from bench.records.outcomes import FAIL, LEFT_OUT, NOT_DONE, PASS
+from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, from_json
 from bench.report import frames
 from bench.report.runs import Run
 from bench.report.style.typeset import Table
