@@ -233,10 +233,15 @@ def test_the_floor_is_measured_until_nothing_of_it_is_missing(
 ):
     asked: list[float] = []
     problems = {"copy": "left out: late"}
-    monkeypatch.setattr(floor, "run", lambda folder, seconds: asked.append(seconds) or problems)
+
+    def run(folder: Path, seconds: float) -> dict[str, str]:
+        asked.append(seconds)
+        return problems
+
+    monkeypatch.setattr(floor, "run", run)
     made = make_campaign(tmp_path)
     made.measure_floor()
-    complete = {"code": provenance.code_hash(), "problems": {}, "running": None}
+    complete: dict[str, Any] = {"code": provenance.code_hash(), "problems": {}, "running": None}
     store.write_state(made.folder / files.FLOOR, complete | changes)
     made.measure_floor()
     assert asked == [60] * (1 + again)  # a minute at most
