@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import operator
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cases.arguments import check_choice
 from bench.cases.numbers import DTYPES, PRECISIONS, number_type, split_number_type
 
 PASSES = ("fwd", "fwd+bwd")
@@ -93,8 +95,14 @@ def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
     return found
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+CHOICES: dict[str, Collection[Any]] = {
+    "cell": CELLS,
+    "pass": PASSES,
+    "track": TRACKS,
+    "directions": (1, 2),
+    "dtype": DTYPES,
+    "precision": PRECISIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -120,19 +128,14 @@ class Case:
     resets: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, accepted in (
-            ("cell", self.cell, tuple(CELLS)),
-            ("pass", self.pass_, PASSES),
-            ("track", self.track, TRACKS),
-            ("directions", self.directions, (1, 2)),
-            ("dtype", self.dtype, DTYPES),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in accepted or isinstance(value, bool | float):
-                raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
-        for name, size in (("layers", self.layers), ("B", self.B), ("T", self.T), ("H", self.H)):
-            if not _whole(size) or size < 1:
-                raise ValueError(f"{name} is {size!r}; accepted: an integer of at least 1")
+        sizes = ("directions", "layers", "B", "T", "H", *(["I"] if self.track == "layer" else []))
+        for name in sizes:
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                accepted = "an integer of at least 1" + (", or 'H'" if name == "I" else "")
+                raise ValueError(f"{name} is {size!r}; accepted: {accepted}")
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, "pass_" if name == "pass" else name), choices)
         if (self.precision == "none") != (self.dtype != "fp32"):
             raise ValueError(
                 f"precision is {self.precision!r} with dtype {self.dtype}; accepted: "
@@ -143,8 +146,6 @@ class Case:
                 f"track recurrence has I={self.I}, layers={self.layers}; accepted: I=0, layers=1, "
                 "because it is the loop alone"
             )
-        if self.track == "layer" and (not _whole(self.I) or self.I < 1):
-            raise ValueError(f"I is {self.I!r}; accepted: an integer of at least 1, or 'H'")
         number = isinstance(self.resets, int | float) and not isinstance(self.resets, bool)
         if not number or not 0.0 <= self.resets <= 1.0:
             raise ValueError(f"resets is {self.resets!r}; accepted: a fraction from 0 to 1")
@@ -156,10 +157,9 @@ class Case:
     @functools.cached_property
     def case_id(self) -> str:
         """The case as one word; two cases have the same exactly if they are equal."""
-        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir"]
-        parts.append(number_type(self.dtype, self.precision))
-        parts.append(f"L{self.layers}")
-        parts += [f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
+        number = number_type(self.dtype, self.precision)
+        parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
+        parts += [f"L{self.layers}", f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
         if self.resets:
             short = f"{self.resets:g}"  # six digits, unless that would make two fractions one
             parts.append(f"r{short if float(short) == self.resets else repr(self.resets)}")
@@ -171,33 +171,16 @@ class Case:
 
     @functools.cached_property
     def _fields(self) -> dict[str, Any]:
-        return {
-            "case_id": self.case_id,
-            "cell": self.cell,
-            "pass": self.pass_,
-            "track": self.track,
-            "directions": self.directions,
-            "dtype": self.dtype,
-            "precision": self.precision,
-            "layers": self.layers,
-            "B": self.B,
-            "T": self.T,
-            "I": self.I or None,
-            "H": self.H,
-            "resets": self.resets,
-        }
+        values = {name.rstrip("_"): value for name, value in vars(self).items() if name in _NAMES}
+        return {"case_id": self.case_id} | values | {"I": self.I or None}
 
     @classmethod
     def from_fields(cls, record: Mapping[str, Any]) -> Case:
-        names = ("cell", "track", "directions", "dtype", "precision", "layers", "B", "T", "H")
-        return cls(
-            **{name: record[name] for name in names},
-            pass_=record["pass"],
-            I=record["I"] or 0,
-            resets=float(record["resets"]),
-        )
+        values = {name: record[name.rstrip("_")] for name in _NAMES}
+        return cls(**values | {"I": record["I"] or 0, "resets": float(record["resets"])})
 
 
+_NAMES = [field.name for field in dataclasses.fields(Case)]
 AXES = ("cell", "pass", "track", "directions", "dtype", "layers", "B", "T", "I", "H", "resets")
 DEFAULTS: dict[str, Any] = {
     "cell": "lstm",
@@ -223,8 +206,6 @@ def make_case(**values: Any) -> Case:
         inputs = 0
     elif inputs == "H":
         inputs = values["H"]
-    elif isinstance(inputs, str):
-        raise ValueError(f"I is {inputs!r}; accepted: an integer of at least 1, or 'H'")
     return Case(pass_=values.pop("pass"), dtype=dtype, precision=precision, I=inputs, **values)
 
 
@@ -247,9 +228,10 @@ def matches(case: Case, text: str) -> bool:
     """
     if not text.strip():
         return True
-    fields = case._fields
-    for name, sign, wanted in _terms(text, tuple(fields), tuple(CELLS)):
-        have = float(fields[name] or 0) if name in NUMBERS else fields[name]
+    for name, sign, wanted in _terms(text):
+        have = case._fields[name]
+        if name in NUMBERS:
+            have = float(have or 0)
         if sign == "=":
             if have not in wanted:
                 return False
@@ -262,18 +244,9 @@ NUMBERS = ("directions", "layers", "B", "T", "I", "H", "resets")
 
 
 @functools.lru_cache
-def _terms(
-    text: str, fields: tuple[str, ...], cells: tuple[str, ...]
-) -> tuple[tuple[str, str, tuple[Any, ...]], ...]:
+def _terms(text: str) -> list[tuple[str, str, tuple[Any, ...]]]:
     """A filter's terms: field, comparison, values."""
-    choices: dict[str, tuple[str, ...]] = {
-        "cell": cells,
-        "pass": PASSES,
-        "track": TRACKS,
-        "dtype": DTYPES,
-        "precision": PRECISIONS,
-        "directions": ("1", "2"),
-    }
+    fields = ["case_id", *(name.rstrip("_") for name in _NAMES)]
     terms = []
     for term in text.split():
         found = re.fullmatch(r"(\w+)(<=|>=|!=|=|<|>)(.+)", term)
@@ -286,9 +259,6 @@ def _terms(
         values: tuple[Any, ...] = tuple(value.split(","))
         if name == "cell" and sign in ("=", "!="):
             values = tuple(map(by_family, values))
-        if sign in ("=", "!=") and name in choices and not set(values) <= set(choices[name]):
-            accepted = cell_words(cells) if name == "cell" else ", ".join(choices[name])
-            raise ValueError(f"filter has {term!r}; accepted for {name}: {accepted}")
         if name in NUMBERS:
             try:
                 values = tuple(float(part) for part in values)
@@ -296,8 +266,12 @@ def _terms(
                 values = (math.nan,)
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"filter has {term!r}; accepted: a number for {name}")
+        choices = CHOICES.get(name, values)
+        if sign in ("=", "!=") and not set(values) <= set(choices):
+            accepted = cell_words(CELLS) if name == "cell" else ", ".join(map(str, choices))
+            raise ValueError(f"filter has {term!r}; accepted for {name}: {accepted}")
         terms.append((name, sign, values))
-    return tuple(terms)
+    return terms
 
 
 def shard(items: list[Any], which: str) -> list[Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cases.arguments import Choices, check_choice
 from bench.cases.cases import AXES, DEFAULTS, PASSES, REGIMES, Case, make_case
 
 HERE = Path(__file__).parent
@@ -61,15 +62,12 @@ def coarse_first(n: int) -> list[int]:
     [0, 2, 1, 2, 0]
     """
     rank = [0] * n
-    level, spans = 1, [(0, n - 1)]
-    while spans:
-        following = []
-        for low, high in spans:
-            if high - low > 1:
-                middle = (low + high) // 2
-                rank[middle] = level
-                following += [(low, middle), (middle, high)]
-        level, spans = level + 1, following
+    spans = [(0, n - 1, 1)]
+    for low, high, level in spans:  # which grows: the halves of each span follow
+        if high - low > 1:
+            middle = (low + high) // 2
+            rank[middle] = level
+            spans += [(low, middle, level + 1), (middle, high, level + 1)]
     return rank
 
 
@@ -82,10 +80,8 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
     Raises:
         ValueError: for an unknown axis or a value that no case takes.
     """
-    unknown = set(grid) - {*AXES, *OPTIONS}
-    if unknown:
-        accepted = ", ".join((*AXES, *OPTIONS))
-        raise ValueError(f"grid has {sorted(unknown)}; accepted: {accepted}")
+    for key in grid:
+        check_choice("key", key, (*AXES, *OPTIONS))
     axes = {}
     for axis in AXES:
         value = grid.get(axis, DEFAULTS[axis])
@@ -132,10 +128,7 @@ def load_preset(name: str, path: Path = PRESETS) -> Preset:
             requests += _requests(grid)
         where = f"preset {name!r}"
         if "shapes" in table:
-            if not (path.parent / table["shapes"]).is_file():
-                accepted = "a CSV file beside the presets"
-                raise ValueError(f"shapes is {table['shapes']!r}; accepted: {accepted}")
-            requests += [Request("time", case) for case in _shapes(path.parent / table["shapes"])]
+            requests += [Request("time", case) for case in _shapes(path.parent, table["shapes"])]
     except ValueError as fault:
         raise ValueError(f"{where}: {fault}") from None
     return Preset(
@@ -150,14 +143,9 @@ def _check_preset(table: Any) -> None:
     """Raise ValueError unless a preset is a table of grids or shapes."""
     if not isinstance(table, dict):
         raise ValueError(f"it is {table!r}; accepted: a table of {', '.join(KEYS)}")
-    unknown = table.keys() - set(KEYS)
-    if unknown:
-        raise ValueError(f"it has {sorted(unknown)}; accepted: {', '.join(KEYS)}")
-    for key in ("about", "shapes"):
-        if not isinstance(table.get(key, ""), str):
-            raise ValueError(f"{key} is {table[key]!r}; accepted: a string")
-    if "providers" in table:
-        _words("providers", table["providers"])
+    for key in table:
+        check_choice("key", key, KEYS)
+    _words(table, "providers")
     grids = table.get("grid", [])
     if not (isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)):
         raise ValueError(f"grid is {grids!r}; accepted: tables, each under [[PRESET.grid]]")
@@ -165,25 +153,28 @@ def _check_preset(table: Any) -> None:
         raise ValueError("it has no cases; accepted: a [[PRESET.grid]] at least, or shapes")
 
 
-def _words(key: str, value: Any, accepted: Iterable[str] = ()) -> tuple[str, ...]:
-    """A list of strings, at least one, each of those accepted if any are given."""
-    right = isinstance(value, list) and value and all(isinstance(word, str) for word in value)
-    if not right or (accepted and not set(value) <= set(accepted)):
-        which = f", of {', '.join(accepted)}" if accepted else ""
-        raise ValueError(f"{key} is {value!r}; accepted: a list of at least one string{which}")
+def _words(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> tuple[str, ...]:
+    """A table's list of strings, at least one, each accepted if any are given; () without a list.
+
+    Raises:
+        ValueError: for any other value.
+    """
+    value = table.get(key, ())
+    words = isinstance(value, list) and value and all(isinstance(word, str) for word in value)
+    if key in table and not words:
+        raise ValueError(f"{key} is {value!r}; accepted: a list of at least one string")
+    for word in value if accepted else ():
+        check_choice(key, word, accepted)
     return tuple(value)
 
 
 def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     kind = grid.get("kind", "time")
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; accepted: {', '.join(KINDS)}")
+    check_choice("kind", kind, KINDS)
     if kind == "time" and ("regimes" in grid or "seeds" in grid):
         raise ValueError("regimes and seeds belong to grids of kind error")
-    if not isinstance(grid.get("why", ""), str):
-        raise ValueError(f"why is {grid['why']!r}; accepted: a string")
-    providers = _words("providers", grid["providers"]) if "providers" in grid else ()
-    regimes = _words("regimes", grid["regimes"], REGIMES) if "regimes" in grid else (None,)
+    providers = _words(grid, "providers")
+    regimes = _words(grid, "regimes", REGIMES) or (None,)
     seeds = grid.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}; accepted: how many, an integer of at least 1")
@@ -202,20 +193,19 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is no TOML: {fault}") from None
 
 
-def _shapes(path: Path) -> Iterator[Case]:
+def _shapes(folder: Path, name: Any) -> Iterator[Case]:
     """The published shapes of a CSV file: training sets run both passes, inference sets one.
 
     Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
     DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(row for row in file if not row.startswith("#"))
-        rows = list(table)
-    columns = {"cell", "set", "batch", "seq_len", "hidden"}
-    if not columns <= set(table.fieldnames or ()) or not rows:
-        raise ValueError(
-            f"{path} has no rows of {', '.join(sorted(columns))}; accepted: a CSV file"
-        )
+    if not (isinstance(name, str) and (folder / name).is_file()):
+        raise ValueError(f"shapes is {name!r}; accepted: a CSV file beside the presets")
+    text = (folder / name).read_text(encoding="utf-8")
+    rows = list(csv.DictReader(row for row in text.splitlines() if not row.startswith("#")))
+    columns = ("batch", "cell", "hidden", "seq_len", "set")
+    if not rows or not rows[0].keys() >= set(columns):
+        raise ValueError(f"shapes is {name!r}; accepted: a CSV file of {', '.join(columns)}")
     for track, row in itertools.product(("layer", "recurrence"), rows):
         for pass_ in PASSES if row["set"] == "training" else PASSES[:1]:
             shape = {

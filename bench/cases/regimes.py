@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.cases.arguments import check_choice
 from bench.cases.cases import REGIMES
-from bench.cases.problem import DTYPE, Problem, Source, weight_names
+from bench.cases.problem import DTYPE, Problem, Source
 
 
 def apply_regime(problem: Problem, regime: str | None) -> None:
@@ -16,8 +17,7 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
         ValueError: for an unknown regime.
     """
     regime = regime or "default"
-    if regime not in REGIMES:
-        raise ValueError(f"regime is {regime!r}; accepted: {', '.join(REGIMES)}")
+    check_choice("regime", regime, REGIMES)
     problem.regime = regime
     case, inputs = problem.case, problem.inputs
     dtype = DTYPE[case.dtype]
@@ -25,16 +25,10 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
     source = Source(problem.seed, problem.device)
     if regime.startswith("orthogonal"):
         scale = float(regime.split("-")[1])
-        if case.track == "layer":
-            names = [w_hh for _, w_hh, _, _ in weight_names(case)]
-            for name in names:
-                drawn = source.normal(f"{name}-orthogonal", *inputs[name].shape)
-                inputs[name] = _orthogonal(drawn, case.H, scale).to(dtype)
-        else:
-            drawn = source.normal("w_hh-orthogonal", *inputs["w_hh"].shape)
-            inputs["w_hh"] = torch.stack([_orthogonal(each, case.H, scale) for each in drawn]).to(
-                dtype
-            )
+        for name in [name for name in inputs if name.startswith("w_hh")]:
+            drawn = source.normal(f"{name}-orthogonal", *inputs[name].shape)  # [(D,) G*H, H]
+            rows = drawn.view(-1, case.H)
+            inputs[name] = _orthogonal(rows, case.H, scale).view_as(drawn).to(dtype)
     elif regime == "constant":
         inputs[input_name] = inputs[input_name][:1].expand_as(inputs[input_name]).contiguous()
     elif regime == "large":

@@ -46,15 +46,6 @@ def test_a_case_survives_its_record():
         assert Case.from_fields(each.fields()) == each
 
 
-def test_paper_spans_the_published_ranges():
-    time = load_preset("paper").cases("time")
-    assert {1, 256} <= {each.B for each in time}
-    assert {64, 2048} <= {each.T for each in time}
-    assert {64, 1000, 2048} <= {each.H for each in time}
-    assert {each.directions for each in time} == {1, 2}
-    assert {each.track for each in time} == {"layer", "recurrence"}
-
-
 def test_deepbench_is_all_its_shapes_and_names_its_source():
     path = presets.HERE / "data" / "deepbench_rnn.csv"
     text = path.read_text()
@@ -70,11 +61,8 @@ def test_deepbench_is_all_its_shapes_and_names_its_source():
 
 
 def test_ends_and_middle_come_first():
-    assert coarse_first(1) == [0]
-    assert coarse_first(2) == [0, 0]
-    assert coarse_first(5) == [0, 2, 1, 2, 0]
-    sizes = [each.H for each in expand({"H": [1, 2, 3, 4, 5]})]
-    assert sizes == [1, 5, 3, 2, 4]
+    assert coarse_first(1) == [0] and coarse_first(2) == [0, 0]
+    assert [each.H for each in expand({"H": [1, 2, 3, 4, 5]})] == [1, 5, 3, 2, 4]
     mixed = [(each.H, each.cell) for each in expand({"cell": ["lstm", "gru"], "H": [1, 2]})]
     assert mixed == [(1, "lstm"), (1, "gru"), (2, "lstm"), (2, "gru")]
 
@@ -90,16 +78,12 @@ def test_a_users_own_file(tmp_path: Path):
 def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
     path = tmp_path / "mine.toml"
     grid = '[[mine.grid]]\nkind = "error"\nregimes = ["default", "tiny"]\nseeds = 2\n'
-    path.write_text('[mine]\nabout = "x"\n' + grid + 'providers = ["reference"]\n')
-    found = load_preset("mine", path).requests
-    assert found == tuple(
+    path.write_text(grid + 'providers = ["reference"]\n')
+    assert load_preset("mine", path).requests == tuple(
         Request("error", case(), regime, seed, ("reference",))
         for regime in (None, "tiny")
         for seed in (0, 1)
     )
-    path.write_text("[mine]\n[[mine.grid]]\nseeds = 2\n")
-    with pytest.raises(ValueError, match="kind error"):
-        load_preset("mine", path)
 
 
 @pytest.mark.parametrize(
@@ -107,28 +91,37 @@ def test_errors_are_asked_for_under_regimes_and_seeds(tmp_path: Path):
     [
         ("[[p.grid]]\nI = 3.5", "'p', grid 1: I is 3.5; accepted"),
         ("[[p.grid]]\n[[p.grid]]\nB = true", "'p', grid 2: B is True; accepted"),
-        ("[[p.grid]]\nI = true", "I is True; accepted"),
-        ("[[p.grid]]\nH = [4, 5.0]", "H is 5.0; accepted"),
+        ("[[p.grid]]\nT = 1.5", "T is 1.5; accepted"),
+        ("[[p.grid]]\nI = 0", "I is 0; accepted"),
+        ("[[p.grid]]\nI = 'h'", "I is 'h'; accepted: an integer of at least 1, or 'H'"),
+        ("[[p.grid]]\npass = 'bwd'", "pass is 'bwd'; accepted: fwd, fwd.bwd"),
+        ("[[p.grid]]\ndtype = 'fp64'", "dtype is 'fp64'; accepted"),
+        ("[[p.grid]]\ndtype = 'bf16:tf32'", "precision is 'tf32' with dtype bf16; accepted"),
+        ("[[p.grid]]\ntrack = 'recurrence'\nlayers = 2", "recurrence has I=0, layers=2; accepted"),
+        ("[[p.grid]]\ndirections = 3", "directions is 3; accepted: 1, 2"),
+        ("[[p.grid]]\nresets = 2.0", "resets is 2.0; accepted"),
         ("[[p.grid]]\nH = []", r"H is \[\]; accepted"),
         ("[[p.grid]]\ndirections = 1.0", "directions is 1.0; accepted"),
-        ("[[p.grid]]\nlayers = 'x'", "layers is 'x'; accepted"),
         ("[[p.grid]]\ncell = 3", "cell is 3; accepted"),
         ("[[p.grid]]\nresets = 'x'", "resets is 'x'; accepted"),
         ("[[p.grid]]\nresets = nan", "resets is nan; accepted"),
-        ("[[p.grid]]\nproviders = 3", "providers is 3; accepted"),
         ("[[p.grid]]\nproviders = 'ours'", "providers is 'ours'; accepted"),
         ("[[p.grid]]\nkind = 3", "kind is 3; accepted"),
+        ("[[p.grid]]\nseeds = 2", "regimes and seeds belong to grids of kind error"),
         ("[[p.grid]]\nkind = 'error'\nseeds = 'x'", "seeds is 'x'; accepted"),
         ("[[p.grid]]\nkind = 'error'\nseeds = 0", "seeds is 0; accepted"),
-        ("[[p.grid]]\nkind = 'error'\nregimes = ['bogus']", "regimes is .'bogus'.; accepted.*tiny"),
+        ("[[p.grid]]\nkind = 'error'\nregimes = ['bogus']", "regimes is 'bogus'; accepted.*tiny"),
         ("[[p.grid]]\nkind = 'error'\nregimes = []", r"regimes is \[\]; accepted"),
-        ("[[p.grid]]\nsize = 3", r"grid 1: grid has \['size'\]; accepted"),
+        ("[[p.grid]]\nsize = 3", "grid 1: key is 'size'; accepted: cell, pass"),
         ("[p.grid]\nB = 3", "preset 'p': grid is .*; accepted: tables"),
         ("[p]\nproviders = 'torch.nn'", "preset 'p': providers is 'torch.nn'; accepted"),
         ("[p]\nabout = 'x'", "preset 'p': it has no cases; accepted"),
-        ("[p]\ngrids = 3", r"preset 'p': it has \['grids'\]; accepted"),
+        ("[p]\ngrids = 3", "preset 'p': key is 'grids'; accepted"),
         ("[p]\nshapes = 'no.csv'", "preset 'p': shapes is 'no.csv'; accepted"),
-        ("[p]\nshapes = 'own.toml'", "preset 'p': .*own.toml has no rows of batch"),
+        (
+            "[p]\nshapes = 'own.toml'",
+            "preset 'p': shapes is 'own.toml'; accepted: a CSV file of batch",
+        ),
         ("p = 3", "preset 'p': it is 3; accepted"),
         ("p = = 3", "own.toml is no TOML"),
     ],
@@ -193,7 +186,6 @@ def test_presets_and_filters_take_a_familys_name(tmp_path: Path):
     assert {each.cell for each in found} == {"rnn_tanh", "gru"}
     assert all(each.case_id.startswith(("rnn_tanh-", "gru-")) for each in found)
     plain, rectified = case(cell="rnn"), case(cell="rnn_relu")
-    assert plain == case(cell="rnn_tanh")
     for text, expected in (
         ("cell=rnn", (True, False)),
         ("cell=gru,rnn", (True, False)),
@@ -215,35 +207,25 @@ def test_commands_take_a_familys_name(monkeypatch, tmp_path: Path):
         assert found.exit_code == 0, found.output
         return found.output
 
-    assert called("plan", "--cell", "rnn", "--hidden", "64").startswith("rnn_tanh, H=64")
-    assert called("plan", "--cell", "rnn") == called("plan", "--cell", "rnn_tanh")
-    assert NAMES in " ".join(called("plan", "--help").split())  # however wide the terminal is
+    cells: list[str] = []
 
-    planned: list[str] = []
-    monkeypatch.setattr(profile, "report", lambda device, cell, *_, **__: planned.append(cell))
-    called("profile", "--cell", "rnn", "--device", "h100")
-    assert planned == ["rnn_tanh"]
-
-    compiled: list[str] = []
-
-    def compile_nothing(device: str, todo: list, *_: object) -> tuple[Path, list, int]:
-        compiled.extend(job.variant.cell for job in todo)
+    def compile_nothing(todo: list, *_: object) -> tuple[Path, list, int]:
+        cells.extend(job.variant.cell for job in todo)
         return tmp_path, [], 0
 
-    monkeypatch.setattr(resources, "run", compile_nothing)
+    monkeypatch.setattr(profile, "report", lambda device, cell, *_, **__: cells.append(cell))
+    monkeypatch.setattr(resources, "compile_missing", compile_nothing)
+    called("profile", "--cell", "rnn", "--device", "h100")
     called("resources", "--quick", "--cells", "rnn,rnn_tanh")
-    assert set(compiled) == {"rnn_tanh"}
-
-    text = called("sweep", "--preset", "tiny", "--filter", "cell=rnn", "--dry-run",
-                  "--results", str(tmp_path))  # fmt: skip
+    assert len(cells) > 1 and set(cells) == {"rnn_tanh"}
+    assert called("plan", "--cell", "rnn", "--hidden", "64").startswith("rnn_tanh, H=64")
+    assert NAMES in " ".join(called("plan", "--help").split())  # however wide the terminal is
+    asked = ("--preset", "tiny", "--filter", "cell=rnn", "--dry-run", "--results", str(tmp_path))
+    text = called("sweep", *asked)
     assert "rnn_tanh-fwd" in text and "lstm" not in text
-
-    for name in ("plan", "profile"):
-        fault = CliRunner().invoke(app, [name, "--cell", "elman"]).exception
+    for words in (("plan", "--cell"), ("profile", "--cell"), ("resources", "--cells")):
+        fault = CliRunner().invoke(app, [*words, "elman"]).exception
         assert isinstance(fault, ValueError) and "rnn (for rnn_tanh)" in str(fault)
-    for words in (("resources", "--cells", "elman"), ("sweep", "--filter", "cell=elman")):
-        fault = CliRunner().invoke(app, [*words]).exception
-        assert isinstance(fault, ValueError) and NAMES in str(fault)
 
 
 def test_shards_partition():
@@ -253,26 +235,6 @@ def test_shards_partition():
     for wrong in ("0/3", "4/3", "x", "1/0"):
         with pytest.raises(ValueError, match="shard"):
             shard(items, wrong)
-
-
-@pytest.mark.parametrize(
-    ("values", "names"),
-    [
-        ({"cell": "elman"}, "cell"),
-        ({"pass": "bwd"}, "pass"),
-        ({"dtype": "fp64"}, "dtype"),
-        ({"dtype": "bf16:tf32"}, "precision"),
-        ({"B": 0}, "B"),
-        ({"T": 1.5}, "T"),
-        ({"I": 0}, "I"),
-        ({"resets": 2.0}, "resets"),
-        ({"track": "recurrence", "layers": 2}, "recurrence"),
-        ({"directions": 3}, "directions"),
-    ],
-)
-def test_a_wrong_case_is_refused_by_name(values: dict, names: str):
-    with pytest.raises(ValueError, match=rf"{names}.*accepted"):
-        case(**values)
 
 
 ROOT = Path(__file__).parents[2]
