@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +11,9 @@ from typing import Annotated
 import typer
 
 from bench.cases import arguments
-from bench.cli.check_gpu import show_progress
+from bench.cli.check_gpu import prepare, show_progress
 from bench.cli.progress import bar
 from bench.gpu.campaign import Campaign, Outputs
-from bench.measure import interpreter
 from bench.records import archive, environment, files
 from bench.sweep import sweep, toolchain
 from bench.sweep.process import exiting_on_signals
@@ -99,12 +97,7 @@ def command(
     # The processes that measure run in the checkout, wherever this one was started.
     results = (out or files.RESULTS).resolve()
     kept_in = archive_file.resolve() if archive_file is not None else None
-    if machine.is_cuda:
-        toolchain.check()
-        toolchain.check_cache()
-    else:
-        interpreter.check()
-        os.environ["TRITON_INTERPRET"] = "1"  # for the processes that check
+    prepare(machine.is_cuda)
     toolchain.check_writable(
         results if kept_in is None else kept_in.parent,
         "the campaign writes to",

@@ -64,6 +64,16 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
+def prepare(cuda: bool) -> None:
+    """Raise RuntimeError unless kernels can run here: compiled on a GPU, else interpreted."""
+    if cuda:
+        toolchain.check()
+        toolchain.check_cache()
+    else:
+        interpreter.check()
+        os.environ["TRITON_INTERPRET"] = "1"  # for the processes that check
+
+
 def command(
     rehearse: Annotated[
         bool, typer.Option(help="The same checks at tiny sizes, on any machine.")
@@ -89,12 +99,7 @@ def command(
             "check-gpu needs a GPU and finds none here; --rehearse runs its code at tiny sizes in "
             "Triton's interpreter"
         )
-    if cuda:
-        toolchain.check()
-        toolchain.check_cache()
-    else:
-        interpreter.check()
-        os.environ["TRITON_INTERPRET"] = "1"  # for the processes of the pool
+    prepare(cuda)
     file = None if out is None else ResultFile(out.resolve(), run_checks.key(rehearse))
     checks = run_checks.all_checks(rehearse, cuda)
     with (

@@ -124,21 +124,18 @@ def streams(comparison: Comparison, device: str, times: int) -> str:
     other.wait_stream(torch.cuda.current_stream())
     second.wait_stream(torch.cuda.current_stream())
     beside = []
-    for _ in range(times):
+    for turn in range(times):
         with torch.cuda.stream(other):
             for _ in range(4):
                 torch.mm(a, a)
         with torch.cuda.stream(second):
             beside.append(run_kernels(inputs))
         repetitions.add(run_kernels(inputs))
-        if len(beside) == 8:
+        if len(beside) == 8 or turn == times - 1:
             torch.cuda.synchronize()
             for found in beside:
                 repetitions.add(found)
             beside.clear()
-    torch.cuda.synchronize()
-    for found in beside:
-        repetitions.add(found)
     kernels.check()
     return repetitions.check("streams")
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ from bench.gpu import precompile
 from bench.gpu.pool import Outcome, Unit
 from bench.gpu.precompile import CLAIMED, COMPILED
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS
+from bench.records.provenance import ROOT
 from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
-
-ROOT = Path(__file__).parents[2]
 
 
 def process(what: str, cache: Path) -> list[str]:
@@ -48,24 +48,18 @@ def test_what_is_launched_is_what_was_compiled_ahead(tmp_path: Path):
 USES = precompile.of_comparisons(COMPARISONS) + precompile.of_requests(REQUESTS, PROVIDERS)
 
 
-class Together:
-    """A pool without processes."""
-
-    def __init__(self, **outcomes: Outcome) -> None:
-        self.outcomes = outcomes
-
-    def run(self, units: list[Unit], deadline: float, on_outcome: Any) -> None:
-        for unit, outcome in zip(units, self.outcomes.values(), strict=True):
-            on_outcome(unit, outcome)
-
-
 def test_each_kernel_is_a_row_and_failures_are_named():
     uses = [replace(USES[0], save=False), USES[0], USES[1], USES[2], USES[0]]
-    outcomes = {
-        "a": Outcome(PASS, COMPILED, 4.0), "b": Outcome(PASS, CLAIMED, 0.1),
-        "c": Outcome(FAIL, "PTXASError: no"), "d": Outcome(NOT_DONE, "not begun in time"),
-    }  # fmt: skip
-    rows = precompile.run(uses, 1.0, Together(**outcomes))  # type: ignore[arg-type]
+    outcomes = [
+        Outcome(PASS, COMPILED, 4.0), Outcome(PASS, CLAIMED, 0.1),
+        Outcome(FAIL, "PTXASError: no"), Outcome(NOT_DONE, "not begun in time"),
+    ]  # fmt: skip
+
+    def run(units: list[Unit], deadline: float, on_outcome: Any) -> None:
+        for unit, outcome in zip(units, outcomes, strict=True):
+            on_outcome(unit, outcome)
+
+    rows = precompile.run(uses, 1.0, SimpleNamespace(run=run))  # type: ignore[arg-type]
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert precompile.summary_line(rows) == (
         "1 kernels compiled, 4 s of compiling in all; 1 failed, first lstm bwd bf16 B=3 H=136 "
@@ -76,9 +70,8 @@ def test_each_kernel_is_a_row_and_failures_are_named():
 def test_only_our_providers_launch_kernels_and_only_what_they_are_asked_for():
     assert precompile.of_requests(REQUESTS, ("torch.nn", "reference")) == []
     (first, *_) = REQUESTS
-    uses = precompile.of_requests(
-        [replace(first, providers=("ours", "ours-graph"))], ("ours-gemm",)
-    )
+    asked = replace(first, providers=("ours", "ours-graph"))
+    uses = precompile.of_requests([asked], ("ours-gemm",))
     assert [(use.loop, use.mode, use.save) for use in uses] == [
         ("fwd", "auto", True), ("bwd", "auto", True),
         ("fwd", "auto-graph", True), ("bwd", "auto-graph", True),

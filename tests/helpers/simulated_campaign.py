@@ -18,13 +18,14 @@ import os
 import pickle
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
+
+import pytest
 
 from bench.cases.presets import Request, load_preset
 from bench.cli import campaign as command_line
@@ -70,21 +71,17 @@ class Clock:
         self.now = max(self.now, moment)
 
 
-@dataclass
 class Compiler:
     """Recorded seconds of compiling, and which kernels the cache holds."""
 
-    times: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
-    cache: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self.cache: set[str] = set()
+        self.times: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
         for record in store.read(RECORDED):
             if record["provider"] == TRITON and record["status"] == "ok":
                 number = f"{record['dtype']} {record['precision']}"
-                key = (record["cell"], record["resources"]["loop"], number)
-                sizes = self.times.setdefault(key, {})
+                sizes = self.times[record["cell"], record["resources"]["loop"], number]
                 sizes[record["H"]] = max(record["compile_s"], sizes.get(record["H"], 0.0))
-        assert self.times, f"no compile times of {TRITON} under {RECORDED}"
 
     def seconds(self, uses: Sequence[precompile.Use]) -> float:
         """What compiling takes that these uses need and the cache lacks; then it is there.
@@ -177,12 +174,6 @@ class Measuring:
             raise Stopped
         return [{"provider": name, "status": "ok", "device": device} for name in request.providers]
 
-    def __enter__(self) -> Measuring:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
 
 @contextlib.contextmanager
 def simulated(clock: Clock) -> Iterator[None]:
@@ -205,25 +196,22 @@ def simulated(clock: Clock) -> Iterator[None]:
             raise process.TookTooLong(f"{study.__name__} took more than {seconds:.0f} s")
         return folder / f"{study.__name__}.json"
 
-    with contextlib.ExitStack() as stack:
+    def isolated(*arguments: Any) -> Any:
+        return contextlib.nullcontext(Measuring(clock, compiler, *arguments))
 
-        def replace(target: Any, name: str, value: Any) -> None:
-            stack.enter_context(mock.patch.object(target, name, value))
-
+    with pytest.MonkeyPatch.context() as patch:
         for module in (campaign, command_line, run_checks, pool, precompile, sweep):
-            replace(module, "time", clock)
-        replace(environment, "probe", lambda: CARD)
-        replace(os, "sched_getaffinity", lambda _: set(range(CORES)))
-        replace(pool, "Child", partial(Process, clock, compiler))
-        replace(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
-        replace(floor, "run", run_floor)
-        replace(process, "run_function", run_function)
-        replace(sweep, "Isolated", partial(Measuring, clock, compiler))
+            patch.setattr(module, "time", clock)
+        patch.setattr(environment, "probe", lambda: CARD)
+        patch.setattr(os, "sched_getaffinity", lambda _: set(range(CORES)))
+        patch.setattr(pool, "Child", partial(Process, clock, compiler))
+        patch.setattr(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
+        patch.setattr(floor, "run", run_floor)
+        patch.setattr(process, "run_function", run_function)
+        patch.setattr(sweep, "Isolated", isolated)
         for name in ("check", "check_cache"):
-            replace(toolchain, name, lambda: None)
-        stack.enter_context(
-            mock.patch("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
-        )
+            patch.setattr(toolchain, name, lambda: None)
+        patch.setattr("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
         yield
 
 
@@ -250,20 +238,16 @@ def run(minutes: float, file: Path) -> Done:
         state = json.loads((folder / files.CAMPAIGN).read_text())
         compiled = [row for step in state["compiled"].values() for row in step["kernels"]]
         checked = json.loads((folder / files.CHECKS).read_text())["rows"]
-        timed = Counter(
+        timed = {
             record["case_id"] for record in store.read(folder / "records")
             if record["kind"] == "time" and record["status"] == "ok"
-        )  # fmt: skip
+        }  # fmt: skip
     cases = {}
     for preset in campaign.PRESETS:
         asked = {case.case_id for case in load_preset(preset).cases("time")}
-        cases[preset] = (len(asked & timed.keys()), len(asked))
-    return Done(
-        clock.now,
-        sum(row["outcome"] == PASS for row in compiled),
-        sum(row["outcome"] == PASS for row in checked),
-        cases,
-    )
+        cases[preset] = (len(asked & timed), len(asked))
+    kernels, checks = (sum(row["outcome"] == PASS for row in rows) for rows in (compiled, checked))
+    return Done(clock.now, kernels, checks, cases)
 
 
 def row(minutes: float, done: Done) -> str:
@@ -273,12 +257,8 @@ def row(minutes: float, done: Done) -> str:
     return f"| {minutes:g} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
 
 
-def main(minutes: Sequence[str]) -> None:
-    for each in minutes:
-        with tempfile.TemporaryDirectory() as name:
-            print(row(float(each), run(float(each), Path(name, "card.tar.gz"))))
-
-
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "1"  # nothing is compiled, and no driver is asked
-    main(sys.argv[1:] or ("3", "6", "9"))
+    for minutes in map(float, sys.argv[1:] or ("3", "6", "9")):
+        with tempfile.TemporaryDirectory() as name:
+            print(row(minutes, run(minutes, Path(name, "card.tar.gz"))))
