@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,14 +121,14 @@ def fake(monkeypatch, card, plain) -> Callable[..., None]:
     """
 
     def replace(fault: str = "", seconds: float = 1.0, spent: float = 0.0) -> None:
-        def entries(name: str) -> Iterator[dict[str, Any]]:
+        def entries(name: str, *_: Any) -> Iterator[dict[str, Any]]:
             for k in range(2):
                 time.sleep(spent)
                 yield {"k": k}
                 if name == fault:
                     raise RuntimeError("an illegal memory access was encountered\nmore")
 
-        made = [Microbenchmark(n, seconds, lambda d, m, name=n: entries(name)) for n in "abc"]
+        made = [Microbenchmark(n, seconds, partial(entries, n)) for n in "abc"]
         monkeypatch.setattr(microbenchmarks, "MICROBENCHMARKS", made)
 
     return replace
