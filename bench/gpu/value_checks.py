@@ -78,9 +78,7 @@ def kernel_cells() -> list[str]:
 
 def first(cell: str, rehearse: bool) -> Comparison:
     """The most informative comparison of a cell: both passes, both directions, every option."""
-    if rehearse:
-        return Comparison(cell, "bf16", "none", "both", 2, 2, 5, "auto", masks=True)
-    return Comparison(cell, "bf16", "none", "both", 50, 32, 512, "persistent", masks=True)
+    return next(comparisons(cell, *NUMBERS[0], rehearse))
 
 
 def comparisons(cell: str, dtype: str, precision: str, rehearse: bool) -> Iterator[Comparison]:

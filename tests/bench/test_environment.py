@@ -1,9 +1,8 @@
 """A card's facts as NVML gives them, or refuses to."""
 
 import sys
-from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import MagicMock
 
 from bench.records import environment, provenance
 
@@ -12,25 +11,18 @@ class NVMLError(Exception):
     pass
 
 
-def nvml(refused: str = "") -> Any:
-    """NVML of a card, which refuses one call."""
-
-    def answer(name: str, value: Any, *_: Any) -> Any:
-        if name == refused:
-            raise NVMLError(name)
-        return value
-
-    facts = {
-        "nvmlInit": None, "nvmlShutdown": None, "nvmlDeviceGetHandleByIndex": 0,
-        "nvmlDeviceGetHandleByUUID": 0, "nvmlDeviceGetName": "NVIDIA H100 80GB HBM3",
-        "nvmlDeviceGetCudaComputeCapability": (9, 0),
-        "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80 << 30),
-        "nvmlSystemGetDriverVersion": "570.1", "nvmlDeviceGetClockInfo": 1980,
-        "nvmlDeviceGetTemperature": 40, "nvmlDeviceGetPowerUsage": 100_000,
-    }  # fmt: skip
-    constants = {"NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0}
-    calls = {name: partial(answer, name, value) for name, value in facts.items()}
-    return SimpleNamespace(NVMLError=NVMLError, **constants, **calls)
+def nvml(refused: str = "nvmlOther") -> MagicMock:
+    """NVML of a card, in a version without throttle reasons, which refuses one call."""
+    made = MagicMock(NVMLError=NVMLError)
+    for name, value in (
+        ("Name", "NVIDIA H100 80GB HBM3"), ("CudaComputeCapability", (9, 0)),
+        ("MemoryInfo", SimpleNamespace(total=80 << 30)), ("ClockInfo", 1980),
+        ("Temperature", 40), ("PowerUsage", 100_000),
+    ):  # fmt: skip
+        getattr(made, f"nvmlDeviceGet{name}").return_value = value
+    getattr(made, refused).side_effect = NVMLError
+    del made.nvmlDeviceGetCurrentClocksThrottleReasons
+    return made
 
 
 def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
@@ -40,7 +32,7 @@ def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     found = environment.probe()
     assert found.is_cuda and found.capability == (9, 0) and found.memory_bytes == 80 << 30
     assert provenance.slug(found.name) == "nvidia-h100-80gb-hbm3"
-    # This version of NVML has no throttle reasons; that costs no sample.
+    # That there are no throttle reasons costs no sample.
     assert environment.sensors() | {"load": 0} == {
         "load": 0, "sm_mhz": 1980, "memory_mhz": 1980, "temperature_c": 40, "power_w": 100.0,
         "throttle": None,

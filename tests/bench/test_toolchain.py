@@ -14,10 +14,6 @@ def _not_cached():
     toolchain.check.cache_clear()
 
 
-def test_this_machine_has_a_compiler():
-    toolchain.check()
-
-
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
@@ -35,6 +31,8 @@ def test_a_missing_compiler_is_one_sentence(name: str, value: str, why: str, mon
 
 
 def test_missing_headers_are_one_sentence(tmp_path: Path, monkeypatch):
+    toolchain.check()  # which this machine passes
+    toolchain.check.cache_clear()
     monkeypatch.setattr(toolchain, "headers", lambda: str(tmp_path))
     with pytest.raises(RuntimeError, match=r"Python\.h: install the headers of Python 3"):
         toolchain.check()

@@ -15,20 +15,8 @@ from bench.gpu import pool
 from bench.gpu.pool import Outcome, Pool, Unit
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS
 from bench.records.provenance import ROOT
-from tests.helpers.pool_tasks import (
-    POISON,
-    dies,
-    fails,
-    gives,
-    gone,
-    is_killed,
-    lacks_memory,
-    late,
-    needs_a_clean_process,
-    own_pid,
-    poisons,
-    sleeps,
-)
+from tests.helpers import pool_tasks as tasks
+from tests.helpers.pool_tasks import gives, gone, sleeps
 
 LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
 
@@ -48,7 +36,8 @@ def outcomes(*calls: Callable[[], str]) -> list[Outcome]:
 
 
 def test_only_a_wrong_answer_or_a_crash_is_a_failure() -> None:
-    found = outcomes(fails, late, lacks_memory, dies, is_killed, partial(gives, "right"))
+    wrong = (tasks.fails, tasks.late, tasks.lacks_memory, tasks.dies, tasks.is_killed)
+    found = outcomes(*wrong, partial(gives, "right"))
     states = [outcome.state for outcome in found]
     assert states == [FAIL, NOT_DONE, NOT_DONE, FAIL, NOT_DONE, PASS]
     assert found[3].detail == "the process died (exit code 7)"
@@ -62,13 +51,13 @@ def test_an_error_that_comes_late_is_the_checks_own(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert pool.attempt(partial(gives, "right")).state == PASS
-    monkeypatch.setattr(torch.cuda, "synchronize", poisons)
+    monkeypatch.setattr(torch.cuda, "synchronize", tasks.poisons)
     assert pool.attempt(partial(gives, "right")).state == FAIL
-    POISON.clear()
+    tasks.POISON.clear()
 
 
 def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
-    found = outcomes(poisons, needs_a_clean_process, needs_a_clean_process)
+    found = outcomes(tasks.poisons, tasks.needs_a_clean_process, tasks.needs_a_clean_process)
     assert [outcome.state for outcome in found] == [FAIL, PASS, PASS]
     assert "illegal memory access" in found[0].detail
 
@@ -127,6 +116,6 @@ def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:
     pids: list[str] = []
     with Pool(1) as processes:
         for _ in range(2):
-            unit = Unit("pid", own_pid)
+            unit = Unit("pid", tasks.own_pid)
             processes.run([unit], time.monotonic() + LONG, lambda _, o: pids.append(o.detail))
     assert pids[0] == pids[1] and gone(int(pids[0]))
