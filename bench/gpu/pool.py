@@ -124,10 +124,7 @@ class Pool:
         self._busy: dict[Child, tuple[Unit, float]] = {}  # what it runs, and since when
 
     def run(
-        self,
-        units: Sequence[Unit],
-        deadline: float,
-        on_outcome: Callable[[Unit, Outcome], Any],
+        self, units: Sequence[Unit], deadline: float, on_outcome: Callable[[Unit, Outcome], Any]
     ) -> None:
         """Run units in order, several at once, and hand on each outcome as it comes.
 

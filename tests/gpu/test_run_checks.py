@@ -84,8 +84,7 @@ def test_this_gpu_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("calls", "code"),
-    [((gives,), 0), ((fails, late), 1), ((gives, late), UNFINISHED)],
+    ("calls", "code"), [((gives,), 0), ((fails, late), 1), ((gives, late), UNFINISHED)]
 )
 @NO_GPU
 def test_exit_codes(calls: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
