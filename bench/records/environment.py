@@ -46,48 +46,33 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides all GPUs, which NVML and nvidia-smi ignore."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1")
+def _first_visible() -> str:
+    """torch's first device as CUDA_VISIBLE_DEVICES names it: its number, or its UUID."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
 
 
 @contextlib.contextmanager
 def _nvml() -> Iterator[tuple[Any, Any] | None]:
     """NVML and a handle of torch's first device, or None where either is missing."""
-    try:
-        import pynvml
-    except ImportError:
-        yield None
-        return
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield _first(pynvml)
-    finally:
-        pynvml.nvmlShutdown()
+    found = None
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError):
+            import pynvml
 
-
-def _first(nvml: Any) -> tuple[Any, Any] | None:
-    # NVML counts all devices, torch only the visible ones.
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    try:
-        if first.isdigit():
-            return nvml, nvml.nvmlDeviceGetHandleByIndex(int(first))
-        return nvml, nvml.nvmlDeviceGetHandleByUUID(first)
-    except nvml.NVMLError:
-        return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                stack.callback(pynvml.nvmlShutdown)
+                first = _first_visible()  # NVML counts all devices, torch only the visible ones
+                if first.isdigit():
+                    found = pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(first))
+                else:
+                    found = pynvml, pynvml.nvmlDeviceGetHandleByUUID(first)
+        yield found
 
 
 def probe() -> Machine:
     """The machine as far as it is known without torch, for a dry run."""
-    if hidden():
+    if _first_visible() in ("", "-1"):  # all hidden, which NVML and nvidia-smi ignore
         return Machine("cpu", cpu_name())
     with _nvml() as found:
         if found is not None:
@@ -96,7 +81,7 @@ def probe() -> Machine:
             with contextlib.suppress(nvml.NVMLError):
                 return Machine(
                     "cuda",
-                    _text(nvml.nvmlDeviceGetName(handle)),
+                    nvml.nvmlDeviceGetName(handle),
                     tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
                     memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
                 )
@@ -134,18 +119,9 @@ def device_facts() -> dict[str, Any]:
     import torch
 
     here = machine()
-    facts: dict[str, Any] = {
-        "name": here.name,
-        "kind": here.kind,
-        "capability": None,
-        "driver": None,
-        "cuda": None,
-        "cudnn": None,
-        "clocks": None,
-        "temperature_c": None,
-        "power_w": None,
-        "throttle": None,
-    }
+    unknown = ("capability", "driver", "cuda", "cudnn", "clocks", "temperature_c", "power_w")
+    facts: dict[str, Any] = {"name": here.name, "kind": here.kind}
+    facts |= dict.fromkeys((*unknown, "throttle"))
     if here.is_cuda:
         facts |= {
             "capability": f"{here.capability[0]}.{here.capability[1]}",
@@ -165,7 +141,7 @@ def _driver() -> str | None:
     with _nvml() as found:
         if found is not None:
             with contextlib.suppress(found[0].NVMLError):
-                return _text(found[0].nvmlSystemGetDriverVersion())
+                return found[0].nvmlSystemGetDriverVersion()
     return None
 
 
@@ -178,20 +154,20 @@ def sensors() -> dict[str, Any]:
         if found is None:
             return facts
         nvml, handle = found
-        for name, query in (
-            ("sm_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            ("memory_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            (
-                "temperature_c",
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+        queries = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
+                handle, nvml.NVML_TEMPERATURE_GPU
             ),
-            ("power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
-            ("throttle", lambda: _throttle(nvml, handle)),
-        ):
-            try:
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "throttle": lambda: _throttle(nvml, handle),
+        }
+        for name, query in queries.items():
+            facts[name] = None
+            # Some boards and drivers lack some.
+            with contextlib.suppress(nvml.NVMLError, AttributeError):
                 facts[name] = query()
-            except (nvml.NVMLError, AttributeError):  # some boards and drivers lack some
-                facts[name] = None
         return facts
 
 
@@ -221,6 +197,7 @@ def with_sensors(
         for name in ("load", "temperature_c", "power_w")
         if name in after
     }
-    reasons = [*(before.get("throttle") or []), *(after.get("throttle") or [])]
-    throttle = sorted(set(reasons)) if "throttle" in after else None
+    throttle = None
+    if "throttle" in after:
+        throttle = sorted({*(before.get("throttle") or []), *(after["throttle"] or [])})
     return facts | {"clocks": clocks or None, "throttle": throttle} | pairs

@@ -70,7 +70,10 @@ def of_floor(found: dict[str, Any]) -> Measured:
         rates = [e["gbps"] for e in entries if all(e[name] == n for name, n in wanted.items())]
         return max(rates, default=None)
 
-    barriers, card = found.get("barrier", []), found["card"]
+    card = found["card"]
+    barriers: tuple[dict[str, float], dict[str, float]] = ({}, {})  # without and with stores
+    for each in found.get("barrier", []):
+        barriers[bool(each["stored_bytes"])][str(each["programs"])] = each["ms"] * 1e3
     tflops = {each["number"]: each["tflops"] for each in found.get("multiply", [])}
     if "tf32" in tflops:
         tflops["tf32x3"] = tflops["tf32"] / 3  # one such product is three in tf32
@@ -82,10 +85,8 @@ def of_floor(found: dict[str, Any]) -> Measured:
         hbm_gbps=best("copy"),
         gather_gbps=best("gather", readers=card["multiprocessors"]),
         gather_alone_gbps=best("gather", readers=1),
-        barrier_us={str(e["programs"]): e["ms"] * 1e3 for e in barriers if not e["stored_bytes"]},
-        loaded_barrier_us={
-            str(e["programs"]): e["ms"] * 1e3 for e in barriers if e["stored_bytes"]
-        },
+        barrier_us=barriers[False],
+        loaded_barrier_us=barriers[True],
         product_clocks={str(each["n"]): each["clocks"] for each in chains},
         clock_ghz=chains[0]["ghz"] if chains else None,
         latency_us=next((each["ms"] * 1e3 for each in found.get("latency", [])), None),
@@ -103,22 +104,11 @@ def read(path: Path) -> Measured:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         measured = of_floor(found) if "card" in found else Measured(**found)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-    ) as fault:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
         why = fault.strerror if isinstance(fault, OSError) else "it is not such a file"
         raise ValueError(f"limits is {str(path)!r} ({why}); accepted: {accepted}") from None
-    broken = faults(measured)
-    if broken:
-        raise ValueError(
-            f"limits is {str(path)!r}, whose {broken[0]} cannot be; accepted: {accepted}"
-        )
+    for broken in faults(measured):
+        raise ValueError(f"limits is {str(path)!r}, whose {broken} cannot be; accepted: {accepted}")
     return measured
 
 

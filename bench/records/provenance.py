@@ -93,36 +93,29 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints, run in a folder; None without git."""
+    command = ["git", "-C", str(folder), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
     """The checkout's commit and whether it has uncommitted changes; (None, None) without git.
 
     A copy without its history can carry a file ``COMMIT`` that names it.
     """
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *_SOURCES))
-    except (OSError, subprocess.CalledProcessError):
-        stated = ROOT / "COMMIT"
-        return (
-            (stated.read_text(encoding="utf-8").strip() or None, None)
-            if stated.exists()
-            else (None, None)
-        )
+    commit = _git(ROOT, "rev-parse", "HEAD")
+    changes = _git(ROOT, "status", "--porcelain", "--", *_SOURCES)
+    if commit is not None and changes is not None:
+        return commit, bool(changes)
+    stated = ROOT / "COMMIT"
+    return (stated.read_text(encoding="utf-8").strip() or None) if stated.exists() else None, None
 
 
 def committed(folder: Path) -> list[str]:
     """The names of the files in a folder that git tracks; none without git."""
-    if not folder.is_dir():
-        return []
-    try:
-        return subprocess.run(
-            ["git", "-C", str(folder), "ls-files"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return []
+    return (_git(folder, "ls-files") or "").splitlines()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -27,17 +28,15 @@ class BadRecord(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """A field's JSON type, whether null is allowed, its accepted values, and its meaning."""
+    """A field's JSON type, its meaning, its accepted values, and whether null is allowed."""
 
     type: str  # "string", "integer", "number", "boolean", "object", "array"
     meaning: str
-    null: bool = True
     choices: tuple[Any, ...] = ()
+    null: bool = True
 
 
-def _required(type_: str, meaning: str, choices: tuple[Any, ...] = ()) -> Field:
-    return Field(type_, meaning, null=False, choices=choices)
-
+_required = functools.partial(Field, null=False)
 
 FIELDS: dict[str, Field] = {
     "run_id": _required("string", "names the run: preset and a hash of the measured code"),
@@ -95,7 +94,7 @@ FIELDS: dict[str, Field] = {
 ACCEPTED = "the fields of bench/records/schema.py"
 VERSUS = ("provider", "ratio", "low", "high")
 ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
-_PYTHON = {
+_PYTHON: dict[str, Any] = {
     "string": str,
     "integer": int,
     "number": (int, float),
@@ -129,10 +128,8 @@ def check(record: Mapping[str, Any]) -> None:
             if not field.null:
                 raise BadRecord(f"{name} is null; accepted: {field.type}")
             continue
-        right = isinstance(value, _PYTHON[field.type])  # type: ignore[arg-type]
-        if isinstance(value, bool) and field.type in ("integer", "number"):
-            right = False
-        if not right:
+        is_bool = isinstance(value, bool)
+        if not isinstance(value, _PYTHON[field.type]) or is_bool != (field.type == "boolean"):
             raise BadRecord(f"{name} is {value!r}; accepted: {field.type}")
         if field.choices and value not in field.choices:
             raise BadRecord(f"{name} is {value!r}; accepted: {', '.join(map(str, field.choices))}")
