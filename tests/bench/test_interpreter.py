@@ -1,6 +1,7 @@
 """Triton's interpreter with a NumPy that it cannot run with: one sentence, before anything else."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,7 @@ def run(code: str, *words: object, interpreted: bool = False) -> subprocess.Comp
         ("3.6.0", "2.3.5", True),
         ("3.6.0", "2.4.0", False),
         ("3.6.0", "2.5.0", False),
-        ("3.7.0", "2.3.5", True),
         ("3.7.0", "2.4.0", True),
-        ("3.7.0", "2.5.0", True),
         ("3.7.1", "2.5.0", True),
         # and how else their versions are spelt
         ("3.6.0+git9844da95", "2.10.1", False),
@@ -54,23 +53,18 @@ def run(code: str, *words: object, interpreted: bool = False) -> subprocess.Comp
 def test_the_pairs_that_cannot_run(monkeypatch, triton: str, numpy: str, works: bool):
     monkeypatch.setattr("triton.__version__", triton)
     monkeypatch.setattr("numpy.__version__", numpy)
-    fault = autograd.interpreter_fault()
     if works:
-        assert fault is None
         interpreter.check()
         return
-    assert fault is not None and f"Triton {triton}" in fault and f"NumPy {numpy}" in fault
-    with pytest.raises(RuntimeError) as refusal:
+    with pytest.raises(RuntimeError, match=f"Triton {re.escape(triton)}.*NumPy {numpy}"):
         interpreter.check()
-    assert str(refusal.value) == fault
 
 
 @NO_GPU
 def test_the_kernels_refuse_to_be_interpreted(monkeypatch):
     monkeypatch.setattr(autograd, "INTERPRETER_FAULT", SENTENCE)
-    with pytest.raises(RuntimeError) as refusal:
+    with pytest.raises(RuntimeError, match=re.escape(SENTENCE)):
         kernels.GRU(2, 3)(torch.zeros(1, 1, 2))
-    assert str(refusal.value) == SENTENCE
     # What nobody interprets goes on.
     y, _ = kernels.GRU(2, 3, device="meta")(torch.zeros(1, 1, 2, device="meta"))
     assert y.shape == (1, 1, 3)
@@ -87,27 +81,20 @@ def test_a_process_that_interprets_says_it_at_the_first_call():
 @pytest.mark.parametrize(
     "words",
     [
-        ["quick"],
-        ["error"],
-        ["sweep", "--kind", "error"],
-        ["sweep", "--kind", "time,error"],
-        ["campaign", "--rehearse"],
+        ["quick", "--results"],
+        ["error", "--results"],
+        ["sweep", "--kind", "error", "--results"],
+        ["sweep", "--kind", "time,error", "--results"],
+        ["campaign", "--rehearse", "--out"],
+        ["check-gpu", "--rehearse", "--out"],
     ],
     ids=" ".join,
 )
 def test_a_command_that_has_kernels_interpreted_says_it_and_measures_nothing(words, tmp_path: Path):
-    folder = "--out" if words[0] == "campaign" else "--results"
-    done = run(BENCH, *words, folder, tmp_path / "results")
+    done = run(BENCH, *words, tmp_path / "results")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: {SENTENCE}"
     assert not (tmp_path / "results").exists()
-
-
-@NO_GPU
-@pytest.mark.slow
-def test_a_rehearsal_of_the_gpus_check_says_it():
-    done = run(BENCH, "check-gpu", "--rehearse")
-    assert (done.returncode, done.stderr) == (2, f"error: {SENTENCE}\n")
 
 
 @NO_GPU

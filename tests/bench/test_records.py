@@ -82,41 +82,34 @@ def test_a_missing_and_an_unknown_field_are_named():
         schema.check(record() | {"colour": "red"})
 
 
-def test_missing_values_are_null_never_nan(tmp_path: Path):
-    path = tmp_path / "a.jsonl"
+def write(path: Path, *records: store.Record) -> Path:
     with store.Writer(path) as writer:
-        writer.append(record(median_ms=math.nan, gbps=math.inf))
+        for each in records:
+            writer.append(each)
+    return path
+
+
+def seeds(path: Path) -> list[int]:
+    return [each["seed"] for each in store.read(path)]
+
+
+def test_missing_values_are_null_never_nan(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", record(median_ms=math.nan, gbps=math.inf))
     text = path.read_text()
     assert "NaN" not in text and "Infinity" not in text
     (back,) = store.read(path)
     assert back["median_ms"] is None and back["gbps"] is None
 
 
-def test_a_torn_line_is_passed_over_and_the_next_run_goes_on(tmp_path: Path):
-    path = tmp_path / "a.jsonl"
-    with store.Writer(path) as writer:
-        writer.append(record(seed=1))
-        writer.append(record(seed=2))
+def test_an_incomplete_last_line_is_skipped_then_removed_and_reported(tmp_path: Path, capsys):
+    path = write(tmp_path / "a.jsonl", record(seed=1), record(seed=2))
     whole = path.read_bytes()
     for cut in range(len(whole) // 2 + 1, len(whole)):
         path.write_bytes(whole[:cut])
-        with store.Writer(path) as writer:
-            writer.append(record(seed=3))
-        seeds = [r["seed"] for r in store.read(path)]
-        assert seeds == ([1, 2, 3] if cut == len(whole) - 1 else [1, 3])
-
-
-def test_an_incomplete_last_line_is_removed_and_reported(tmp_path: Path, capsys):
-    path = tmp_path / "a.jsonl"
-    with store.Writer(path) as writer:
-        writer.append(record(seed=1))
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[:40])
-    assert [r["seed"] for r in store.read(path)] == [1]
-    with store.Writer(path) as writer:
-        writer.append(record(seed=2))
-    assert "a.jsonl: removed an incomplete last line" in capsys.readouterr().err
-    assert [r["seed"] for r in store.read(path)] == [1, 2]
+        lost = cut < len(whole) - 1  # then more than the newline is
+        assert seeds(path) == ([1] if lost else [1, 2])
+        assert seeds(write(path, record(seed=3))) == ([1, 3] if lost else [1, 2, 3])
+        assert ("a.jsonl: removed an incomplete last line" in capsys.readouterr().err) == lost
 
 
 @pytest.mark.parametrize(
@@ -127,25 +120,18 @@ def test_any_other_line_is_refused_with_its_place(tmp_path: Path, bad: bytes):
     path.write_bytes(json.dumps(record()).encode() + b"\n" + bad)
     with pytest.raises(schema.BadRecord, match=r"a\.jsonl:2: the line is .*accepted"):
         list(store.read(path))
-
-
-def test_no_empty_file_is_left_and_one_holds_no_records(tmp_path: Path):
-    path = tmp_path / "a.jsonl"
-    with store.Writer(path):
-        pass
-    assert not path.exists()
-    path.touch()
-    assert list(store.read(path)) == []
-    with pytest.raises(ValueError, match="no records in"):
-        store.merge([path], tmp_path / "m.jsonl")
-    assert not (tmp_path / "m.jsonl").exists()
-
-
-def test_a_whole_but_wrong_record_is_refused_with_its_place(tmp_path: Path):
-    path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(record() | {"status": "fine"}) + "\n")
     with pytest.raises(schema.BadRecord, match=r"a\.jsonl:1: status"):
         list(store.read(path))
+
+
+def test_no_empty_file_is_left_and_one_holds_no_records(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl")
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(ValueError, match="no records in"):
+        store.merge([path], tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
 
 
 def test_two_processes_never_write_one_file(tmp_path: Path):
@@ -181,13 +167,12 @@ def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
         child.stdout.readline()  # it writes
         time.sleep(draw.uniform(0.0, 0.05))
         os.kill(child.pid, signal.SIGKILL)
-        told = child.stdout.read().split()
+        written = child.stdout.read().split()
         child.wait()
         child.stdout.close()
-        finished = int(told[-1]) + 1 if told else 1
-        seeds = [r["seed"] for r in store.read(path)]
-        assert seeds == list(range(len(seeds)))
-        assert len(seeds) >= finished
+        finished_ones = int(written[-1]) + 1 if written else 1
+        found = seeds(path)
+        assert found == list(range(len(found))) and len(found) >= finished_ones
 
 
 def test_the_last_record_of_a_question_counts(tmp_path: Path):
@@ -197,9 +182,9 @@ def test_the_last_record_of_a_question_counts(tmp_path: Path):
 
 def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
     late = record(time="2026-01-02T00:00:00+00:00")
-    for name, each in (("run.1of2", late), ("run", record(status="error", reason="x"))):
-        with store.Writer(tmp_path / "records" / f"{name}.jsonl") as writer:
-            writer.append(each | {"run_id": "run"})
+    failed = record(status="error", reason="x")
+    for name, each in (("run.1of2", late), ("run", failed)):
+        write(tmp_path / "records" / f"{name}.jsonl", each | {"run_id": "run"})
     assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
     assert list(finished(tmp_path, "run").values()) == ["ok"]
     assert [r["status"] for r in compare.times([tmp_path]).values()] == ["ok"]
@@ -209,8 +194,7 @@ def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
 
 def test_merge_refuses_to_mix(tmp_path: Path):
     for name, values in (("a", {}), ("b", {"device": {"name": "other"}}), ("c", {"run_id": "s"})):
-        with store.Writer(tmp_path / f"{name}.jsonl") as writer:
-            writer.append(record(**values))
+        write(tmp_path / f"{name}.jsonl", record(**values))
     with pytest.raises(ValueError, match="several devices"):
         store.merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "m.jsonl")
     with pytest.raises(ValueError, match="several runs"):
@@ -225,21 +209,17 @@ def test_merge_refuses_to_mix(tmp_path: Path):
 def test_compressed_records_are_read_as_plain_ones(tmp_path: Path):
     """Also a run that goes on in a plain file beside its compressed one."""
     path = tmp_path / "records" / "run.jsonl"
-    with store.Writer(path) as writer:
-        for seed in (1, 2):
-            writer.append(record(seed=seed, run_id="run"))
+    write(path, *(record(seed=seed, run_id="run") for seed in (1, 2)))
     packed = path.with_name("run.jsonl.gz")
     assert store.merge([path], packed) == 2
-    lines = path.read_bytes()
-    assert gzip.decompress(packed.read_bytes()) == lines
+    assert gzip.decompress(packed.read_bytes()) == path.read_bytes()
     assert packed.read_bytes()[3:8] == bytes(5)  # neither a name nor a time
     path.unlink()
-    assert [r["seed"] for r in store.read(packed)] == [1, 2]
-    with store.Writer(path) as writer:
-        for seed in (2, 3):
-            writer.append(record(seed=seed, run_id="run", time="2026-01-02T00:00:00+00:00"))
-    assert store.record_files(tmp_path) == [path, packed]
-    assert {store.stem(file) for file in store.record_files(tmp_path, "run")} == {"run"}
+    assert seeds(packed) == [1, 2]
+    later = {"run_id": "run", "time": "2026-01-02T00:00:00+00:00"}
+    write(path, *(record(seed=seed, **later) for seed in (2, 3)))
+    assert store.record_files(tmp_path) == store.record_files(tmp_path, "run") == [path, packed]
+    assert {store.stem(file) for file in (path, packed)} == {"run"}
     assert len(finished(tmp_path, "run")) == 3
     both = tmp_path / "both.jsonl.gz"
     assert store.merge([tmp_path / "records"], both) == 3
