@@ -124,7 +124,8 @@ class Campaign:
         self.step(self.measure_floor)
         for preset in presets:
             if preset != presets[0]:
-                self.step(self.compile_preset, preset)
+                with Pool(run_checks.workers()) as pool:
+                    self.step(self.precompile, preset, self.uses(preset), pool)
             kinds = {request.kind for request in load_preset(preset).requests}
             self.step(self.sweep, preset, "time", SPEED if "error" in kinds else ALL)
             if "error" in kinds:
@@ -159,10 +160,6 @@ class Campaign:
         rest = value_checks.all_comparisons(self.rehearse)
         uses = precompile.of_comparisons(first) + self.uses(preset)
         self.precompile("checks", uses + precompile.of_comparisons(rest), pool)
-
-    def compile_preset(self, preset: str) -> None:
-        with Pool(run_checks.workers()) as pool:
-            self.precompile(preset, self.uses(preset), pool)
 
     def uses(self, preset: str) -> list[precompile.Use]:
         """The kernels that a preset's speed needs."""

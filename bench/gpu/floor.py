@@ -154,7 +154,9 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
         RuntimeError: if the process dies before it measures anything.
     """
     deadline = time.monotonic() + seconds
-    forget_running(folder)
+    found = store.read_state(folder / files.FLOOR)
+    if found.get("running"):  # blame nothing that an earlier process was measuring when it died
+        store.write_state(folder / files.FLOOR, found | {"running": None})
     failed: set[str] = set()
     while True:
         call = partial(measure_here, folder, deadline, sorted(failed))
@@ -174,16 +176,8 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
             raise RuntimeError(f"the floor was not measured: {death}")
         if death is not None:  # else what failed is written already
             found["problems"][running] = f"failed: {death}"
-            write(folder, found)
+        write(folder, found | {"running": None})
         failed.add(running)
-        forget_running(folder)
-
-
-def forget_running(folder: Path) -> None:
-    """Blame nothing that an earlier process was measuring when it died."""
-    found = store.read_state(folder / files.FLOOR)
-    if found.get("running"):
-        store.write_state(folder / files.FLOOR, found | {"running": None})
 
 
 def failures(problems: dict[str, str]) -> list[str]:

@@ -250,28 +250,20 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     return reported.split(": ")[0]
 
 
-def find_program(cuda: bool) -> str:
-    """compute-sanitizer's path.
-
-    Raises:
-        Skipped: where it is not installed, or there is no GPU.
-    """
-    folders = os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin"
-    program = shutil.which("compute-sanitizer", path=folders)
-    if not cuda or program is None:
-        raise Skipped("compute-sanitizer is not installed" if cuda else "needs a GPU")
-    return program
-
-
 def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
     """Run a cell's persistent kernels on a small case under one of ``SANITIZERS``.
 
     Raises:
         Failed: if it found errors.
-        Skipped or NotDone: if it is not installed, was refused, or took too long.
+        Skipped: where it is not installed, or there is no GPU.
+        NotDone: if it was refused, or took too long.
     """
+    folders = os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin"
+    program = shutil.which("compute-sanitizer", path=folders)
+    if not cuda or program is None:
+        raise Skipped("compute-sanitizer is not installed" if cuda else "needs a GPU")
     code = f"from bench.gpu import value_checks; value_checks.run_sanitizer_case({cell!r})"
-    command = [find_program(cuda), "--tool", tool, "--error-exitcode", "9"]
+    command = [program, "--tool", tool, "--error-exitcode", "9"]
     if tool == "memcheck":  # torch and Triton ask the driver things that it may refuse
         command += ["--report-api-errors", "no"]
     try:

@@ -1,6 +1,5 @@
 """check-gpu: which checks there are, exit codes, what is printed and kept, and resuming."""
 
-import json
 import subprocess
 import sys
 from functools import partial
@@ -17,8 +16,8 @@ from bench.gpu import run_checks
 from bench.gpu.pool import Pool, Unit
 from bench.gpu.run_checks import TRIES, Check, ResultFile, Row
 from bench.gpu.value_checks import kernel_cells
-from bench.records import files
-from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect
+from bench.records import files, store
+from bench.records.failed_checks import FAIL, NOT_DONE, PASS, Suspect
 from bench.records.provenance import ROOT
 from tests.helpers.pool_tasks import dies, fails, finds, gives, late
 
@@ -51,31 +50,6 @@ def test_a_command_that_needs_a_gpu_says_so_in_a_line(command: str, tmp_path: Pa
     assert f"{command} needs a GPU" in found.stderr and "--rehearse" in found.stderr
 
 
-@NO_GPU
-@pytest.mark.slow
-def test_the_rehearsal_runs_every_check_once(tmp_path: Path) -> None:
-    words = ["check-gpu", "--rehearse", "--out", str(tmp_path), "--max-minutes", "60"]
-    found = CliRunner().invoke(app, words)
-    assert found.exit_code == 0, found.output
-    assert " 0 failed" in found.output and " 0 not done" in found.output
-    stored = json.loads((tmp_path / files.CHECKS).read_text())
-    assert stored["key"]["rehearsal"] and stored["software"]["torch"] == torch.__version__
-    assert stored["device"]["kind"] == "cpu"
-    outcomes: dict[str, list[Any]] = {}
-    for row in stored["rows"]:
-        outcomes.setdefault(row["check"], []).append(row["outcome"])
-    # Two comparisons of each cell in fp32, fp16 and bf16; what needs a GPU is left out.
-    assert outcomes.pop("values") == [PASS] * 6 * len(kernel_cells())
-    assert outcomes.pop("repetitions") == [PASS] * 2
-    assert outcomes.pop("missing program") == [PASS, LEFT_OUT] * 2
-    left_out = {"streams": 2, "graph": 3, "far offsets": 1, "sanitizer": 2}
-    assert outcomes == {check: [LEFT_OUT] * count for check, count in left_out.items()}
-    again = CliRunner().invoke(app, words)
-    assert again.exit_code == 0
-    # Nothing is run again: the seconds too are the first call's.
-    assert json.loads((tmp_path / files.CHECKS).read_text())["rows"] == stored["rows"]
-
-
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_this_gpu_passes() -> None:
@@ -87,12 +61,15 @@ def test_this_gpu_passes() -> None:
     ("calls", "code"), [((gives,), 0), ((fails, late), 1), ((gives, late), UNFINISHED)]
 )
 @NO_GPU
-def test_exit_codes(calls: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
     named = [partial(call, "fine") if call is gives else call for call in calls]
     checks = checks_of(**{str(index): call for index, call in enumerate(named)})
     monkeypatch.setattr(run_checks, "all_checks", lambda *_: checks)
-    found = CliRunner().invoke(app, ["check-gpu", "--rehearse"])
+    found = CliRunner().invoke(app, ["check-gpu", "--rehearse", "--out", str(tmp_path)])
     assert found.exit_code == code, found.output
+    stored = store.read_state(tmp_path / files.CHECKS)
+    assert stored["key"]["rehearsal"] and stored["software"]["torch"] == torch.__version__
+    assert stored["device"]["kind"] == "cpu" and len(stored["rows"]) == len(calls)
 
 
 # --- keeping and resuming
