@@ -8,10 +8,8 @@ under `use_deterministic_algorithms`); and programs that no barrier orders must 
 write what another of the same launch reads or writes.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -21,6 +19,8 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
+from tests.helpers.concurrent_launch import launched_by
+
 builder = interpreter.interpreter_builder
 
 # Bytes on either side of a tensor, far more than any test's tensor has.
@@ -28,6 +28,14 @@ GAP = 1 << 18
 # Programs of one launch, at most; SEVERAL stands for more than one reader.
 MOST = 1 << 16
 SEVERAL = MOST - 1
+
+# How a kernel reaches memory: which arguments are the pointers and the mask, and what is done.
+ACCESSES = {
+    "create_masked_load": (0, 1, "read"),
+    "create_masked_store": (0, 2, "write"),
+    "create_atomic_rmw": (1, 3, "read and write"),
+    "create_atomic_cas": (0, None, "read and write"),
+}
 
 
 class Violation(Exception):
@@ -93,10 +101,7 @@ class Memory:
             self.ends = np.array([region.end for region in self.regions], dtype=np.uint64)
         return self.adopted[key].copy
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
-        signature = inspect.signature(kernel.fn)
-        known = {name: value for name, value in kwargs.items() if name in signature.parameters}
-        arguments = signature.bind(*args, **known).arguments
+    def launch(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any]) -> None:
         for name, value in arguments.items():
             if isinstance(value, Tensor):
                 arguments[name] = self.adopt(name, value)
@@ -104,42 +109,23 @@ class Memory:
             region.fetch()
         self.launches += 1
         self.ordered_by_barrier = arguments["counters_ptr"] is not None
-        with self.watching():
+        with mock.patch.multiple(builder, **{name: self.checking(name) for name in ACCESSES}):
             kernel[grid](**arguments)
         for region in self.regions:
             region.give()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        load, store = builder.create_masked_load, builder.create_masked_store
-        add, swap = builder.create_atomic_rmw, builder.create_atomic_cas
+    def checking(self, name: str) -> Callable[..., Any]:
+        """The builder's function of this name, with a check ahead of it."""
+        original, (pointers, mask, kinds) = getattr(builder, name), ACCESSES[name]
 
-        def create_masked_load(pointers: Any, mask: Any, *rest: Any) -> Any:
-            self.check(pointers, mask, reads=True)
-            return load(pointers, mask, *rest)
+        def access(*args: Any) -> Any:
+            active = None if mask is None else args[mask]
+            self.check(args[pointers], active, "read" in kinds, "write" in kinds)
+            return original(*args)
 
-        def create_masked_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-            self.check(pointers, mask, writes=True)
-            return store(pointers, value, mask, *rest)
+        return access
 
-        def create_atomic_rmw(op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-            self.check(pointers, mask, reads=True, writes=True)
-            return add(op, pointers, value, mask, *rest)
-
-        def create_atomic_cas(pointers: Any, *rest: Any) -> Any:
-            self.check(pointers, None, reads=True, writes=True)
-            return swap(pointers, *rest)
-
-        with mock.patch.multiple(
-            builder,
-            create_masked_load=create_masked_load,
-            create_masked_store=create_masked_store,
-            create_atomic_rmw=create_atomic_rmw,
-            create_atomic_cas=create_atomic_cas,
-        ):
-            yield
-
-    def check(self, pointers: Any, mask: Any, reads: bool = False, writes: bool = False) -> None:
+    def check(self, pointers: Any, mask: Any, reads: bool, writes: bool) -> None:
         """Check the active lanes of one access."""
         addresses = pointers.data.ravel()
         if mask is not None:
@@ -199,22 +185,9 @@ class Memory:
         )
 
 
-class Checked:
-    """Stands in for an interpreted kernel."""
-
-    def __init__(self, kernel: Any, memory: Memory) -> None:
-        self.kernel, self.memory, self.fn = kernel, memory, kernel.fn
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return partial(self.memory.launch, self.kernel, grid)
-
-
 @contextmanager
-def checked(launch: ModuleType) -> Iterator[Memory]:
-    """Within it, every access of the kernels that `launch` starts is checked."""
+def checked(module: ModuleType) -> Iterator[Memory]:
+    """Within it, every access of the kernels that `module` launches is checked."""
     memory = Memory()
-    with (
-        mock.patch.object(launch, "forward_kernel", Checked(launch.forward_kernel, memory)),
-        mock.patch.object(launch, "backward_kernel", Checked(launch.backward_kernel, memory)),
-    ):
+    with launched_by(memory.launch, module):
         yield memory

@@ -8,15 +8,16 @@ kernel with a grid of one and its own `first_program`.
 """
 
 import inspect
-import os
+import multiprocessing
 import random
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -31,9 +32,6 @@ MANY_POLLS = 1 << 20
 POLL_S = 1e-4
 # A launch that takes longer is stopped, and its test fails.
 LIMIT_S = 120.0
-
-# The number of the program that this process runs; None in the process that launches.
-PROGRAM: int | None = None
 
 builder = interpreter.interpreter_builder
 
@@ -56,36 +54,56 @@ class Settings:
     died: list[int] = field(default_factory=list)  # programs that a signal ended, of all launches
 
 
-class Concurrent:
-    """Stands in for an interpreted kernel; launches that are not persistent run as they are."""
+@dataclass
+class Launcher:
+    """Stands in for an interpreted kernel: `launch(kernel, grid, arguments)` launches it."""
 
-    def __init__(self, kernel: Any, settings: Settings) -> None:
-        self.kernel, self.settings = kernel, settings
-        self.fn = kernel.fn
+    kernel: Any
+    launch: Callable[[Any, tuple[int, ...], dict[str, Any]], None]
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return partial(self.launch, grid)
+        return partial(self.call, grid)
 
-    def launch(self, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
-        signature = inspect.signature(self.fn)
-        known = {name: value for name, value in kwargs.items() if name in signature.parameters}
-        arguments = signature.bind(*args, **known).arguments
-        if not arguments["PERSISTENT"]:
-            self.kernel[grid](**arguments)
-            return
-        arguments["max_polls"] = self.settings.max_polls
-        for value in arguments.values():
-            if isinstance(value, torch.Tensor):
-                value.share_memory_()  # in place: whoever holds the tensor sees what is written
-        self.settings.programs.append(grid[0])
-        self.settings.died += run(grid[0], partial(self.program, arguments), self.settings.may_die)
+    def call(self, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        signature = inspect.signature(self.kernel.fn)
+        known = {name: value for name, value in options.items() if name in signature.parameters}
+        self.launch(self.kernel, grid, signature.bind(*args, **known).arguments)
 
-    def program(self, arguments: dict[str, Any], number: int) -> None:
-        """One program, in its own process."""
-        obey(self.settings, number)
-        if self.settings.at_start is not None:
-            self.settings.at_start(number, arguments)
-        self.kernel[(1,)](**{**arguments, "first_program": number})
+    @property
+    def fn(self) -> Any:
+        return self.kernel.fn
+
+
+@contextmanager
+def launched_by(function: Callable[..., None], module: ModuleType = launch) -> Iterator[None]:
+    """Within it, `function(kernel, grid, arguments)` does the launches of `module`'s kernels."""
+    forward, backward = (
+        Launcher(k, function) for k in (module.forward_kernel, module.backward_kernel)
+    )
+    with mock.patch.multiple(module, forward_kernel=forward, backward_kernel=backward):
+        yield
+
+
+def launch_concurrently(
+    settings: Settings, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any]
+) -> None:
+    """A process for each program; launches that are not persistent run as they are."""
+    if not arguments["PERSISTENT"]:
+        kernel[grid](**arguments)
+        return
+    arguments["max_polls"] = settings.max_polls
+    for value in arguments.values():
+        if isinstance(value, torch.Tensor):
+            value.share_memory_()  # in place: whoever holds the tensor sees what is written
+
+    def program(number: int) -> None:
+        obey(settings, number)
+        if settings.at_start is not None:
+            settings.at_start(number, arguments)
+        kernel[(1,)](**{**arguments, "first_program": number})
+
+    settings.programs.append(grid[0])
+    settings.died += run(grid[0], program, settings.may_die)
 
 
 def obey(settings: Settings, number: int) -> None:
@@ -115,73 +133,35 @@ def run(programs: int, body: Callable[[int], None], may_die: bool = False) -> li
     """Run body(0), body(1), ... each in a process of its own; return those that a signal ended.
 
     Raises:
-        RuntimeError: if one failed, with its traceback, or if they did not end in time.
+        RuntimeError: if one failed, whose traceback is on stderr, or if they did not end in time.
     """
-    reader, writer = os.pipe()
-    children: dict[int, int] = {}
-    try:
-        for number in range(programs):
-            child = os.fork()
-            if child == 0:
-                _be_program(body, number, writer)
-            children[child] = number
-        failed, killed = _await(children, may_die)
-    finally:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-        os.close(writer)
-        with os.fdopen(reader) as stream:
-            told = stream.read()
-    if failed or (killed and not may_die):
-        raise RuntimeError(f"programs {failed + killed} of {programs} failed\n{told}")
-    return killed
-
-
-def _be_program(body: Callable[[int], None], number: int, writer: int) -> None:
-    """The whole life of a forked process; it must never return into the caller's stack."""
-    global PROGRAM
-    PROGRAM = number
-    code = 1
-    try:
-        body(number)
-        code = 0
-    except BaseException:
-        told = f"program {number}:\n{traceback.format_exc()}"
-        os.write(writer, told.encode()[-4000:])  # less than a pipe holds, for 16 programs
-    finally:
-        os._exit(code)
-
-
-def _await(children: dict[int, int], may_die: bool) -> tuple[list[int], list[int]]:
-    """Wait until all have ended, or one has failed; takes those that ended out of `children`."""
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=body, args=(n,), daemon=True) for n in range(programs)]
+    for child in children:
+        child.start()
     deadline = time.monotonic() + LIMIT_S
-    failed: list[int] = []
-    killed: list[int] = []
-    while children and not failed and (may_die or not killed):
-        for child in list(children):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                number = children.pop(child)
-                if os.WIFSIGNALED(status):
-                    killed.append(number)
-                elif status:
-                    failed.append(number)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"programs {list(children.values())} did not end in {LIMIT_S} s")
-        time.sleep(5e-4)
-    return failed, killed
+    good = {None, 0, -signal.SIGKILL} if may_die else {None, 0}
+    codes: list[int | None] = [None]
+    try:
+        while None in codes and good.issuperset(codes):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"programs did not end in {LIMIT_S} s; exit codes: {codes}")
+            wait([child.sentinel for child in children if child.exitcode is None], timeout=1)
+            codes = [child.exitcode for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+    if not good.issuperset(codes):
+        raise RuntimeError(f"programs failed; exit codes: {codes}")
+    return [number for number, code in enumerate(codes) if code]
 
 
 @contextmanager
 def concurrent(settings: Settings | None = None) -> Iterator[Settings]:
     """Within it, each program of a persistent launch is a process of its own."""
     settings = settings or Settings()
-    with (
-        mock.patch.object(launch, "forward_kernel", Concurrent(launch.forward_kernel, settings)),
-        mock.patch.object(launch, "backward_kernel", Concurrent(launch.backward_kernel, settings)),
-    ):
+    with launched_by(partial(launch_concurrently, settings)):
         yield settings
 
 

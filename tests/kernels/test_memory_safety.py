@@ -85,19 +85,6 @@ def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any],
     run(loop, "persistent" if single else mode)
 
 
-@pytest.mark.slow
-def test_random_loops_keep_to_their_memory() -> None:
-    hypothesis = pytest.importorskip("hypothesis")
-    from tests.helpers.random_loops import SHAPES, loops
-
-    @hypothesis.settings(SHAPES, max_examples=25)
-    @hypothesis.given(loops(), hypothesis.strategies.sampled_from(("stepwise", "gemm")))
-    def check(loop: Loop, mode: str) -> None:
-        run(loop, mode)
-
-    check()
-
-
 def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
     """The persistent launch with its barrier; what one program wrote counts for all."""
     loop = Loop(
@@ -182,20 +169,3 @@ def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -
 def test_the_planted_faults_are_all_that_is_wrong(tmp_path: Path) -> None:
     with planted(tmp_path, "blocks", "batch_tile", "(units < H)", "(units < H)") as module:
         run(PLANTED, "stepwise", module)
-
-
-@pytest.mark.parametrize("name, change", [("T", 1), ("B", 1), ("H", 1)])
-@pytest.mark.parametrize("kernel", ["forward", "backward"])
-def test_a_size_too_large_is_caught(
-    kernel: str, name: str, change: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The launch says one time step, one sequence or one unit more than the tensors have."""
-    build = getattr(launch, f"{kernel}_arguments")
-
-    def one_more(*args: Any) -> dict[str, Any]:
-        arguments = build(*args)
-        return {**arguments, name: arguments[name] + change, "lengths_ptr": None}
-
-    monkeypatch.setattr(launch, f"{kernel}_arguments", one_more)
-    with pytest.raises(InterpreterError, match="Violation"):
-        run(PLANTED, "stepwise")
