@@ -109,7 +109,8 @@ class Memory:
             region.fetch()
         self.launches += 1
         self.ordered_by_barrier = arguments["counters_ptr"] is not None
-        with mock.patch.multiple(builder, **{name: self.checking(name) for name in ACCESSES}):
+        accesses: dict[str, Any] = {name: self.checking(name) for name in ACCESSES}
+        with mock.patch.multiple(builder, **accesses):
             kernel[grid](**arguments)
         for region in self.regions:
             region.give()

@@ -66,7 +66,7 @@ def test_our_fp32_is_within_4x_of_torch(cell: str, shape: dict):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru", "slstm"])
 @pytest.mark.parametrize("regime", list(REGIMES))
 def test_our_fp32_is_within_4x_of_torch_under_every_regime(cell: str, regime: str):
     compare(case(cell=cell, T=12, H=16), regime)

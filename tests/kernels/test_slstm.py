@@ -8,19 +8,13 @@ import kernels
 import reference
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.problem import layer_weights, make_problem
-from bench.cases.regimes import apply_regime
-from bench.measure.runner import Runner, verdict
-from bench.providers import PROVIDERS, load
-from bench.records.environment import machine
 from tests.helpers.paired_modules import (
     DEVICE,
     flat,
     where_the_kernels_run,  # noqa: F401 - an autouse fixture
 )
-from tests.helpers.pairwise import label, pairwise
 from tests.helpers.tolerances import REORDERED
 
-load()
 T, B, H = 6, 3, 5
 
 
@@ -83,60 +77,6 @@ def test_it_survives_what_overflows_the_bare_equations():
     assert torch.allclose(y[0], o.sigmoid() * z.tanh(), rtol=REORDERED[torch.float64])
     bare, *_ = bare_equations(gx[:, :, 0], w_hh[0], (zero[0],) * 4)
     assert not bare.isfinite().all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    pairwise(
-        provider=["ours", "ours-gemm"],
-        dtype=["fp32", "fp16", "bf16"],
-        track=["layer", "recurrence"],
-        directions=[1, 2],
-        resets=[0.0, 0.3],
-        regime=["default", "lengths", "large", "constant", "orthogonal-1.1"],
-        shape=[(1, 1, 17), (2, 7, 5), (5, 3, 33), (17, 4, 16)],
-    ),
-    ids=label,
-)
-def test_kernels_equal_the_reference(case):
-    """Outputs, all four last states, and the gradients of all inputs, weights and first states."""
-    provider, regime, (B, T, H) = case.pop("provider"), case.pop("regime"), case.pop("shape")
-    sizes = {"cell": "slstm", "pass": "fwd+bwd", "B": B, "T": T, "I": 6, "H": H}
-    asked = make_case(**DEFAULTS | sizes | case)
-    problem = make_problem(asked, 0, DEVICE)
-    apply_regime(problem, regime)
-    found = Runner(PROVIDERS[provider], problem, machine()).errors()
-    states = ("h0", "c0", "n0", "m0")
-    assert {"y", "h_n", "c_n", "n_n", "m_n", *(f"d{name}" for name in states)} < found.keys()
-    assert verdict(found, asked) is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
-@pytest.mark.parametrize("start", ["given", "zeros", "none"])
-def test_two_layers_from_any_start(start, direction):
-    D = 2 if direction == "both" else 1
-    shapes = [[(4 * H, 6 if k < D else D * H), (4 * H, H)] for k in range(2 * D)]
-    drawn = [[torch.randn(shape) / H**0.5 for shape in one] for one in shapes]
-    x, hx = torch.randn(T, B, 6), [torch.randn(2 * D, B, H) for _ in range(4)]
-    hx[2] = 1 + hx[2].abs()
-    if start == "zeros":
-        hx = [torch.zeros_like(state) for state in hx]
-    given = (x, *(weight for one in drawn for weight in one), *hx)
-    results = []
-    for package, dtype in ((kernels, torch.float32), (reference, torch.float64)):
-        leaves = [t.to(dtype, copy=True).requires_grad_() for t in given]
-        weights = list(zip(leaves[1:-4:2], leaves[2:-4:2], strict=True))
-        first = None if start == "none" else tuple(leaves[-4:])
-        y, last = package.slstm(leaves[0], weights, first, direction=direction, lengths=[6, 1, 4])
-        outputs = [y, *last]
-        inputs = leaves[:-4] if first is None else leaves
-        upstream = [(k + 1) * t.detach().cos() for k, t in enumerate(outputs)]
-        results.append([*outputs, *torch.autograd.grad(outputs, inputs, upstream)])
-    for actual, expected in zip(*results, strict=True):
-        # Some 30 roundings of float32 on the longest way, each of 6e-8 of the largest entry.
-        assert (actual - expected).abs().max() <= 2e-6 * expected.abs().max().clamp(min=1)
 
 
 def test_kernels_survive_what_overflows_the_bare_equations():

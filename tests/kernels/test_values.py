@@ -71,7 +71,9 @@ class Problem:
             shapes = [(G * H, features), (G * H, H), (G * H,), (G * H,)][: 4 if case["bias"] else 2]
             # torch's initialisation at half its size
             self.weights.append([(torch.rand(shape) - 0.5) / H**0.5 for shape in shapes])
-        self.hx = initial_states(cell, LD, B, H)
+        self.hx = initial_states(cell, LD, B, H) if case["hx"] else None
+        if case["hx"] == "zeros":
+            self.hx = [torch.zeros_like(state) for state in self.hx]
         if cell == "rnn_relu":
             # Near 0 a rounding would turn the gradient on or off. The first feature is 1, and its
             # weights keep a unit's sum on one side of 0, half of the units on each.
@@ -107,7 +109,7 @@ class Problem:
         cell, case = self.case["cell"], self.case
         x = self.leaf(self.x, dtype)
         weights = [tuple(self.leaf(w, dtype) for w in one) for one in self.weights]
-        hx = [self.leaf(s, dtype) for s in self.hx] if case["hx"] else None
+        hx = self.hx and [self.leaf(s, dtype) for s in self.hx]
         if cell.startswith("rnn_"):
             more["nonlinearity"] = cell.removeprefix("rnn_")
         given = None if hx is None else hx[0] if len(hx) == 1 else tuple(hx)
@@ -183,7 +185,7 @@ SETTINGS: dict[str, list[Any]] = {
     "dtype": [torch.float32, torch.float16, torch.bfloat16],
     "B": [1, 3, 17],
     "T": [1, 2, 7],
-    "hx": [True, False],
+    "hx": ["random", "zeros", None],
     "merge": ["concat", "sum"],
     "batch_first": [False, True],
     "layout": ["contiguous", "strided", "transposed"],
@@ -268,24 +270,10 @@ def test_the_loop_alone_equals_the_reference(case):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_same_inputs_give_the_same_bits(cell):
-    case = {
-        "cell": cell,
-        "pass": "fwd+bwd",
-        "direction": "both",
-        "bias": True,
-        "lengths": "list",
-        "resets": True,
-        "dtype": torch.float32,
-        "B": 3,
-        "T": 2,
-        "H": 17,
-        "layers": 1,
-        "hx": True,
-        "merge": "concat",
-        "batch_first": False,
-        "layout": "contiguous",
-    }
-    problem = Problem(case)
+    case = {name: values[-1] for name, values in SETTINGS.items()} | {"cell": cell, "bias": True}
+    problem = Problem(
+        case | {"dtype": torch.float32, "B": 3, "T": 2, "H": 17, "layers": 1, "hx": "random"}
+    )
     first, second = (problem.run(kernels, torch.float32) for _ in range(2))
     again = problem.run(kernels, torch.float32, recompute=True)
     for name, value in first.items():
