@@ -70,16 +70,12 @@ def planned(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """An argument for JSON: a tensor's dtype and shape, a function's name."""
+    """What JSON has no form for: a launch's fields, a tensor's shape, a function's name."""
     if isinstance(value, torch.Tensor):
-        return {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
-    return getattr(value, "__name__", value)
-
-
-def described(launch: launch_recorder.Launch) -> dict[str, Any]:
-    fields = {name: getattr(launch, name) for name in launch.__dataclass_fields__}
-    fields["arguments"] = {name: plain(value) for name, value in launch.arguments.items()}
-    return fields | {"aligned": sorted(launch.aligned)}
+        return {"shape": list(value.shape)}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return vars(value) if isinstance(value, launch_recorder.Launch) else value.__name__
 
 
 def work(call: dict[str, Any]) -> dict[str, Any]:
@@ -115,14 +111,14 @@ def main() -> None:
     for name, call in json.loads(sys.argv[1]).items():
         run(call)
         found[name] = {
-            "launches": [described(launch) for launch in recorder.launches],
+            "launches": list(recorder.launches),
             "loaded": list(recorder.loaded),
             "plans": planned(call),
         }
         found[name]["work"] = work(call)
         recorder.launches.clear()
         recorder.loaded.clear()
-    print(json.dumps(found))
+    print(json.dumps(found, default=plain))
 
 
 if __name__ == "__main__":

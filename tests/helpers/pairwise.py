@@ -1,7 +1,8 @@
 """Every pair of settings, not every combination of all of them."""
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 
@@ -12,35 +13,26 @@ def pairwise(**choices: Sequence[Any]) -> list[dict[str, Any]]:
     name takes the value that adds the most missing pairs to it (the least used one of equals).
     """
     names = list(choices)
-    missing = {
-        ((a, i), (b, j)): None  # a dict, for its order
-        for a, b in combinations(names, 2)
-        for i in range(len(choices[a]))
-        for j in range(len(choices[b]))
-    }
-    used = {(name, i): 0 for name in names for i in range(len(choices[name]))}
+    values = {name: [(name, i) for i in range(len(choices[name]))] for name in names}
+    pairs = (pair for a, b in combinations(names, 2) for pair in product(values[a], values[b]))
+    missing = dict.fromkeys(map(frozenset, pairs))  # a dict, for its order
+    used: Counter[Any] = Counter()
     rows = []
     while missing:
-        row = dict(next(iter(missing)))
+        row = dict(sorted(next(iter(missing)), key=lambda value: names.index(value[0])))
+
+        def gain(value: Any, row: dict[str, int] = row) -> tuple[int, int]:
+            added = sum(frozenset((value, other)) in missing for other in row.items())
+            return added, -used[value]
+
         for name in names:
-            if name in row:
-                continue
-
-            def gain(i: int, name: str = name, row: dict[str, int] = row) -> tuple[int, int]:
-                pairs = [_pair(names, (name, i), other) for other in row.items()]
-                return sum(pair in missing for pair in pairs), -used[name, i]
-
-            row[name] = max(range(len(choices[name])), key=gain)
-        for a, b in combinations(row.items(), 2):
-            missing.pop(_pair(names, a, b), None)
-        for item in row.items():
-            used[item] += 1
+            if name not in row:
+                row |= [max(values[name], key=gain)]
+        for pair in combinations(row.items(), 2):
+            missing.pop(frozenset(pair), None)
+        used.update(row.items())
         rows.append({name: choices[name][row[name]] for name in names})
     return rows
-
-
-def _pair(names: list[str], a: tuple[str, int], b: tuple[str, int]) -> Any:
-    return (a, b) if names.index(a[0]) < names.index(b[0]) else (b, a)
 
 
 def label(settings: dict[str, Any]) -> str:

@@ -10,8 +10,4 @@ def test_every_pair_occurs_and_the_list_is_short():
         assert {(row[one], row[two]) for row in rows} == set(product(choices[one], choices[two]))
     assert len(rows) <= 1.5 * 5 * 4  # the two longest need 20; all combinations are 240
     assert rows == pairwise(**choices)
-
-
-def test_a_single_setting_has_no_pairs_and_labels_are_readable():
-    assert pairwise(a=[1, 2]) == []
     assert label({"cell": "gru", "shape": (1, 2)}) == "cell=gru-shape=(1,2)"

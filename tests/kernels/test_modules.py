@@ -343,6 +343,7 @@ def test_lengths_of_the_functions_may_be_numpys():
     x, lengths = torch.randn(T, B, I), np.array([3, 1, 2])
     expected, _ = kernels.gru(x, module.all_weights, lengths=[3, 1, 2])
     lasting = lengths.astype(np.int32)
+    given: Any
     for given in (list(lengths), lasting):
         y, _ = kernels.gru(x, module.all_weights, lengths=given)
         assert torch.equal(y, expected)

@@ -71,7 +71,7 @@ class Problem:
             shapes = [(G * H, features), (G * H, H), (G * H,), (G * H,)][: 4 if case["bias"] else 2]
             # torch's initialisation at half its size
             self.weights.append([(torch.rand(shape) - 0.5) / H**0.5 for shape in shapes])
-        self.hx = initial_states(cell, LD, B, H) if case["hx"] else None
+        self.hx = initial_states(cell, LD, B, H)
         if case["hx"] == "zeros":
             self.hx = [torch.zeros_like(state) for state in self.hx]
         if cell == "rnn_relu":
@@ -109,7 +109,7 @@ class Problem:
         cell, case = self.case["cell"], self.case
         x = self.leaf(self.x, dtype)
         weights = [tuple(self.leaf(w, dtype) for w in one) for one in self.weights]
-        hx = self.hx and [self.leaf(s, dtype) for s in self.hx]
+        hx = [self.leaf(s, dtype) for s in self.hx] if case["hx"] else None
         if cell.startswith("rnn_"):
             more["nonlinearity"] = cell.removeprefix("rnn_")
         given = None if hx is None else hx[0] if len(hx) == 1 else tuple(hx)
