@@ -180,15 +180,14 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     import torch
 
     import kernels
+    from bench.compiler import compile_kernel
     from kernels import failures, launch
     from kernels.autograd import device_limits
-    from kernels.cells import CELLS as KERNEL_CELLS
-    from kernels.inputs import Recurrence
     from kernels.plan import Problem, backward_plan, forward_plan
 
     if in_graph and device == "cpu":
         raise Skipped("a CPU has no CUDA graphs")
-    cell, T, B, io = KERNEL_CELLS["lstm"], 3, 4, torch.bfloat16
+    T, B = 3, 4
     H = 512 if device == "cuda" else 20
     limits = device_limits(torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
     problem = Problem(gates=4, B=B, H=H, directions=1, dtype="bfloat16", precision="ieee")
@@ -201,22 +200,10 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     if plan.group == 1:
         raise NotDone("the plan has no barrier: a group is one program")
 
-    def zeros(*shape: int, dtype: torch.dtype = io) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-    w, initial = zeros(1, 4 * H, H), zeros(2, 1, B, H)
-    recurrence = Recurrence(cell, w, None, initial, None, None, reverse=False, precision="ieee")
-    if backward:
-        arguments = launch.backward_arguments(
-            recurrence, plan, zeros(T, B, H), zeros(2, 1, B, H, dtype=torch.float32),
-            zeros(T, B, H), zeros(1, T, B, 1, H, dtype=torch.float32), zeros(T, B, 1, H, 4),
-        )  # fmt: skip
-        kernel, result = launch.backward_kernel, arguments["dstate_ptr"]
-        arguments |= {"begin": 0, "end": T + 1, "PHASE": launch.BOTH.value}
-    else:
-        arguments = launch.forward_arguments(recurrence, plan, zeros(T, B, 1, 4 * H), save=True)
-        kernel, result = launch.forward_kernel, arguments["state_ptr"]
-        arguments |= {"begin": 0, "end": T}
+    name, pass_ = ("backward", "bwd") if backward else ("forward", "fwd")
+    variant = compile_kernel.Variant("lstm", pass_, H, 1, "bf16", "ieee", plan, ("save",))
+    kernel, arguments = compile_kernel.arguments(variant, T, B, device)
+    result = arguments["dstate_ptr" if backward else "state_ptr"]
 
     def run(programs: int) -> None:
         kernel[(programs,)](**arguments, **launch.options(plan))
@@ -240,12 +227,11 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
         reported = str(error)
     else:
         raise Failed("a launch without its last program ended, and no BarrierError was raised")
-    name = "backward" if backward else "forward"
     if f"the {name} kernel" not in reported:
         raise Failed(f"the BarrierError does not name the {name} kernel: {reported}")
     if not bool(result.isnan().any()):
         raise Failed("the outputs of a launch without its last program hold no NaN")
-    kernels.recurrence("lstm", zeros(T, B, 1, 4 * H), w)
+    run_kernels(make_inputs(cases(rehearse=device == "cpu")[0], device))
     kernels.check()
     return reported.split(": ")[0]
 
