@@ -20,9 +20,6 @@ from bench.records.failed_checks import Suspect
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.plan import Plan
-
-LOOPS = ("forward", "backward")
 # Times sqrt(u): the tolerance of gradients of rnn_relu; see `tolerance`.
 RELU_FACTOR = 1.6
 MOST_RANGES = 6  # of indices, in a report of where a tensor is wrong
@@ -174,17 +171,6 @@ def run_reference(inputs: Inputs) -> dict[str, Tensor]:
     return run_recurrence(reference, replace(inputs, tensors=exact))
 
 
-def plans(inputs: Inputs) -> dict[str, Plan]:
-    """How the kernels run the forward and the backward loop."""
-    from kernels.autograd import plans
-    from kernels.cells import CELLS as KERNEL_CELLS
-
-    of = inputs.comparison
-    precision = "ieee" if of.precision == "none" else of.precision
-    cell, w_hh = KERNEL_CELLS[of.cell], inputs.tensors["w_hh"]
-    return dict(zip(LOOPS, plans(cell, w_hh, of.B, of.mode, precision), strict=True))
-
-
 def tolerance(comparison: Comparison, name: str) -> float:
     """The relative L2 error up to which a tensor passes: the benchmark's own tolerance, but less
     for gradients of rnn_relu at real sizes.
@@ -270,6 +256,8 @@ def compare(comparison: Comparison, device: str) -> str:
     """
     import kernels
     from bench.measure.metrics import errors
+    from kernels.autograd import plans
+    from kernels.cells import CELLS as KERNEL_CELLS
 
     inputs = make_inputs(comparison, device)
     found = run_kernels(inputs)
@@ -288,7 +276,10 @@ def compare(comparison: Comparison, device: str) -> str:
     ]
     for name in wrong:
         lines += describe_errors(name, found[name], exact[name], bounds[name])
-    by_loop = plans(inputs)
+    precision = "ieee" if comparison.precision == "none" else comparison.precision
+    cell, w_hh = KERNEL_CELLS[comparison.cell], inputs.tensors["w_hh"]
+    chosen = plans(cell, w_hh, comparison.B, comparison.mode, precision)
+    by_loop = dict(zip(("forward", "backward"), chosen, strict=True))
     for loop, plan in by_loop.items():
         facts = ", ".join(f"{key}={fact}" for key, fact in asdict(plan).items() if key != "cost")
         lines.append(f"{loop} plan: {facts}")
