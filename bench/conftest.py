@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Isolated]:
     settings["seed"] = option("--input-seed")
     folder = files.RESULTS / provenance.slug(environment.probe().name)
     plugins = selected_options(request.config).plugins
-    with Isolated(settings, folder, plugins=plugins) as isolated:
+    with closing(Isolated(settings, folder, plugins=plugins)) as isolated:
         yield isolated
 
 

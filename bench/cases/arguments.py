@@ -21,6 +21,14 @@ def check_choice(name: str, value: Any, accepted: Choices) -> None:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
 
 
+def choices(name: str, words: str | tuple[str, ...], accepted: Choices) -> tuple[str, ...]:
+    """Words, also comma-separated in one string, each of which must be accepted."""
+    found = tuple(map(str.strip, words.split(","))) if isinstance(words, str) else words
+    for word in found:
+        check_choice(name, word, accepted)
+    return found
+
+
 def sizes(hidden: int, batch: int) -> None:
     """Raise ValueError unless a loop of H hidden units over B sequences could be planned."""
     for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):

@@ -6,58 +6,43 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.cases.presets import Request
+from bench.sweep.sweep import Progress
 
 
 @contextlib.contextmanager
-def bar(title: str, max_seconds: float | None = None) -> Iterator[Report]:
-    """A bar for one sweep; ``max_seconds`` caps the time it says is left."""
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[now]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Report(progress, max_seconds)
+def bar(title: str, max_seconds: float | None = None) -> Iterator[Progress]:
+    """A bar for one sweep; ``max_seconds`` caps the time left that it shows."""
+    started = time.monotonic()
+    with _bar(title, progress.TextColumn("{task.fields[left]}")) as shown:
+        task = shown.add_task("", total=None, left="", now="starting")
 
+        def update(done: int, total: int, request: Request, provider: str, doing: str) -> None:
+            spent = time.monotonic() - started
+            left = ""
+            if done:
+                seconds = spent / done * (total - done)
+                if max_seconds is not None:
+                    seconds = min(seconds, max(0.0, max_seconds - spent))
+                left = f"{seconds / 60:.1f} min left"
+            now = f"{request.case.case_id} {provider} {doing}"
+            shown.update(task, total=total, completed=done, left=left, now=now)
 
-class Report:
-    """What a sweep calls with each step (see ``bench.sweep.sweep.Progress``)."""
-
-    def __init__(self, progress: Progress, max_seconds: float | None) -> None:
-        self.progress, self.max_seconds = progress, max_seconds
-        self.task = progress.add_task("", total=None, left="", now="starting")
-        self.started = time.monotonic()
-
-    def __call__(self, done: int, total: int, request: Request, provider: str, doing: str) -> None:
-        spent = time.monotonic() - self.started
-        left = spent / done * (total - done) if done else None
-        if left is not None and self.max_seconds is not None:
-            left = min(left, max(0.0, self.max_seconds - spent))
-        self.progress.update(
-            self.task,
-            total=total,
-            completed=done,
-            left="" if left is None else f"{left / 60:.1f} min left",
-            now=f"{request.case.case_id} {provider} {doing}",
-        )
+        yield update
 
 
 @contextlib.contextmanager
 def count_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar over ``total`` equal things; what it yields is called with each one's name."""
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total, now="starting")
-        yield lambda name: progress.update(task, advance=1, now=name)
+    with _bar(title, progress.TimeRemainingColumn()) as shown:
+        task = shown.add_task("", total=total, now="starting")
+        yield lambda name: shown.update(task, advance=1, now=name)
+
+
+def _bar(title: str, left: progress.ProgressColumn) -> progress.Progress:
+    now = progress.TextColumn("{task.fields[now]}")
+    first = (progress.TextColumn(title), progress.BarColumn(), progress.MofNCompleteColumn())
+    return progress.Progress(*first, left, now, console=Console(stderr=True))

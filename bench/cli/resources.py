@@ -39,14 +39,14 @@ def command(
     from kernels.plan.devices import DEVICES
 
     bad = False
-    for name in resources.select("device", device, resources.GRIDS):
+    for name in arguments.choices("device", device, resources.GRIDS):
         grid = resources.QUICK if quick else resources.GRIDS[name]
         if hidden:
             grid = replace(grid, hidden=tuple(map(int, hidden.split(","))))
         if cells:
             grid = replace(grid, cells=tuple(dict.fromkeys(map(find_cell, cells.split(",")))))
         if numbers:
-            grid = replace(grid, numbers=resources.select("numbers", numbers, resources.NUMBERS))
+            grid = replace(grid, numbers=arguments.choices("numbers", numbers, resources.NUMBERS))
         folder, records, left = resources.compile_missing(
             resources.plan_jobs(DEVICES[name], grid),
             results,

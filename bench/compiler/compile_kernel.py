@@ -6,11 +6,12 @@ have no memory. Needs ``TRITON_INTERPRET`` unset when ``kernels`` is first impor
 
 from __future__ import annotations
 
-import contextlib
+import json
 import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,15 +142,15 @@ def signature(values: dict[str, Any]) -> dict[str, str | None]:
     return types
 
 
-def identity(variant: Variant, hip: bool) -> dict[str, str]:
-    """Everything but its source that decides how a kernel is compiled, in words."""
+def identity(variant: Variant, hip: bool = False) -> str:
+    """All that decides the compiled kernel but its source, as JSON."""
     from kernels import launch
 
     kernel, values = arguments(variant)
     types = signature(values)
     words = {name: types[name] or constant(value) for name, value in values.items()}
     options = {name: str(value) for name, value in launch.options(variant.plan, hip).items()}
-    return {"kernel": constant(kernel)} | words | options
+    return json.dumps({"kernel": constant(kernel)} | words | options, sort_keys=True)
 
 
 def constant(value: Any) -> str:
@@ -234,13 +235,14 @@ def sass(listing: str) -> list[tuple[int, str]]:
 
 def time_loop(code: list[tuple[int, str]]) -> range:
     """The addresses of the loop over time: the widest span of a backward branch."""
-    best = range(0)
-    for address, text in code:
-        branch = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
-        if branch and int(branch[1], 16) < address:
-            span = range(int(branch[1], 16), address + 1)
-            best = max(best, span, key=len)
-    return best
+    found = ((address, re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)) for address, text in code)
+    return _widest_span((address, int(branch[1], 16)) for address, branch in found if branch)
+
+
+def _widest_span(branches: Iterable[tuple[int, int]]) -> range:
+    """The widest span of a backward branch, from where branches are and where they go."""
+    spans = (range(target, at + 1) for at, target in branches if target < at)
+    return max(spans, key=len, default=range(0))
 
 
 def opcode(text: str) -> str:
@@ -274,7 +276,10 @@ def _amd(kernel: Any) -> Compiled:
         return int(found[1]) if found else 0
 
     code = _amd_code(text)
-    loop = code[_amd_loop(code)]
+    labels = {line[:-1]: index for index, line in enumerate(code) if line.endswith(":")}
+    branches = ((i, re.match(r"s_c?branch\S*\s+(\S+)", line)) for i, line in enumerate(code))
+    span = _widest_span((i, labels[to[1]]) for i, to in branches if to and to[1] in labels)
+    loop = code[span.start : span.stop]
     return _counted(
         [line.split()[0] for line in loop if not line.endswith(":")],
         # On CDNA 2 and 3 the count of vector registers includes the accumulators.
@@ -296,23 +301,3 @@ def _amd_code(text: str) -> list[str]:
         ):
             lines.append(line)
     return lines
-
-
-def _amd_loop(code: list[str]) -> slice:
-    """The widest span of a backward branch."""
-    at = {line[:-1]: index for index, line in enumerate(code) if line.endswith(":")}
-    best = slice(0, 0)
-    for index, line in enumerate(code):
-        branch = re.match(r"s_c?branch\S*\s+(\S+)", line)
-        target = at.get(branch[1]) if branch else None
-        if target is not None and target < index and index - target > best.stop - best.start:
-            best = slice(target, index + 1)
-    return best
-
-
-def binary(kernel: Any) -> tuple[str, bytes]:
-    """A compiled kernel's file ending and content, for tools that read it."""
-    for kind in ("cubin", "hsaco"):
-        with contextlib.suppress(KeyError):
-            return kind, kernel.asm[kind]
-    raise RuntimeError(f"the kernel has no binary, only {', '.join(kernel.asm)}")

@@ -16,15 +16,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cases.arguments import check_choice
 from bench.cases.cases import CELLS, make_case
-from bench.cases.numbers import TORCH_NAMES, number_type
+from bench.cases.numbers import kernel_format, number_type, split_number_type
 from bench.compiler import compile_kernel
 from bench.compiler.compile_kernel import Variant
 from bench.records import provenance, schema, store
@@ -80,14 +79,6 @@ def no_progress(title: str, total: int) -> AbstractContextManager[Callable[[str]
     return nullcontext(lambda name: None)
 
 
-def select(name: str, words: str, accepted: Collection[str]) -> tuple[str, ...]:
-    """Comma-separated words, each of which must be accepted."""
-    found = tuple(words.split(","))
-    for word in found:
-        check_choice(name, word, accepted)
-    return found
-
-
 @dataclass(frozen=True)
 class Job:
     """A kernel to compile, and the batches whose plan chooses it."""
@@ -102,9 +93,10 @@ def plan_jobs(device: Device, grid: Grid) -> list[Job]:
     found: dict[str, tuple[Variant, list[int]]] = {}
     hidden = sorted(grid.hidden, key=lambda h: abs(h - 1024))
     cases = itertools.product(grid.numbers, hidden, grid.cells, LOOPS, grid.batches)
+    hip = device.architecture.startswith("gfx")
     for number, H, cell, loop, B in cases:
         variant = plan_variant(device, cell, loop, H, B, number)
-        found.setdefault(compile_inputs(variant, device), (variant, []))[1].append(B)
+        found.setdefault(compile_kernel.identity(variant, hip), (variant, []))[1].append(B)
     return [Job(variant, tuple(served), device) for variant, served in found.values()]
 
 
@@ -112,9 +104,9 @@ def plan_variant(
     device: Device, cell: str, loop: str, H: int, B: int, number: str, mode: str = "auto"
 ) -> Variant:
     """The kernel that a call of this case launches on a device."""
-    dtype, _, precision = number.partition(":")
-    precision = precision or "ieee"
-    problem = Problem(CELLS[cell].gates, B, H, 1, TORCH_NAMES[dtype], precision)
+    dtype, precision = split_number_type(number)
+    name, precision = kernel_format(dtype, precision)
+    problem = Problem(CELLS[cell].gates, B, H, 1, name, precision)
     plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, mode)
     return Variant(cell, loop, H, 1, dtype, precision, plan)
 
@@ -148,15 +140,11 @@ def dump_tree(tree: ast.AST) -> str:
     return ast.dump(tree, **whole).replace(", type_params=[]", "")
 
 
-def compile_inputs(variant: Variant, device: Device) -> str:
-    """All that decides the compiled kernel but its source, as JSON."""
-    hip = device.architecture.startswith("gfx")
-    return json.dumps(compile_kernel.identity(variant, hip), sort_keys=True)
-
-
 def result_key(job: Job, code: str, triton: str | None) -> str:
     """A recorded result holds as long as this is equal."""
-    text = [compile_inputs(job.variant, job.device), job.device.architecture, code, triton]
+    architecture = job.device.architecture
+    inputs = compile_kernel.identity(job.variant, architecture.startswith("gfx"))
+    text = [inputs, architecture, code, triton]
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 
@@ -174,8 +162,8 @@ def compile_job(job: Job, dump: Path | None) -> dict[str, Any]:
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         return {"status": "error", "reason": words, "compile_s": time.monotonic() - started}
     if dump is not None:
-        kind, data = compile_kernel.binary(kernel)
-        (dump / f"{file_name(job.variant)}.{kind}").write_bytes(data)
+        kind = "cubin" if "cubin" in kernel.asm else "hsaco"
+        (dump / f"{file_name(job.variant)}.{kind}").write_bytes(kernel.asm[kind])
     seconds = time.monotonic() - started
     return {"status": "ok", "reason": None, "compile_s": seconds, "resources": found}
 
@@ -264,17 +252,6 @@ def make_record(job: Job, result: dict[str, Any], run_id: str, code: str, key: s
     )
 
 
-def read_recorded(folder: Path) -> dict[str, store.Record]:
-    """Earlier results by key."""
-    if not store.record_files(folder):
-        return {}
-    return {
-        record["resources"]["key"]: record
-        for record in store.read(folder)
-        if record["kind"] == "resources" and record["resources"]
-    }
-
-
 def compile_missing(
     jobs: Sequence[Job],
     results: Path,
@@ -298,7 +275,8 @@ def compile_missing(
     key = functools.partial(result_key, code=code_hash(), triton=triton)
     code = code_hash(DEVICE_CODE + PLAN_CODE)
     run_id = f"resources-{triton}-{code}"
-    known = {} if fresh or dump else read_recorded(folder)
+    earlier = store.read(folder) if folder.exists() and not (fresh or dump) else ()
+    known = {r["resources"]["key"]: r for r in earlier if r["resources"]}
     found: list[store.Record] = []
     missing = []
     if dump is not None:

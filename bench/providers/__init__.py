@@ -12,10 +12,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cases.arguments import choices
 from bench.cases.cases import Case
 from bench.records.environment import Machine
 from bench.records.provenance import version
@@ -45,7 +45,6 @@ class Call:
 
 
 Build = Callable[["Problem"], Call]
-Supports = Callable[[Case, Machine], str | None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Provider:
     Attributes:
         build: prepares a problem's call; may import torch.
         supports: None, or one sentence why this case cannot run on that machine; no torch.
-        version: of the package that computes.
+        package: the installed package that computes, whose version is recorded.
         graph: whether the call is captured into a CUDA graph and replayed.
         algorithm: cuDNN's algorithm by torch's rule, None where cuDNN does not compute.
         patience: seconds without output after which it counts as hanging, for one that compiles or
@@ -65,8 +64,8 @@ class Provider:
 
     name: str
     build: Build
-    supports: Supports
-    version: Callable[[], str | None]
+    supports: Callable[[Case, Machine], str | None] = lambda case, machine: None
+    package: str | None = None
     graph: bool = False
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None
     patience: float = 0.0
@@ -78,25 +77,22 @@ class Provider:
             return "graph"
         return "event" if machine.is_cuda else "host"
 
+    def version(self) -> str | None:
+        return version(self.package) if self.package else None
+
 
 PROVIDERS: dict[str, Provider] = {}
 _BUILTIN = ("torch_nn", "plain", "ours", "flashrnn", "torchrl", "effects")
 
 
-def provider(
-    name: str,
-    *,
-    supports: Supports = lambda case, machine: None,
-    package: str | None = None,
-    graph: bool = False,
-    algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None,
-    patience: float = 0.0,
-    baseline: bool = False,
-) -> Callable[[Build], Build]:
+def provider(name: str, **options: Any) -> Callable[[Build], Build]:
     """Register a provider: decorates a function from a problem to a :class:`Call`.
 
     >>> @provider("mine", package="torch")
     ... def mine(problem): ...
+
+    Args:
+        options: any of :class:`Provider`'s attributes but ``build``.
 
     Raises:
         ValueError: if the name is empty, has a slash (files are named by it) or is registered.
@@ -107,10 +103,7 @@ def provider(
     def register(build: Build) -> Build:
         if name in PROVIDERS:
             raise ValueError(f"provider is {name!r}; accepted: a name that is not registered yet")
-        installed = partial(version, package) if package else lambda: None
-        PROVIDERS[name] = Provider(
-            name, build, supports, installed, graph, algorithm, patience, baseline
-        )
+        PROVIDERS[name] = Provider(name, build, **options)
         return build
 
     return register
@@ -182,33 +175,28 @@ def _line(fault: Exception, path: Path) -> int | None:
     return lines[-1] if lines else None
 
 
-def unsupported(provider: Provider, case: Case, machine: Machine) -> str | None:
-    """Why a provider cannot run a case, or None if it can.
+def unsupported(provider: Provider, case: Case, machine: Machine) -> tuple[str, str] | None:
+    """Why a provider cannot run a case, as a record's status and reason, or None if it can.
 
-    Raises:
-        RuntimeError: if its ``supports`` raises, or returns neither None nor a string.
+    The status is "error" if its ``supports`` raises, or returns neither None nor a string.
     """
     try:
         reason = provider.supports(case, machine)
     except Exception as fault:
         text = " ".join(str(fault).split())[:500]
-        raise RuntimeError(f"its supports raised {type(fault).__name__}: {text}") from fault
+        return "error", f"its supports raised {type(fault).__name__}: {text}"
     if reason is not None and not isinstance(reason, str):
-        raise RuntimeError(f"its supports gave {reason!r}; accepted: None, or why not")
-    return reason
+        return "error", f"its supports gave {reason!r}; accepted: None, or why not"
+    return ("unsupported", reason) if reason else None
 
 
-def select(names: str | tuple[str, ...]) -> list[Provider]:
+def select(names: str | tuple[str, ...]) -> dict[str, Provider]:
     """The loaded providers of a comma-separated list or tuple, in that order.
 
     Raises:
         ValueError: for an unknown name.
     """
-    wanted = tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else names
-    for name in wanted:
-        if name not in PROVIDERS:
-            raise ValueError(f"provider is {name!r}; accepted: {', '.join(PROVIDERS)}")
-    return [PROVIDERS[name] for name in wanted]
+    return {name: PROVIDERS[name] for name in choices("provider", names, PROVIDERS)}
 
 
 def require(case: Case, **wanted: tuple[Any, ...]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import providers
 from bench.cases import roofline
-from bench.cases.arguments import check_choice
+from bench.cases.arguments import choices
 from bench.cases.cases import matches, shard
 from bench.cases.presets import KINDS, PRESETS, Preset, Request, load_preset
 from bench.records import provenance, schema, store
@@ -52,10 +52,6 @@ class Plan:
     not_measured: list[NotMeasured] = field(default_factory=list)
     done: int = 0
     matched: int = 0
-
-    def seconds(self, machine: Machine, per_provider: float) -> float:
-        """An estimate of the whole time, from estimates of single calls."""
-        return sum(request_seconds(each, machine, per_provider) for each in self.requests)
 
 
 @dataclass(frozen=True)
@@ -116,29 +112,23 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
         for kind in KINDS
     }
 
-    @functools.cache
-    def named(names: str | tuple[str, ...]) -> dict[str, providers.Provider]:
-        return {each.name: each for each in providers.select(names)}
-
+    select = functools.cache(providers.select)
     for request in shard(requests, options.shard):
         names = options.providers or request.providers or preset.providers or USUAL_PROVIDERS
-        candidates = named(names)
-        request = replace(request, providers=tuple(candidates), seed=options.seed + request.seed)
+        request = replace(request, seed=options.seed + request.seed)
         able = []
-        for name, provider in candidates.items():
+        for name, provider in select(names).items():
             if request.kind == "error" and (provider.graph or name.endswith("compiled")):
                 continue  # the same arithmetic as without
-            status = statuses and statuses.get(request_key(request, name))
+            status = statuses and statuses.get(
+                (request.kind, request.case.case_id, name, request.regime, request.seed)
+            )
             if status and status not in again:
                 plan.done += 1
                 continue
-            try:
-                reason = providers.unsupported(provider, request.case, machines[request.kind])
-                status = "unsupported"
-            except RuntimeError as fault:
-                reason, status = str(fault), "error"
-            if reason:
-                plan.not_measured.append(NotMeasured(request, name, status, reason))
+            why_not = providers.unsupported(provider, request.case, machines[request.kind])
+            if why_not:
+                plan.not_measured.append(NotMeasured(request, name, *why_not))
             else:
                 able.append(name)
         if able:
@@ -152,14 +142,13 @@ def select_requests(preset: Preset, options: Options) -> list[Request]:
     Raises:
         ValueError: for an unknown kind, and a filter that matches no case.
     """
-    for kind in options.kinds:
-        check_choice("kind", kind, KINDS)
-    of_kinds = [each for kind in options.kinds for each in preset.requests if each.kind == kind]
+    kinds = choices("kind", options.kinds, KINDS)
+    of_kinds = [each for kind in kinds for each in preset.requests if each.kind == kind]
     found = [each for each in of_kinds if matches(each.case, options.filter)]
     if of_kinds and not found:
         raise ValueError(
             f"filter {options.filter!r} matches none of the {len(of_kinds):,} cases of kind "
-            f"{','.join(options.kinds)} in preset {options.preset!r}; accepted: one that does"
+            f"{','.join(kinds)} in preset {options.preset!r}; accepted: one that does"
         )
     return found
 
@@ -181,16 +170,10 @@ def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
     Raises:
         ValueError: for a status that does not exist.
     """
-    if text is None:
-        return ()
-    if text in ("failed", "all"):
-        return FAILED if text == "failed" else schema.STATUSES
-    names = tuple(text.split(","))
-    for name in names:
-        if name not in schema.STATUSES:
-            accepted = ", ".join(("failed", "all", *schema.STATUSES))
-            raise ValueError(f"rerun is {name!r}; accepted: {accepted}")
-    return names
+    groups = {None: (), "failed": FAILED, "all": schema.STATUSES}
+    if text in groups:
+        return groups[text]
+    return choices("rerun", str(text), ("failed", "all", *schema.STATUSES))
 
 
 def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
@@ -201,16 +184,12 @@ def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
         for record in store.read(path)
         if record["run_id"] == run_id
     )
-    return {_record_key(record): record["status"] for record in store.newest(records, _record_key)}
+    return {_key(record): record["status"] for record in store.newest(records, _key)}
 
 
-def _record_key(record: store.Record) -> tuple[Any, ...]:
+def _key(record: store.Record) -> tuple[Any, ...]:
+    """What a record has in common with a later one of the same request and provider."""
     return tuple(record[name] for name in ("kind", "case_id", "provider", "regime", "seed"))
-
-
-def request_key(request: Request, provider: str) -> tuple[Any, ...]:
-    """What a record of this request and provider has in common with an earlier one."""
-    return request.kind, request.case.case_id, provider, request.regime, request.seed
 
 
 def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
@@ -225,9 +204,10 @@ def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]
         for (name, reason), count in sorted(reasons.items()):
             yield f"{word} {name} in {count} cases: {reason}"
     skipped = sum(each.status == "unsupported" for each in plan.not_measured)
+    seconds = sum(request_seconds(each, machine, per_provider) for each in plan.requests)
     yield (
         f"{len(plan.requests):,} cases to measure on {machine.name}, {plan.done:,} done before, "
-        f"{skipped:,} skipped; about {duration(plan.seconds(machine, per_provider))} (a guess)"
+        f"{skipped:,} skipped; about {duration(seconds)} (a guess)"
     )
 
 

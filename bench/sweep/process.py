@@ -228,12 +228,6 @@ class Child:
         end(self.process)
         self.connection.close()
 
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def serve(descriptor: int) -> None:
     """What a :class:`Child` runs."""
@@ -263,7 +257,7 @@ def run_call(call: Callable[[], Any], seconds: float) -> Any:
     Raises:
         Died: if it raises, dies or does not end in time.
     """
-    with Child() as child:
+    with contextlib.closing(Child()) as child:
         child.send(call)
         try:
             return child.receive(time.monotonic() + seconds)
@@ -314,17 +308,13 @@ def run_calls(
             child.close()
 
 
-def _exit(signum: int, frame: Any) -> None:
-    sys.exit(128 + signum)
-
-
 @contextlib.contextmanager
 def exiting_on_signals() -> Iterator[None]:
     """Let SIGTERM, and a lost terminal unless that is ignored, end this process in order, as Ctrl-C
     does.
     """
     names = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
-    before = {name: signal.signal(name, _exit) for name in names}
+    before = {s: signal.signal(s, lambda signum, frame: sys.exit(128 + signum)) for s in names}
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def sweep(
         @functools.cache
         def worker(interpreted: bool) -> Isolated:
             isolated = Isolated(settings, folder, interpreted, options.plugins, timeout)
-            return stack.enter_context(isolated)
+            return stack.enter_context(closing(isolated))
 
         def workers(kind: str) -> Isolated:
             return worker(kind == "error" and not probed.is_cuda)

@@ -104,13 +104,8 @@ class Worker:
         """Whether a check found these kernels wrong; if so, the record says which."""
         why = why_not_measured(runner.case, runner.call.plan, self.suspects)
         if why is not None:
-            self._record(
-                runner.provider.name,
-                status="incorrect",
-                reason=why,
-                provider_version=runner.provider.version(),
-                plan=runner.call.plan,
-            )
+            facts = {"provider_version": runner.provider.version(), "plan": runner.call.plan}
+            self._record(runner.provider.name, status="incorrect", reason=why, **facts)
         return why is not None
 
     def _error(self, problem: Problem, name: str) -> None:
@@ -143,7 +138,7 @@ class Worker:
             Those whose memory did not suffice, if they are to be retried by themselves.
         """
         case = problem.case
-        ready: list[Runner] = []
+        ready: dict[str, Runner] = {}
         errors: dict[str, Any] = {}
         retried: list[str] = []
         for name in names:
@@ -161,42 +156,31 @@ class Worker:
                 else:
                     self._fault(name, fault)
                 continue
-            wrong = verdict(found, case)
-            if wrong:
-                self._record(
-                    name,
-                    status="incorrect",
-                    reason=wrong,
-                    mode=runner.mode,
-                    errors=found,
-                    provider_version=runner.provider.version(),
-                )
+            if wrong := verdict(found, case):
+                facts = {"provider_version": runner.provider.version(), "mode": runner.mode}
+                self._record(name, status="incorrect", reason=wrong, errors=found, **facts)
                 continue
             errors[name] = found
-            ready.append(runner)
+            ready[name] = runner
         problem.forget_truth()
-        failed: set[str] = set()
 
         def fail(runner: Runner, fault: Exception) -> None:
-            failed.add(runner.provider.name)
+            del ready[runner.provider.name]
             self._fault(runner.provider.name, fault)
 
         before = environment.sensors()
         interleave(
-            ready,
+            list(ready.values()),
             self.settings.target,
             self.settings.seconds,
             self.settings.seed,
             note=lambda runner: self.say(turn=runner.provider.name, doing="time"),
             failed=fail,
         )
-        after = environment.sensors()
-        device = environment.with_sensors(self.facts, before, after)
-        done = {runner.provider.name: runner for runner in ready}
-        for name in failed:
-            del done[name]
-        for name, runner in done.items():
+        device = environment.with_sensors(self.facts, before, environment.sensors())
+        for name, runner in ready.items():
             self.say(turn=name, doing="memory")
+            ours_compiled = self.settings.compiled_before and runner.call.plan is not None
             figures = summary(runner.samples, self.settings.target, self.settings.seed)
             self._record(
                 name,
@@ -205,19 +189,16 @@ class Worker:
                 device=device,
                 errors=errors[name],
                 peak_bytes=runner.peak_bytes(),
-                compile_s=None if self._compiled_before(runner) else runner.compile_s,
+                compile_s=None if ours_compiled else runner.compile_s,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=runner.samples,
                 blocks=runner.blocks,
-                versus=self._versus(runner, done),
+                versus=self._versus(runner, ready),
                 **figures,
                 **roofline.rates(case, figures["median_ms"], self.limits),
             )
         return retried
-
-    def _compiled_before(self, runner: Runner) -> bool:
-        return self.settings.compiled_before and runner.call.plan is not None
 
     def _versus(self, runner: Runner, done: dict[str, Runner]) -> dict[str, Any] | None:
         """The provider against the baseline of its clock, where both were timed together."""

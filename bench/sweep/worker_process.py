@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -144,7 +144,7 @@ class Isolated:
             "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor",
         }
         target = partial(_serve, self.settings, self.folder, self.plugins)
-        self._child = self._open.enter_context(Child(target, environment, log))
+        self._child = self._open.enter_context(closing(Child(target, environment, log)))
         self._served = 0
         try:
             self._hello = self._receive(START_SECONDS, deadline)
@@ -169,9 +169,3 @@ class Isolated:
         self._open.close()
         self._child = None
         self._served = 0
-
-    def __enter__(self) -> Isolated:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -243,7 +243,7 @@ def test_each_question_of_repeatability_finds_what_it_asks_for(change: str, monk
 
         return Call(forward, {})
 
-    own = Provider("own", build, lambda case, machine: None, lambda: None)
+    own = Provider("own", build)
     monkeypatch.setitem(PROVIDERS, "own", own)
     asked = case(cell="rnn_tanh", track="recurrence", B=6, T=3, H=8)
     rows = repeatability.measure([asked], ("own",))["rows"]

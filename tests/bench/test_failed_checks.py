@@ -1,5 +1,6 @@
 """What a failed check rules out, and how a worker records it."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_suspect_kernels_are_recorded_as_incorrect_and_others_are_measured(tmp_p
     case = make_case(**DEFAULTS | {"cell": "gru", "B": 2, "T": 2, "H": 5, "I": 3, "dtype": "fp32"})
     suspect = Suspect("values: gru", "gru", "forward", "stepwise", "fp32:ieee")
     settings = {"suspects": to_json([suspect])}
-    with Isolated(settings, tmp_path, interpreted=True) as worker:
+    with closing(Isolated(settings, tmp_path, interpreted=True)) as worker:
         ours, torch_nn = worker.measure(Request("error", case, providers=("ours", "torch.nn")))
         (lstm,) = worker.measure(Request("error", replace(case, cell="lstm"), providers=("ours",)))
     assert (ours["status"], torch_nn["status"], lstm["status"]) == ("incorrect", "ok", "ok")

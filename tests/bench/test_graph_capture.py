@@ -41,7 +41,7 @@ def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
 
         return Call(forward, {"w": w})
 
-    provider = Provider("p", build, lambda case, machine: None, lambda: None, graph=True)
+    provider = Provider("p", build, graph=True)
     card = Machine("cuda", "a card", (9, 0), 132)
     runner = Runner(provider, make_problem(case), card)
     runner.prepare()

@@ -32,7 +32,7 @@ def need(module: str) -> None:
 
 def check(build, case, dtype_tolerance: float) -> None:
     problem = make_problem(case)
-    runner = Runner(Provider("peer", build, lambda case, machine: None, lambda: None), problem, CPU)
+    runner = Runner(Provider("peer", build), problem, CPU)
     for name, found in runner.errors().items():
         assert found["rel_l2"] <= dtype_tolerance, (case.case_id, name, found)
 
@@ -112,6 +112,6 @@ def test_a_tolerance_would_catch_swapped_gates():
         call.leaves["w_hh_l0"] = torch.cat([w[8:16], w[:8], w[16:]])
         return call
 
-    runner = Runner(Provider("p", swapped, lambda c, m: None, lambda: None), problem, CPU)
+    runner = Runner(Provider("p", swapped), problem, CPU)
     off = runner.errors()["y"]["rel_l2"]
     assert off > 2 * metrics.tolerance(case, "y")

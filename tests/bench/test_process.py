@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_call_that_dies_costs_no_other() -> None:
 
 def test_what_a_call_that_takes_too_long_started_is_gone(tmp_path: Path) -> None:
     note = tmp_path / "pids"
-    with process.Child() as child:
+    with closing(process.Child()) as child:
         child.send(partial(sleeps, 3600, note))
         while not (note.exists() and " " in note.read_text()):
             with pytest.raises(process.TookTooLong):

@@ -51,10 +51,6 @@ def test_another_gpus_plan_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) ->
     assert not timed and "forward on b200" in said and "times left out" in said
     said, timed = run(monkeypatch, None)
     assert not timed and "forward on h100" in said and "no GPU here" in said
-
-
-def test_what_cannot_be_left_out_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, _ = run(monkeypatch, None)
     forward, backward = said.split("backward on")
     assert "saving" in forward and "cannot be left out" not in forward
     assert "saving    cannot be left out: the backward loop stores" in backward

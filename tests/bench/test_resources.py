@@ -1,7 +1,6 @@
 """What the compiler makes of the planned kernels, and how that is read and recorded."""
 
 import ast
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from bench.cli import resources as resources_command
 from bench.compiler import compile_kernel, resources
 from bench.compiler.resources import Grid
-from bench.records import schema, store
+from bench.records import store
 from kernels.plan.devices import DEVICES
 
 H100 = DEVICES["h100"]
@@ -32,15 +31,19 @@ LISTING = """
 """
 
 
+def variant(cell, pass_, H, number="bf16", B=16, mode="auto"):
+    return resources.plan_variant(H100, cell, pass_, H, B, number, mode)
+
+
+JOB = resources.Job(variant("lstm", "fwd", 1024), (16,), H100)
+
+
 def test_a_listing_is_read_and_its_widest_loop_found():
     code = compile_kernel.sass(LISTING)
     assert [address for address, _ in code] == list(range(0, 0x90, 0x10))
     span = compile_kernel.time_loop(code)
     loop = [compile_kernel.opcode(text) for address, text in code if address in span]
     assert loop == ["LDG", "LDG", "HGMMA", "BAR", "BRA", "STG", "BRA"]
-
-
-def test_a_kernel_without_a_loop_has_no_instructions_in_it():
     assert len(compile_kernel.time_loop([(0, "MOV R1, R2"), (16, "EXIT")])) == 0
 
 
@@ -59,23 +62,20 @@ def test_the_full_grid_holds_every_case_once():
 
 
 def test_a_key_changes_with_whatever_changes_the_kernel():
-    job = resources.Job(resources.plan_variant(H100, "lstm", "fwd", 1024, 16, "bf16"), (16,), H100)
-    key = resources.result_key(job, "code", "3.7.1")
-    assert resources.result_key(replace(job, batches=(1, 16)), "code", "3.7.1") == key
-    plan = job.variant.plan
-    changed = [
-        resources.result_key(job, "other", "3.7.1"),
-        resources.result_key(job, "code", "3.6.0"),
-        resources.result_key(replace(job, device=DEVICES["a100"]), "code", "3.7.1"),
-    ]
-    for variant in (
-        replace(job.variant, cell="gru"),
-        replace(job.variant, features=USUAL),
-        replace(job.variant, plan=replace(plan, ahead=1)),
-        replace(job.variant, plan=replace(plan, tiles=2)),
-    ):
-        changed.append(resources.result_key(replace(job, variant=variant), "code", "3.7.1"))
-    assert len({key, *changed}) == len(changed) + 1
+    key = resources.result_key(JOB, "code", "3.7.1")
+    assert resources.result_key(replace(JOB, batches=(1, 16)), "code", "3.7.1") == key
+    plan = JOB.variant.plan
+    changes = (
+        {"cell": "gru"},
+        {"features": USUAL},
+        {"plan": replace(plan, ahead=1)},
+        {"plan": replace(plan, tiles=2)},
+    )
+    jobs = [replace(JOB, variant=replace(JOB.variant, **change)) for change in changes]
+    jobs.append(replace(JOB, device=DEVICES["a100"]))
+    keys = {resources.result_key(job, "code", "3.7.1") for job in jobs}
+    keys |= {resources.result_key(JOB, *made) for made in (("other", "3.7.1"), ("code", "3.6.0"))}
+    assert len(keys - {key}) == len(jobs) + 2
 
 
 FOUND = {
@@ -86,12 +86,11 @@ FOUND = {
 
 
 def test_faults_are_stack_and_shared_memory_beyond_limit_or_plan():
-    job = resources.Job(resources.plan_variant(H100, "lstm", "fwd", 1024, 16, "bf16"), (16,), H100)
-    planned = job.variant.plan.shared_bytes
-    assert resources.faults(job, FOUND) == []
-    assert resources.faults(job, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
-    assert "are planned" in resources.faults(job, FOUND | {"shared_bytes": planned + 1})[0]
-    assert "of 232448 bytes" in resources.faults(job, FOUND | {"shared_bytes": 300000})[0]
+    planned = JOB.variant.plan.shared_bytes
+    assert resources.faults(JOB, FOUND) == []
+    assert resources.faults(JOB, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
+    assert "are planned" in resources.faults(JOB, FOUND | {"shared_bytes": planned + 1})[0]
+    assert "of 232448 bytes" in resources.faults(JOB, FOUND | {"shared_bytes": 300000})[0]
 
 
 @pytest.fixture
@@ -109,7 +108,7 @@ def compiled(monkeypatch):
 
 
 def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch, compiled):
-    todo = resources.plan_jobs(H100, Grid((1024,), (16, 64), ("lstm",), ("bf16",)))
+    todo = resources.plan_jobs(H100, Grid((512,), (16, 64), ("gru",), ("fp32:tf32",)))
     folder, first, left = resources.compile_missing(todo[:1], tmp_path)
     assert (len(first), left, len(compiled)) == (1, 0, 1)
     _, everything, left = resources.compile_missing(todo, tmp_path)
@@ -126,19 +125,19 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch, compiled)
     assert len(compiled) == len(todo) and not file.exists()
     records = list(store.read(folder))
     assert len(records) == len(todo)
-    assert {r["kind"] for r in records} == {"resources"}
+    assert {(r["kind"], r["precision"]) for r in records} == {("resources", "tf32")}
+    assert {r["pass"] for r in records} == {"fwd", "fwd+bwd"}
     monkeypatch.setattr(resources, "code_hash", lambda names=(): "changed")
     resources.compile_missing(todo, tmp_path)
     assert len(compiled) == 2 * len(todo)
 
 
 def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path, compiled):
-    (job,) = resources.plan_jobs(H100, Grid((1024,), (16,), ("lstm",), ("bf16",)))[:1]
-    resources.compile_missing([job], tmp_path)
-    _, (record,), _ = resources.compile_missing([replace(job, batches=(8, 16))], tmp_path)
+    resources.compile_missing([JOB], tmp_path)
+    _, (record,), _ = resources.compile_missing([replace(JOB, batches=(8, 16))], tmp_path)
     assert len(compiled) == 1
     assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
-    resources.compile_missing([job], tmp_path)  # a smaller grid does not narrow what is recorded
+    resources.compile_missing([JOB], tmp_path)  # a smaller grid does not narrow what is recorded
     assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
 
 
@@ -162,21 +161,9 @@ def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeyp
     monkeypatch.setattr(
         resources, "compile_all", lambda todo, dump, deadline: ((job, failed) for job in todo)
     )
-    todo = resources.plan_jobs(H100, Grid((1024,), (16,), ("lstm",), ("bf16",)))
-    _, records, _ = resources.compile_missing(todo, tmp_path)
+    _, records, _ = resources.compile_missing([JOB], tmp_path)
     assert {(r["status"], r["resources"]) for r in records} == {("error", None)}
     assert any("process died" in line for line in resources.summary_lines(records))
-
-
-def test_a_record_survives_json():
-    job = resources.Job(
-        resources.plan_variant(H100, "gru", "bwd", 512, 64, "fp32:tf32"), (64,), H100
-    )
-    result = {"status": "ok", "reason": None, "compile_s": 1.5, "resources": FOUND}
-    record = resources.make_record(job, result, "run", "code", "key")
-    schema.check(json.loads(json.dumps(schema.to_json(record))))
-    assert (record["pass"], record["precision"]) == ("fwd+bwd", "tf32")
-    assert record["plan"]["mode"] == "persistent"
 
 
 def test_an_unknown_device_is_named():
@@ -198,32 +185,27 @@ def tiled(pass_, block_b, features=("bias", "lengths", "resets", "save")):
     return compile_kernel.Variant("lstm", pass_, 1024, 1, "bf16", "ieee", one_tile, features)
 
 
-def usual(cell, pass_, H, number="bf16", B=16, mode="auto"):
-    return resources.plan_variant(H100, cell, pass_, H, B, number, mode)
-
-
 REGRESSION = {
-    "forward": usual("lstm", "fwd", 1024),
-    "backward": usual("lstm", "bwd", 1024),
+    "forward": variant("lstm", "fwd", 1024),
+    "backward": variant("lstm", "bwd", 1024),
     **{f"forward, tile {b}": tiled("fwd", b) for b in (32, 64)},
     **{f"backward, tile {b}": tiled("bwd", b) for b in (16, 32, 64)},
-    "GRU backward": usual("gru", "bwd", 1024),
-    "single program": usual("lstm", "bwd", 128),
-    "tf32": usual("lstm", "fwd", 512, "fp32:tf32"),
-    "stepwise forward": usual("lstm", "fwd", 1536, mode="stepwise"),
-    "stepwise backward": usual("lstm", "bwd", 1024, B=64, mode="stepwise"),
+    "GRU backward": variant("gru", "bwd", 1024),
+    "single program": variant("lstm", "bwd", 128),
+    "tf32": variant("lstm", "fwd", 512, "fp32:tf32"),
+    "stepwise forward": variant("lstm", "fwd", 1536, mode="stepwise"),
+    "stepwise backward": variant("lstm", "bwd", 1024, B=64, mode="stepwise"),
 }
 
 
 @pytest.fixture(scope="module")
 def regression():
     """The regression subset, compiled for an H100."""
-    todo = [resources.Job(variant, (16,), H100) for variant in REGRESSION.values()]
-    names = dict(zip((id(job) for job in todo), REGRESSION, strict=True))
+    names = {resources.Job(each, (16,), H100): name for name, each in REGRESSION.items()}
     found = {}
-    for job, result in resources.compile_all(todo):
-        assert result["status"] == "ok", f"{names[id(job)]}: {result['reason']}"
-        found[names[id(job)]] = (job, result["resources"])
+    for job, result in resources.compile_all(list(names)):
+        assert result["status"] == "ok", f"{names[job]}: {result['reason']}"
+        found[names[job]] = (job, result["resources"])
     assert set(found) == set(REGRESSION)
     return found
 
@@ -249,9 +231,7 @@ def test_the_loop_over_time_is_short(regression, name):
 
 @pytest.mark.slow
 def test_a_dump_keeps_the_binaries(tmp_path):
-    job = resources.Job(
-        resources.plan_variant(H100, "rnn_tanh", "fwd", 16, 16, "bf16"), (16,), H100
-    )
+    job = resources.Job(variant("rnn_tanh", "fwd", 16), (16,), H100)
     ((_, result),) = resources.compile_all([job], dump=tmp_path)
     assert result["status"] == "ok"
     (binary,) = tmp_path.glob("rnn_tanh-fwd-H16-*.cubin")

@@ -18,18 +18,7 @@ def _reference(problem):
     return Call(lambda: run_reference(problem.case, leaves, problem.resets), leaves)
 
 
-@provider("good", package="torch")
-def good(problem):
-    return _reference(problem)
-
-
-@provider("good-too", package="torch")
-def good_too(problem):
-    return _reference(problem)
-
-
-@provider("refuses", supports=lambda case, machine: "never in the mood")
-def refuses(problem):
+def _never(problem):
     raise AssertionError("was asked all the same")
 
 
@@ -37,14 +26,11 @@ def _unsure(case, machine):
     raise KeyError("mood")
 
 
-@provider("unsure", supports=_unsure)
-def unsure(problem):
-    raise AssertionError("was asked all the same")
-
-
-@provider("odd", supports=lambda case, machine: True)  # type: ignore[arg-type, return-value]
-def odd(problem):
-    raise AssertionError("was asked all the same")
+provider("good", package="torch")(_reference)
+provider("good-too", package="torch")(_reference)
+provider("refuses", supports=lambda case, machine: "never in the mood")(_never)
+provider("unsure", supports=_unsure)(_never)
+provider("odd", supports=lambda case, machine: True)(_never)
 
 
 def _changes(name, change):
@@ -63,12 +49,8 @@ def _each(change):
     return lambda found: {name: change(value) for name, value in found.items()}
 
 
-def _three_more_rows(value):
-    return torch.cat([value, value[:, :1].expand(-1, 3, -1)], 1)
-
-
 _changes("wrong", _each(lambda value: value * 1.01))
-_changes("more-rows", _each(_three_more_rows))
+_changes("more-rows", _each(lambda value: torch.cat([value, value, value[:, :1]], 1)))
 _changes("one-number", _each(lambda value: value[:1, :1, :1]))
 _changes("no-state", lambda found: {"y": found["y"]})
 

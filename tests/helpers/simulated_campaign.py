@@ -91,7 +91,7 @@ class Compiler:
         total = 0.0
         for use in uses:
             case = use.case
-            kernel = json.dumps(identity(precompile.variant(use), hip=False), sort_keys=True)
+            kernel = identity(precompile.variant(use))
             if kernel in self.cache:
                 continue
             self.cache.add(kernel)
@@ -174,6 +174,9 @@ class Measuring:
             raise Stopped
         return [{"provider": name, "status": "ok", "device": device} for name in request.providers]
 
+    def close(self) -> None:
+        """It has nothing to end."""
+
 
 @contextlib.contextmanager
 def simulated(clock: Clock) -> Iterator[None]:
@@ -196,9 +199,6 @@ def simulated(clock: Clock) -> Iterator[None]:
             raise process.TookTooLong(f"{study.__name__} took more than {seconds:.0f} s")
         return folder / f"{study.__name__}.json"
 
-    def isolated(*arguments: Any) -> Any:
-        return contextlib.nullcontext(Measuring(clock, compiler, *arguments))
-
     with pytest.MonkeyPatch.context() as patch:
         for module in (campaign, command_line, run_checks, pool, precompile, sweep):
             patch.setattr(module, "time", clock)
@@ -208,7 +208,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch.setattr(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
         patch.setattr(floor, "run", run_floor)
         patch.setattr(process, "run_function", run_function)
-        patch.setattr(sweep, "Isolated", isolated)
+        patch.setattr(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
             patch.setattr(toolchain, name, lambda: None)
         patch.setattr("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
