@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from bench.cases.presets import PRESETS, Request
 from bench.records import environment, files, provenance, store
 from bench.sweep.plan import Options, make_plan
 from bench.sweep.worker_process import Isolated
+
+Records = dict[str, store.Record]  # by provider
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,46 +73,39 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def worker(request: pytest.FixtureRequest) -> Iterator[Isolated]:
-    """The measuring process, as in a sweep."""
+def measure(request: pytest.FixtureRequest) -> Iterator[Callable[[Request], Records]]:
+    """A function that gives each provider's record of a case, which it measures once, together.
+
+    These are the providers that were selected, also with -k.
+    """
     option = request.config.getoption
     settings = {name: option(f"--{name}") for name in ("seconds", "target")}
     settings["seed"] = option("--input-seed")
     folder = files.RESULTS / provenance.slug(environment.probe().name)
     plugins = selected_options(request.config).plugins
-    with closing(Isolated(settings, folder, plugins=plugins)) as isolated:
-        yield isolated
+    selected: list[Any] = [
+        each.callspec.params.get("measured")
+        for each in request.session.items
+        if isinstance(each, pytest.Function) and hasattr(each, "callspec")
+    ]
+    with closing(Isolated(settings, folder, plugins=plugins)) as worker:
 
+        @functools.cache
+        def records(wanted: Request) -> Records:
+            names = tuple(name for name in wanted.providers if (wanted, name) in selected)
+            measured = worker.measure(replace(wanted, providers=names))
+            return {record["provider"]: record for record in measured}
 
-@pytest.fixture(scope="session")
-def answers() -> dict[Request, dict[str, store.Record]]:
-    """What each case's providers gave; they are measured together and shown one by one."""
-    return {}
+        yield records
 
 
 @pytest.fixture
-def measured(
-    request: pytest.FixtureRequest,
-    worker: Isolated,
-    answers: dict[Request, dict[str, store.Record]],
-) -> store.Record:
-    """The record of one case and provider.
-
-    All providers of the case that were selected (also with -k) take turns in one measurement.
-    """
+def measured(request: pytest.FixtureRequest, measure: Callable[[Request], Records]) -> store.Record:
+    """The record of one case and provider."""
     if isinstance(request.param, str):
         pytest.fail(request.param, pytrace=False)
     wanted, name = request.param
-    if wanted not in answers:
-        parameters: list[Any] = [
-            each.callspec.params.get("measured")
-            for each in request.session.items
-            if isinstance(each, pytest.Function) and hasattr(each, "callspec")
-        ]
-        names = tuple(other for other in wanted.providers if (wanted, other) in parameters)
-        records = worker.measure(replace(wanted, providers=names))
-        answers[wanted] = {record["provider"]: record for record in records}
-    return wanted.case.fields() | answers[wanted][name]
+    return wanted.case.fields() | measure(wanted)[name]
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,36 +152,44 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
     )
 
 
+def bind(
+    library: Any, case: Case, inputs: dict[str, Tensor], **options: Any
+) -> Callable[[], dict[str, Tensor]]:
+    """A call of the reference or the kernels for given tensors, computed in their own dtype.
+
+    Args:
+        library: the package ``reference`` or ``kernels``.
+        options: of its functions.
+    """
+    if case.track == "recurrence":
+        call = functools.partial(
+            library.recurrence, case.cell, inputs["gx"], inputs["w_hh"], inputs["b_hh"],
+            *loop_state(inputs), **options,
+        )  # fmt: skip
+    else:
+        direction = "both" if case.directions == 2 else "forward"
+        call = functools.partial(
+            library.layers, case.cell, inputs["x"], layer_weights(case, inputs),
+            initial_state(inputs), direction=direction, **options,
+        )  # fmt: skip
+
+    def forward() -> dict[str, Tensor]:
+        y, *last = call()
+        return named_outputs(case, y, last)
+
+    return forward
+
+
 def run_reference(
     case: Case,
     inputs: dict[str, Tensor],
     resets: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The reference's outputs for given tensors, computed in their own dtype."""
+    """The reference's outputs for given tensors."""
     import reference
 
-    if case.track == "recurrence":
-        y, *last = reference.recurrence(
-            case.cell,
-            inputs["gx"],
-            inputs["w_hh"],
-            inputs["b_hh"],
-            *loop_state(inputs),
-            lengths=lengths,
-            resets=resets,
-        )
-        return named_outputs(case, y, last)
-    y, hx = reference.layers(
-        case.cell,
-        inputs["x"],
-        layer_weights(case, inputs),
-        initial_state(inputs),
-        direction="both" if case.directions == 2 else "forward",
-        lengths=lengths,
-        resets=resets,
-    )
-    return named_outputs(case, y, hx)
+    return bind(reference, case, inputs, lengths=lengths, resets=resets)()
 
 
 def named_outputs(case: Case, y: Tensor, last: Any) -> dict[str, Tensor]:

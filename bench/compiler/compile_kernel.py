@@ -101,32 +101,30 @@ def arguments(
             recurrence, plan, tensor(T, B, D, G * H), "save" in variant.features
         )
         found |= {"begin": 0, "end": T}
-        return forward_kernel, _without(variant, found)
-    history = saved = None
-    if cell.states > 1:
-        history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
-    if cell.saved:
-        saved = tensor(T, B, D, H, cell.saved)
-    recurrence = Recurrence(cell, w_hh, None, initial, lengths, resets, False, variant.precision)
-    found = launch.backward_arguments(
-        recurrence, plan, tensor(T, B, D * H), tensor(cell.states, D, B, H, dtype=torch.float32),
-        tensor(T, B, D * H), history, saved,
-    )  # fmt: skip
-    phase = BOTH
-    if plan.mode == "gemm":
-        phase = POINTWISE
-    elif plan.mode == "stepwise" and plan.split > 1:
-        phase = PRODUCT  # of its two phases the one that holds weights
-    found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
-    return backward_kernel, _without(variant, found)
+    else:
+        history = saved = None
+        if cell.states > 1:
+            history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
+        if cell.saved:
+            saved = tensor(T, B, D, H, cell.saved)
+        recurrence = Recurrence(
+            cell, w_hh, None, initial, lengths, resets, False, variant.precision
+        )
+        found = launch.backward_arguments(
+            recurrence, plan, tensor(T, B, D * H),
+            tensor(cell.states, D, B, H, dtype=torch.float32), tensor(T, B, D * H), history, saved,
+        )  # fmt: skip
+        phase = BOTH
+        if plan.mode == "gemm":
+            phase = POINTWISE
+        elif plan.mode == "stepwise" and plan.split > 1:
+            phase = PRODUCT  # of its two phases the one that holds weights
+        found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
+    if variant.without:
+        from bench.compiler.ablation import leave_out
 
-
-def _without(variant: Variant, values: dict[str, Any]) -> dict[str, Any]:
-    if not variant.without:
-        return values
-    from bench.compiler.ablation import leave_out
-
-    return leave_out(variant.without, variant.pass_, values)
+        found = leave_out(variant.without, variant.pass_, found)
+    return forward_kernel if variant.pass_ == "fwd" else backward_kernel, found
 
 
 def signature(values: dict[str, Any]) -> dict[str, str | None]:

@@ -46,37 +46,23 @@ class Grid:
     numbers: tuple[str, ...] = NUMBERS
 
 
+# Of each architecture a device.
 BRIEF = Grid((128, 512, 1024), (1, 16, 64))
 GRIDS = {
     "h100": Grid(
-        (16, 64, 128, 256, 384, 512, 768, 1000, 1024, 1536, 1760, 2048),
-        (1, 8, 16, 64, 128, 256),
-    ),
-    "a100": BRIEF,
-    "b200": BRIEF,
-    "mi300x": BRIEF,
-}
-QUICK_DEVICES = ("h100", "a100", "b200", "mi300x")  # one of each architecture
+        (16, 64, 128, 256, 384, 512, 768, 1000, 1024, 1536, 1760, 2048), (1, 8, 16, 64, 128, 256)
+    )
+} | dict.fromkeys(("a100", "b200", "mi300x"), BRIEF)
 QUICK = Grid((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
 # Whose change makes a compiled kernel stale, besides its arguments and options.
-DEVICE_CODE = (
-    "recurrence",
-    "blocks",
-    "barrier",
-    "math",
-    *(f"cells/{cell}" for cell in ("lstm", "gru", "rnn", "slstm")),
-)
+CELL_CODE = ("cells/lstm", "cells/gru", "cells/rnn", "cells/slstm")
+DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", *CELL_CODE)
 # Whose change may also choose other kernels.
 PLAN_CODE = ("plan/__init__", "plan/tiles", "plan/cost", "plan/devices")
 
 
 # A bar for a title and a total; what it opens is called with each thing's name when it is done.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
-
-
-def no_progress(title: str, total: int) -> AbstractContextManager[Callable[[str], None]]:
-    """A progress that shows nothing."""
-    return nullcontext(lambda name: None)
 
 
 @dataclass(frozen=True)
@@ -258,7 +244,7 @@ def compile_missing(
     dump: Path | None = None,
     seconds: float = float("inf"),
     fresh: bool = False,
-    progress: Progress = no_progress,
+    progress: Progress = lambda title, total: nullcontext(lambda name: None),
 ) -> tuple[Path, list[store.Record], int]:
     """Compile what is not recorded yet of some jobs for one device.
 
@@ -324,17 +310,15 @@ def summary_lines(records: list[store.Record]) -> list[str]:
     return lines
 
 
-def compile_quick_grid(
-    results: Path, seconds: float = 48.0, progress: Progress = no_progress
-) -> list[Path]:
+def compile_quick_grid(results: Path, progress: Progress, seconds: float = 48.0) -> list[Path]:
     """Compile the quick grid for one device of each architecture, and print what came of it.
 
     Returns:
         The written folders.
     """
     written = []
-    for name in QUICK_DEVICES:
-        device, share = DEVICES[name], seconds / len(QUICK_DEVICES)
+    for name in GRIDS:
+        device, share = DEVICES[name], seconds / len(GRIDS)
         jobs = plan_jobs(device, QUICK)
         folder, records, left = compile_missing(jobs, results, seconds=share, progress=progress)
         written.append(folder)

@@ -34,31 +34,13 @@ def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "aut
 def build(problem: Problem, mode: str = "auto") -> Call:
     """The public functions of ``kernels`` on the problem's tensors."""
     import kernels
-    from bench.cases.problem import initial_state, layer_weights, loop_state, named_outputs
+    from bench.cases.problem import bind
 
     case = problem.case
     leaves = {name: value.detach() for name, value in problem.inputs.items()}
-    masks: dict[str, Any] = {"lengths": problem.lengths, "resets": problem.resets, "mode": mode}
-    masks["precision"] = None if case.precision == "none" else case.precision
-    if case.track == "recurrence":
-
-        def forward() -> dict[str, Any]:
-            y, *last = kernels.recurrence(
-                case.cell, leaves["gx"], leaves["w_hh"], leaves["b_hh"], *loop_state(leaves),
-                **masks,
-            )  # fmt: skip
-            return named_outputs(case, y, last)
-
-    else:
-        weights, hx = layer_weights(case, leaves), initial_state(leaves)
-        direction = "both" if case.directions == 2 else "forward"
-
-        def forward() -> dict[str, Any]:
-            y, last = kernels.layers(
-                case.cell, leaves["x"], weights, hx, direction=direction, **masks
-            )
-            return named_outputs(case, y, last)
-
+    precision = None if case.precision == "none" else case.precision
+    masks = {"lengths": problem.lengths, "resets": problem.resets}
+    forward = bind(kernels, case, leaves, mode=mode, precision=precision, **masks)
     return Call(forward, leaves, plan=plan_of(case, leaves, mode), after=kernels.check)
 
 

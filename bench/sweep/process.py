@@ -212,16 +212,14 @@ class Child:
             if self.connection.poll(left):
                 return self.connection.recv()
         except (EOFError, OSError):
-            raise Died(self._end()) from None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
+            printed = ""
+            if self.log is not None:
+                self.log.seek(0)
+                printed = self.log.read().decode(errors="replace")
+            raise Died(describe_end(self.process.returncode, printed)) from None
         raise TookTooLong("no answer in time")
-
-    def _end(self) -> End:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(END_SECONDS)
-        if self.log is None:
-            return describe_end(self.process.returncode)
-        self.log.seek(0)
-        return describe_end(self.process.returncode, self.log.read().decode(errors="replace"))
 
     def close(self) -> None:
         """Kill it and what it started."""

@@ -24,17 +24,13 @@ from bench.sweep.worker_process import Isolated, Stopped
 Progress = Callable[[int, int, Request, str, str], None]
 
 
-def no_progress(done: int, total: int, request: Request, provider: str, doing: str) -> None:
-    """A progress that shows nothing."""
-
-
 def run_plan(
     plan: Plan,
     workers: Callable[[str], Isolated],
     machine: Machine,
     writer: store.Writer,
-    max_seconds: float | None = None,
-    progress: Progress = no_progress,
+    max_seconds: float | None,
+    progress: Progress,
 ) -> tuple[Counter[str], int]:
     """Measure a plan's requests in order, writing each record as it comes.
 
@@ -82,7 +78,7 @@ def sweep(
     results: Path = files.RESULTS,
     max_minutes: float | None = None,
     timeout: float = 180.0,
-    progress: Progress = no_progress,
+    progress: Progress = lambda *step: None,
     announce: Callable[[Plan], None] = lambda plan: None,
 ) -> tuple[Path, Counter[str], int]:
     """Plan and run a sweep; its records are kept however it ends.

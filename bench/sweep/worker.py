@@ -220,7 +220,7 @@ def _free() -> None:
 
 
 def serve(
-    settings: Settings,
+    settings: dict[str, Any],
     folder: Path,
     plugins: tuple[Path, ...],
     requests: Iterable[Request],
@@ -229,6 +229,7 @@ def serve(
     """Measure each request as it comes.
 
     Args:
+        settings: of :class:`Settings`.
         folder: the device's results folder.
     """
     if environment.interpreted():
@@ -236,7 +237,7 @@ def serve(
 
         round_to_nearest()
     providers.load(plugins)
-    worker = Worker(answer, settings, folder)
+    worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
     gc.freeze()  # what importing left is no garbage, and looking through it takes time per case
     worker.hello()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.cases.presets import Request
 from bench.records.environment import Machine
-from bench.sweep.process import Answer, Child, Died, End, TookTooLong
+from bench.sweep.process import Child, Died, End, TookTooLong
 from bench.sweep.toolchain import cache_folder
 
 START_SECONDS = 120.0  # importing torch on a cold disk
@@ -27,16 +27,10 @@ class Stopped(Exception):
     """The deadline came before a case was done; it counts as not measured."""
 
 
-def _serve(
-    settings: dict[str, Any],
-    folder: Path,
-    plugins: tuple[Path, ...],
-    requests: Iterator[Request],
-    answer: Answer,
-) -> None:
+def _serve(*arguments: Any) -> None:
     from bench.sweep import worker
 
-    worker.serve(worker.Settings(**settings), folder, plugins, requests, answer)
+    worker.serve(*arguments)
 
 
 @dataclass
