@@ -108,8 +108,7 @@ class Process:
     def __init__(self, clock: Clock, compiler: Compiler, *_: Any) -> None:
         self.clock, self.compiler = clock, compiler
         self.connection = self
-        self.ends, self.starting = 0.0, START
-        self.result = Outcome(PASS, "")
+        self.starting = START
 
     def send(self, request: bytes) -> None:
         unit: Unit = pickle.loads(request)
@@ -137,10 +136,7 @@ class Process:
 def wait_for(clock: Clock, processes: Sequence[Process], timeout: float) -> list[Process]:
     """Those that end first, or none if the time is up before."""
     first = min(process.ends for process in processes)
-    if first > clock.now + timeout:
-        clock.wait_until(clock.now + timeout)
-        return []
-    clock.wait_until(first)
+    clock.wait_until(min(first, clock.now + timeout))
     return [process for process in processes if process.ends <= clock.now]
 
 
@@ -150,12 +146,12 @@ class Measuring:
     def __init__(self, clock: Clock, compiler: Compiler, settings: dict[str, Any], *_: Any) -> None:
         assert settings["compiled_before"]
         self.clock, self.compiler, self.seconds = clock, compiler, settings["seconds"]
-        self.started, self.served = False, 0
+        self.cases_left = 0  # until the process is replaced
 
-    def hello(self, deadline: float | None = None) -> dict[str, Any]:
-        if not self.started:
-            self.clock.wait_until(min(self.clock.now + START, deadline or 1e99))
-            self.started = True
+    def hello(self, deadline: float = float("inf")) -> dict[str, Any]:
+        if not self.cases_left:
+            self.clock.wait_until(min(self.clock.now + START, deadline))
+            self.cases_left = CASES_PER_WORKER
         return {"device": {"name": CARD.name, "kind": "cuda"}}
 
     def machine(self) -> Machine:
@@ -163,10 +159,8 @@ class Measuring:
         return CARD
 
     def measure(self, request: Request, note: Any, deadline: float) -> list[dict[str, Any]]:
-        if self.served == CASES_PER_WORKER:
-            self.started, self.served = False, 0
-        self.served += 1
         device = self.hello(deadline)["device"]
+        self.cases_left -= 1
         ends = self.clock.now + request_seconds(request, CARD, self.seconds)
         ends += self.compiler.seconds(precompile.of_requests([request], ()))
         self.clock.wait_until(min(ends, deadline))
