@@ -90,24 +90,21 @@ class Source:
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed, self.device = seed, device
 
-    def _generator(self, name: str, shape: tuple[int, ...]) -> torch.Generator:
+    def _draw(self, draw: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         local = math.prod(shape) > SAME_EVERYWHERE
         generator = torch.Generator(self.device if local else "cpu")
         # The CPU's generator uses 32 bits of a seed, so that seed and name are hashed into those.
-        return generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        return draw(shape, generator=generator, device=generator.device).to(self.device)
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        made = self._generator(name, shape)
-        return torch.randn(shape, generator=made, device=made.device).to(self.device)
+        return self._draw(torch.randn, name, shape)
 
     def uniform(self, name: str, bound: float, *shape: int) -> Tensor:
-        made = self._generator(name, shape)
-        drawn = torch.rand(shape, generator=made, device=made.device).to(self.device)
-        return drawn.mul_(2 * bound).sub_(bound)
+        return self._draw(torch.rand, name, shape).mul_(2 * bound).sub_(bound)
 
     def mask(self, name: str, share: float, *shape: int) -> Tensor:
-        made = self._generator(name, shape)
-        return (torch.rand(shape, generator=made, device=made.device) < share).to(self.device)
+        return self._draw(torch.rand, name, shape) < share
 
 
 def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") -> Problem:

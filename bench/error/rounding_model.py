@@ -30,32 +30,14 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 # ratio of two sums of exponentials, whose mean square does not follow from those of its parts.
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 
-Function = Callable[[np.ndarray], np.ndarray]
 
-
-def mean(function: Function, variance: float) -> float:
-    """E[f(z)] for z normal with mean 0, by Gauss-Hermite quadrature."""
-    return float(_WEIGHTS @ function(_NODES * math.sqrt(variance)))
+def mean_square(function: Callable[[np.ndarray], np.ndarray], variance: float) -> float:
+    """E[f(z)^2] for z normal with mean 0, by Gauss-Hermite quadrature."""
+    return float(_WEIGHTS @ function(_NODES * math.sqrt(variance)) ** 2)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
-
-
-def _square(function: Function) -> Function:
-    return lambda x: function(x) ** 2
-
-
-def _slope(name: str) -> Function:
-    return {
-        "sigmoid": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),
-        "tanh": lambda x: 1 - np.tanh(x) ** 2,
-        "relu": lambda x: (x > 0).astype(float),
-    }[name]
-
-
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
 
 
 @dataclass(frozen=True)
@@ -102,18 +84,18 @@ def moments(case: Case, regime: str | None = None) -> Moments:
     for _ in range(500):
         before = (h, c)
         z = driven + gain * h
-        s2, t2 = mean(_square(_sigmoid), z), mean(_square(np.tanh), z)
+        s2, t2 = mean_square(_sigmoid, z), mean_square(np.tanh, z)
         if case.cell == "rnn_tanh":
             h = t2
         elif case.cell == "rnn_relu":
-            h = min(mean(_square(_relu), z), 1e30)
+            h = min(mean_square(lambda x: np.maximum(x, 0), z), 1e30)
         elif case.cell == "lstm":
             c = s2 * c + s2 * t2
-            h = s2 * mean(_square(np.tanh), c)
+            h = s2 * mean_square(np.tanh, c)
         else:
             # n's argument is x_n + r (W h): its recurrent part is scaled by the reset gate.
-            t2 = mean(_square(np.tanh), driven + s2 * gain * h)
-            h = mean(_square(lambda x: 1 - _sigmoid(x)), z) * t2 + s2 * h
+            t2 = mean_square(np.tanh, driven + s2 * gain * h)
+            h = mean_square(lambda x: 1 - _sigmoid(x), z) * t2 + s2 * h
         if (h, c) == before:
             break
     return Moments(h, c, z)
@@ -140,12 +122,12 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
     # (That they grow as the root of the length is Higham and Mary's result, 2019.)
     sums2 = u2 / 2 * (case.H * gain * m.h + case.I * _input_square(case))
     fresh = io2 * _input_square(case) + operand2 * gain * m.h + sums2
-    t, s = _square(_slope("tanh")), _square(_slope("sigmoid"))
-    s2, t2 = mean(_square(_sigmoid), m.z), mean(_square(np.tanh), m.z)
-    ds, dt = mean(s, m.z), mean(t, m.z)
-    relu = mean(_square(_slope("relu")), m.z)
-    tc, dtc = mean(_square(np.tanh), m.c), mean(t, m.c)
-    kept = mean(_square(lambda x: 1 - _sigmoid(x)), m.z)
+    s2, t2 = mean_square(_sigmoid, m.z), mean_square(np.tanh, m.z)
+    tc, kept = mean_square(np.tanh, m.c), mean_square(lambda x: 1 - _sigmoid(x), m.z)
+    # Of the slopes, "d": of the sigmoid, of the tanh at z and at c, of the rectifier.
+    ds = mean_square(lambda x: _sigmoid(x) * (1 - _sigmoid(x)), m.z)
+    dt, dtc = (mean_square(lambda x: 1 - np.tanh(x) ** 2, variance) for variance in (m.z, m.c))
+    relu = mean_square(lambda x: (x > 0).astype(float), m.z)
     act = ACTIVATION * u2
     e_h, e_c = 0.0, 0.0
     found = []

@@ -24,7 +24,7 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gru": (kernels.GRU, nn.GRU, {}),
 }
 LICENCE = provenance.ROOT / "LICENSE"
-LETTERS = 4000  # of the text
+LETTERS = 4000  # of its terms
 T, B, I, H, STEPS = 8, 4, 8, 16, 50
 # The gradients of both sides differ by some 1e-6 of their size (float32, sums in another order).
 # RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
@@ -48,16 +48,11 @@ class Model(nn.Module):
         return self.head(output)
 
 
-def text() -> str:
-    """The first terms of the licence."""
-    return LICENCE.read_text(encoding="utf-8").split("TERMS AND CONDITIONS")[1][:LETTERS]
-
-
 def losses(
     recurrent: Callable[[int, int], nn.Module], seed: int, device: str, steps: int = STEPS
 ) -> list[float]:
     """The cross entropy, in nats a letter, in each training step of B pieces [T] of the text."""
-    words = text()
+    words = LICENCE.read_text(encoding="utf-8").split("TERMS AND CONDITIONS")[1][:LETTERS]
     letters = sorted(set(words))
     torch.manual_seed(seed)  # before the weights, which are drawn on the CPU like the pieces
     model = Model(len(letters), recurrent).to(device)

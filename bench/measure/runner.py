@@ -69,10 +69,13 @@ class Runner:
     def run(self) -> dict[str, Tensor]:
         """Compute once: outputs and, in a backward case, gradients in the provider's layout."""
         with torch_precision(self.case.precision):
-            if self._graph is None:
-                return self._step()
-            self._graph.replay()
-            return self._static
+            return self._once()
+
+    def _once(self) -> dict[str, Tensor]:
+        if self._graph is None:
+            return self._step()
+        self._graph.replay()
+        return self._static
 
     def _step(self) -> dict[str, Tensor]:
         if not self.backward:
@@ -92,9 +95,8 @@ class Runner:
             list(self._upstream.values()),
         )
         found = {name: value.detach() for name, value in outputs.items()}
-        return found | {
-            f"d{name}": gradient for name, gradient in zip(self.call.leaves, gradients, strict=True)
-        }
+        names = (f"d{name}" for name in self.call.leaves)
+        return found | dict(zip(names, gradients, strict=True))
 
     def _capture(self) -> None:
         """Capture the call in a CUDA graph, after a warm-up on a side stream."""
@@ -137,24 +139,21 @@ class Runner:
             for name, buffer in self._upstream.items():
                 some = self.problem.upstream[name].index_select(1, rows)
                 buffer.zero_().index_copy_(1, rows, some)
-        found = self.run()
+        outputs = dict(self.run())
         self._synchronize()
         self.call.after()
         gradients = {}
         if self.backward:
-            gradients = {name: found[f"d{name}"] for name in self.call.leaves}
-        leaves = {f"d{name}" for name in gradients}
-        outputs = {name: value for name, value in found.items() if name not in leaves}
+            gradients = {name: outputs.pop(f"d{name}") for name in self.call.leaves}
         # Checked before rows are selected, which would hide rows that are too many.
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
-        standard = self.call.standard(gradients) if gradients else {}
         if self.backward:
-            wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
+            standard = self.call.standard(gradients) if gradients else {}
             named = {f"d{name}": value for name, value in standard.items()}
+            wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
             metrics.same_shapes(named, wanted, "gradients")
-        kept = outputs | {f"d{name}": value for name, value in standard.items()}
-        kept = take_rows(kept, rows)
-        kept = {name: value.detach().clone() for name, value in kept.items()}
+            outputs |= named
+        kept = {name: t.detach().clone() for name, t in take_rows(outputs, rows).items()}
         if partial:
             for name, buffer in self._upstream.items():
                 buffer.copy_(self.problem.upstream[name])
@@ -189,12 +188,6 @@ class Runner:
             raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(count)
         self.spent += time.perf_counter() - started
-
-    def _once(self) -> None:
-        if self._graph is None:
-            self._step()
-        else:
-            self._graph.replay()
 
     def _host_ms(self) -> float:
         start = time.perf_counter_ns()

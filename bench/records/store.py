@@ -8,6 +8,7 @@ any other and never appended to. ``bench.records.schema`` describes a record.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -20,11 +21,6 @@ from typing import Any
 
 from bench.records.files import SUFFIXES
 from bench.records.schema import BadRecord, Record, check, encode, to_json
-
-try:  # POSIX only; elsewhere nothing stops two processes from writing one file
-    import fcntl
-except ImportError:  # pragma: no cover
-    fcntl = None  # type: ignore[assignment]
 
 ADVICE = "give this one another --run name or its own --shard"  # to a second writer
 
@@ -41,12 +37,11 @@ def open_exclusively(path: Path, advice: str) -> int:
         RuntimeError: with the advice, if another process has locked it.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            raise RuntimeError(f"{path} is being written by another process; {advice}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise RuntimeError(f"{path} is being written by another process; {advice}") from None
     return file
 
 
@@ -228,8 +223,8 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def newest(records: Iterable[Record], name: Callable[[Record], Hashable]) -> list[Record]:
-    """The latest record of each name, by its ``time``, in the order of first appearance.
+def latest(records: Iterable[Record], name: Callable[[Record], Hashable] = key) -> list[Record]:
+    """The latest record of each measurement (of each ``name``), in the order of first appearance.
 
     Times are all in UTC and one format, so they compare as text; of equal ones the last read
     counts. The order of files says nothing, since they are read in the order of their names.
@@ -241,11 +236,6 @@ def newest(records: Iterable[Record], name: Callable[[Record], Hashable]) -> lis
         if known is None or record["time"] >= known["time"]:
             found[identity] = record
     return list(found.values())
-
-
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The latest record of each measurement (see ``key``), in the order of first appearance."""
-    return newest(records, key)
 
 
 def merge(sources: Sequence[Path], target: Path) -> int:

@@ -60,7 +60,7 @@ def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Reco
 
     records = (record for path in paths for record in store.read(path))
     timed = (record for record in records if record["kind"] == "time")
-    found = {question(record): record for record in store.newest(timed, question)}
+    found = {question(record): record for record in store.latest(timed, question)}
     if not found:
         raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
     return found
@@ -124,7 +124,7 @@ def compare(
             f"{', '.join(devices[1])}); accepted: the same device, or --any-device"
         )
     # A failure may come before its mode is known, so modes are matched where both have one.
-    bad = store.newest(
+    bad = store.latest(
         (record for record in after.values() if record["status"] != "ok"),
         lambda record: (record["case_id"], record["provider"]),
     )

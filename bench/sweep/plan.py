@@ -184,7 +184,7 @@ def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
         for record in store.read(path)
         if record["run_id"] == run_id
     )
-    return {_key(record): record["status"] for record in store.newest(records, _key)}
+    return {_key(record): record["status"] for record in store.latest(records, _key)}
 
 
 def _key(record: store.Record) -> tuple[Any, ...]:
