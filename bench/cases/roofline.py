@@ -7,7 +7,6 @@ layer I_l input features (I, then D*H).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +42,9 @@ class Limits:
         return self.barrier_us[str(size)] / 1e3
 
 
-def layer_inputs(case: Case) -> Iterator[int]:
+def layer_inputs(case: Case) -> list[int]:
     """Input features of each layer."""
-    for layer in range(case.layers):
-        yield case.I if layer == 0 else case.directions * case.H
+    return [case.I] + [case.directions * case.H] * (case.layers - 1)
 
 
 def loop_operations(case: Case) -> int:

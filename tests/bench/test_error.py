@@ -18,6 +18,8 @@ from bench.measure import metrics
 from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, Call, Provider, load
 from bench.records.environment import Machine
+from bench.records.provenance import provenance
+from bench.report.error import exactness
 
 INTERPRETED = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available(),
@@ -256,9 +258,10 @@ def test_repeatability_is_asked_of_the_layer_and_of_the_loop():
     assert len(set(asked)) == len(asked) == 16
     assert len(repeatability.select_cases("cell=rnn_tanh dtype=fp32")) == 2
     asked = [case(cell="gru", track=track, B=6, T=3, H=8) for track in TRACKS]
-    rows = repeatability.measure(asked, ("reference",))["rows"]
-    found = [(row["track"], row["question"]) for row in rows]
-    assert found == [(track, question) for track in TRACKS for question in STEADY]
+    found = repeatability.measure(asked, ("reference",)) | {"interpreted": False}
+    table = exactness.repeat_table(found | provenance({"name": "a card"})).shown
+    expected = [(track, question) for track in TRACKS for question in STEADY]
+    assert list(zip(table["track"], table["question"], strict=True)) == expected
 
 
 def test_nothing_is_timed_in_the_interpreter():
