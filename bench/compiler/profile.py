@@ -9,8 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+import triton
+
+import kernels
 from bench.compiler import compile_kernel, resources
+from bench.compiler.ablation import available
 from bench.compiler.compile_kernel import Variant
+from kernels import launch
+from kernels.autograd import device_limits
 from kernels.plan.devices import Device
 
 STEPS = 512  # enough that starting and ending do not count
@@ -22,8 +29,6 @@ NO_STORES = (
 
 def variants(device: Device, cell: str, H: int, B: int, number: str, loop: str) -> list[Variant]:
     """The planned kernel of a case, whole and with each part left out."""
-    from bench.compiler.ablation import available
-
     planned = resources.plan_variant(device, cell, loop, H, B, number, "persistent")
     whole = replace(planned, features=("bias", "lengths", "save"))
     return [replace(whole, without=part) for part in available(loop)]
@@ -42,12 +47,6 @@ def step_microseconds(variant: Variant, B: int) -> float:
     Raises:
         BarrierError: if a barrier gave up, whose time says nothing.
     """
-    import torch
-    import triton
-
-    import kernels
-    from kernels import launch
-
     kernel, values = compile_kernel.arguments(variant, T=STEPS, B=B, device="cuda")
     options = launch.options(variant.plan)
     if variant.without == "barrier":
@@ -68,12 +67,8 @@ def step_microseconds(variant: Variant, B: int) -> float:
 
 def present_device() -> Device | None:
     """The GPU that calls here run on, as the plan sees it; None without one."""
-    import torch
-
     if not torch.cuda.is_available():
         return None
-    from kernels.autograd import device_limits
-
     return device_limits(torch.device("cuda", torch.cuda.current_device()))
 
 

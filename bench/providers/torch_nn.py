@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import Case
 from bench.providers import Call, provider
@@ -122,15 +122,6 @@ def supports_graph(case: Case, machine: Machine) -> str | None:
     )
 
 
-for _name, _supports, _graph in (
-    ("torch.nn", supports, False),
-    ("torch.nn-graph", supports_graph, True),
-):
-    provider(
-        _name,
-        supports=_supports,
-        package="torch",
-        graph=_graph,
-        algorithm=cudnn_algorithm,
-        baseline=True,
-    )(build)
+_OPTIONS: dict[str, Any] = {"package": "torch", "algorithm": cudnn_algorithm, "baseline": True}
+provider("torch.nn", supports=supports, **_OPTIONS)(build)
+provider("torch.nn-graph", supports=supports_graph, graph=True, **_OPTIONS)(build)
