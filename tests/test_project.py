@@ -1,13 +1,18 @@
-"""The project's files agree with each other: results, dependencies, lock, citation."""
+"""The project's files agree with each other: results, dependencies, lock, citation; and what
+README.md and CONTRIBUTING.md name exists, and what the README shows runs.
+"""
 
 import re
 import runpy
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from bench.cli import app
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -16,6 +21,9 @@ REQUIREMENTS = [*PROJECT["dependencies"], *(r for group in GROUPS for r in group
 LOCK = dict(
     re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 )
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +81,37 @@ def test_what_an_interpreter_lacks_is_named():
     assert check["release"]("3.9") < check["release"]("3.10.1rc1")
     # It reads `name>=version` and nothing else.
     assert [line for line in REQUIREMENTS if not re.fullmatch(r"[\w.-]+>=[\d.]+", line)] == []
+
+
+@pytest.mark.parametrize("document", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_every_linked_file_exists_and_holds_what_is_said_to_be_in_it(document):
+    links = re.findall(r"\]\(([^)#]+)\)", document)
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+    named = re.findall(r"`(\w+)` in\s+\[[^]]*\]\(([^)]+)\)", document)
+    assert named
+    assert [name for name, path in named if name not in (ROOT / path).read_text()] == []
+
+
+def test_every_command_exists():
+    named = set(re.findall(r"python -m bench ([a-z-]+)", README))
+    assert named and named <= {command.name for command in app.registered_commands}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", README)) <= targets
+
+
+def test_the_tables_are_rows_of_the_results():
+    """A table in front is copied from the committed results, row by row."""
+    shown = README.split("<!-- from ")[1:]
+    assert shown
+    for block in shown:
+        path, _, rest = block.partition(" -->")
+        rows = rest.partition("<!-- end -->")[0].strip().splitlines()[2:]
+        stored = (ROOT / path).read_text().splitlines()
+        assert rows and [row for row in rows if row not in stored] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [s for s in SNIPPETS if "import" in s])
+def test_the_snippets_run(code):
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

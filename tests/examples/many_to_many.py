@@ -1,8 +1,6 @@
 """Many to many: a label for every element, in a padded batch, seen from both sides.
 
-    python -m tests.examples.many_to_many
-
-(without a GPU: TRITON_INTERPRET=1 python -m tests.examples.many_to_many)
+python -m tests.examples.many_to_many  # without a GPU with TRITON_INTERPRET=1
 """
 
 import torch

@@ -1,8 +1,6 @@
 """Many to one: classify whole sequences of different lengths by their last states.
 
-    python -m tests.examples.many_to_one
-
-(without a GPU: TRITON_INTERPRET=1 python -m tests.examples.many_to_one)
+python -m tests.examples.many_to_one  # without a GPU with TRITON_INTERPRET=1
 """
 
 import torch

@@ -1,8 +1,6 @@
 """One to many: a sequence from one start, each output the next input, one launch per step.
 
-    python -m tests.examples.one_to_many
-
-(without a GPU: TRITON_INTERPRET=1 python -m tests.examples.one_to_many)
+python -m tests.examples.one_to_many  # without a GPU with TRITON_INTERPRET=1
 """
 
 import torch

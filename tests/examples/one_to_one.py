@@ -1,8 +1,6 @@
 """One to one: a single step, as for a recurrent policy that sees one observation at a time.
 
-    python -m tests.examples.one_to_one
-
-(without a GPU: TRITON_INTERPRET=1 python -m tests.examples.one_to_one)
+python -m tests.examples.one_to_one  # without a GPU with TRITON_INTERPRET=1
 """
 
 import torch

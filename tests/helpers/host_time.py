@@ -17,6 +17,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
+from torch import Tensor
 
 import kernels
 from bench.records.environment import cpu_name
@@ -56,32 +57,31 @@ def one_launch() -> Callable[[], Any]:
     )
 
 
-def loop(steps: int, mode: str = "auto", backward: bool = False) -> Callable[[], Any]:
-    gx = torch.zeros(steps, B, 1, 4 * H, requires_grad=backward)
-    w_hh = torch.zeros(1, 4 * H, H, requires_grad=backward)
-    above = torch.zeros(steps, B, H)
+def trained(run: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], Any]:
+    """`run` with a gradient of its output for `leaves`; without leaves the forward pass alone."""
+    above = torch.zeros_like(run())
+    for leaf in leaves:
+        leaf.requires_grad_()
 
     def call() -> None:
-        with torch.set_grad_enabled(backward):
-            y, *_ = kernels.recurrence("lstm", gx, w_hh, mode=mode)
-            if backward:
-                torch.autograd.grad(y, (gx, w_hh), above)
+        with torch.set_grad_enabled(bool(leaves)):
+            y = run()
+            if leaves:
+                torch.autograd.grad(y, leaves, above)
 
     return call
+
+
+def loop(steps: int, mode: str = "auto", backward: bool = False) -> Callable[[], Any]:
+    gx, w_hh = torch.zeros(steps, B, 1, 4 * H), torch.zeros(1, 4 * H, H)
+    run = partial(kernels.recurrence, "lstm", gx, w_hh, mode=mode)
+    return trained(lambda: run()[0], *((gx, w_hh) if backward else ()))
 
 
 def layer(backward: bool = False) -> Callable[[], Any]:
     shapes = ((4 * H, I), (4 * H, H), (4 * H,), (4 * H,))
-    weights = tuple(torch.zeros(shape, requires_grad=backward) for shape in shapes)
-    x, above = torch.zeros(T, B, I), torch.zeros(T, B, H)
-
-    def call() -> None:
-        with torch.set_grad_enabled(backward):
-            y, _ = kernels.lstm(x, [weights])
-            if backward:
-                torch.autograd.grad(y, weights, above)
-
-    return call
+    x, weights = torch.zeros(T, B, I), tuple(torch.zeros(shape) for shape in shapes)
+    return trained(lambda: kernels.lstm(x, [weights])[0], *(weights if backward else ()))
 
 
 def per_step(mode: str) -> float:

@@ -157,27 +157,18 @@ def test_the_loops_bits_depend_on_nothing_but_the_tiles(
     assert found["cut into other tiles"]["max_abs"] <= off
 
 
-def test_a_batch_of_this_size_and_its_part_have_the_same_tiles():
-    """Else the test above would compare sums in another order."""
+@pytest.mark.parametrize("cell", BUILTIN)
+def test_a_batchs_part_has_its_tiles_and_other_tiles_are_others(cell: str):
+    """Else the test above would compare sums in another order, or twice the same."""
     from kernels import autograd
     from kernels.cells import CELLS as OURS
 
-    for cell in BUILTIN:
-        w_hh = torch.zeros(1, CELLS[cell].gates * 33, 33, device=WHERE)
-        found = [autograd.plans(OURS[cell], w_hh, batch) for batch in (5, repeatability.FEW)]
-        for one, other in zip(*found, strict=True):
-            assert repeatability.tiles(one) == repeatability.tiles(other)
-
-
-def test_other_tiles_are_really_others():
-    from kernels import autograd
-    from kernels.cells import CELLS as OURS
-
-    w_hh = torch.zeros(1, 4 * 33, 33, device=WHERE)
-    planned = autograd.plans(OURS["lstm"], w_hh, 5)
+    w_hh = torch.zeros(1, CELLS[cell].gates * 33, 33, device=WHERE)
+    planned, part = (autograd.plans(OURS[cell], w_hh, B) for B in (5, repeatability.FEW))
     with repeatability.other_tiles() as used:
-        others = autograd.plans(OURS["lstm"], w_hh, 5)
+        others = autograd.plans(OURS[cell], w_hh, 5)
     assert used == ["forward", "backward"]
-    for one, other in zip(planned, others, strict=True):
-        assert one.mode == other.mode and repeatability.tiles(one) != repeatability.tiles(other)
-    assert autograd.plans(OURS["lstm"], w_hh, 5) == planned
+    tiles = repeatability.tiles
+    for one, few, other in zip(planned, part, others, strict=True):
+        assert one.mode == other.mode and tiles(few) == tiles(one) != tiles(other)
+    assert autograd.plans(OURS[cell], w_hh, 5) == planned

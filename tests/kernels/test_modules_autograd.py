@@ -122,15 +122,6 @@ def test_every_gradient_has_memory_of_its_own(cell, options):
         assert_close(ours, theirs.grad, "accumulated and clipped gradient")
 
 
-def test_a_named_tuple_of_states_under_autocast():
-    States = namedtuple("States", "h c")
-    module, _ = pair("lstm")
-    hx = States(torch.randn(1, B, H), torch.randn(1, B, H))
-    with torch.autocast(DEVICE, torch.bfloat16 if DEVICE == "cpu" else torch.float16):
-        y, last = module(torch.randn(T, B, I), hx)
-    assert {t.dtype for t in (y, *last)} == {torch.bfloat16 if DEVICE == "cpu" else torch.float16}
-
-
 @pytest.mark.parametrize("cell", KINDS)
 def test_only_what_asks_gets_a_gradient(cell):
     for names in (["weight_hh_l0"], ["bias_hh_l0"], ["weight_ih_l0", "bias_ih_l0"], []):
@@ -287,22 +278,13 @@ def test_compiles_by_inductor():
 def test_fake_tensors_have_the_right_shapes():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    for cell, (ours, _, more) in KINDS.items():
-        with FakeTensorMode():
-            module = ours(I, H, bidirectional=True, **more)
-            fakes = flat(module(torch.empty(T, B, I)))
-            layers = kernels.layers(
-                cell, torch.empty(T, B, I), module.all_weights, direction="both",
-                lengths=torch.ones(B, dtype=torch.int64),
-            )  # fmt: skip
+    for ours, _, more in KINDS.values():
         module = ours(I, H, bidirectional=True, **more)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fakes = flat(module(torch.empty(T, B, I)))
         for fake, real in zip(fakes, flat(module(torch.zeros(T, B, I))), strict=True):
-            assert (fake.shape, fake.dtype, fake.stride()) == (
-                real.shape,
-                real.dtype,
-                real.stride(),
-            )
-        assert layers[0].shape == (T, B, 2 * H)
+            assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
+            assert fake.stride() == real.stride()
         assert ours(I, H, device="meta", **more)(torch.empty(T, B, I, device="meta"))[0].is_meta
 
 
@@ -344,10 +326,12 @@ def test_autocast_gives_torchs_dtypes(cell, dtype):
             assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
 
 
-def test_autocast_takes_packed_sequences_and_leaves_the_loop_alone_one_dtype():
+def test_autocast_takes_packed_sequences_named_tuples_and_the_loop_without_its_projection():
+    States = namedtuple("States", "h c")
     module: Any = kernels.LSTM(I, H)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]))
+        hx = States(torch.randn(1, 2, H), torch.randn(1, 2, H))
+        packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]), hx)
         gx = nn.functional.linear(torch.randn(T, B, I), module.weight_ih_l0)[:, :, None]
         y, _, _ = kernels.recurrence("lstm", gx, module.weight_hh_l0[None])
     assert gx.dtype == y.dtype == torch.bfloat16

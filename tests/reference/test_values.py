@@ -37,7 +37,12 @@ def random(*shape: int) -> Tensor:
 
 
 def random_hx(cell: str, *shape: int) -> Any:
-    return (random(*shape), random(*shape)) if cell == "lstm" else random(*shape)
+    return as_hx([random(*shape) for _ in range(2 if cell == "lstm" else 1)])
+
+
+def as_hx(states: list[Tensor]) -> Any:
+    """The states as torch's modules take them; None for none."""
+    return tuple(states) if len(states) > 1 else states[0] if states else None
 
 
 def flat(*values: Any) -> list[Tensor]:
@@ -88,15 +93,8 @@ def test_equals_torch(case):
     cell, (T, B, I, H) = case["cell"], case["shape"]
     batch_first = case["layout"].endswith("batch_first")
     D = 2 if case["direction"] == "both" else 1
-    module = make(
-        cell,
-        I,
-        H,
-        num_layers=case["layers"],
-        bias=case["bias"],
-        bidirectional=D == 2,
-        batch_first=batch_first,
-    )
+    names = {"num_layers": case["layers"], "bias": case["bias"], "batch_first": batch_first}
+    module = make(cell, I, H, bidirectional=D == 2, **names)
     LD = case["layers"] * D
     if case["layout"] == "unbatched":
         x, hx = random(T, I), random_hx(cell, LD, H)
@@ -111,14 +109,8 @@ def test_equals_torch(case):
         packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first, enforce_sorted=False)
         output, last = module(packed, hx)
         expected = pad_packed_sequence(output, batch_first, total_length=T)[0], last
-    actual = FUNCTIONS[cell](
-        x,
-        module.all_weights,
-        hx,
-        direction=case["direction"],
-        batch_first=batch_first,
-        lengths=lengths,
-    )
+    options = {"direction": case["direction"], "batch_first": batch_first, "lengths": lengths}
+    actual = FUNCTIONS[cell](x, module.all_weights, hx, **options)
     assert_same(actual, expected, flat(x, hx, module.all_weights))
 
 
@@ -134,7 +126,7 @@ def test_sum_adds_the_two_directions_of_each_layer(cell, count):
     output, lasts = x, []
     for k, module in enumerate(modules):
         own = [s[2 * k : 2 * k + 2] for s in flat(hx)]
-        output, last = module(output, tuple(own) if cell == "lstm" else own[0])
+        output, last = module(output, as_hx(own))
         output = output[..., :H] + output[..., H:]
         lasts.append(flat(last))
     expected = output, [torch.cat(states) for states in zip(*lasts, strict=True)]
@@ -166,14 +158,8 @@ def test_reversal_and_resets_equal_torch_on_the_pieces_between(case):
     if case["layout"] == "time_first":
         actual = FUNCTIONS[cell](x, module.all_weights, hx, resets=resets, **options)
     else:
-        output, last = FUNCTIONS[cell](
-            x.transpose(0, 1),
-            module.all_weights,
-            hx,
-            resets=resets.t(),
-            batch_first=True,
-            **options,
-        )
+        options |= {"resets": resets.t(), "batch_first": True}
+        output, last = FUNCTIONS[cell](x.transpose(0, 1), module.all_weights, hx, **options)
         actual = output.transpose(0, 1), last
 
     # In flipped time a reset before step t cuts the sequence before step T - 1 - t.
@@ -185,10 +171,7 @@ def test_reversal_and_resets_equal_torch_on_the_pieces_between(case):
         own = [s[:, b : b + 1] for s in flat(hx)]
         pieces = []
         for start, stop in zip(cuts, [*cuts[1:], n], strict=True):
-            piece, last = module(
-                x[order[start:stop], b : b + 1],
-                (tuple(own) if cell == "lstm" else own[0]) if own else None,
-            )
+            piece, last = module(x[order[start:stop], b : b + 1], as_hx(own))
             pieces.append(piece[:, 0])
         column = torch.cat(pieces)
         column = column.flip(0) if turn else column
@@ -209,13 +192,8 @@ def test_resets_act_in_each_directions_own_order(cell, ragged):
     halves = []
     for d, direction in enumerate(["forward", "reverse"]):
         own = [s[d : d + 1] for s in flat(hx)]
-        output, last = FUNCTIONS[cell](
-            x,
-            module.all_weights[d : d + 1],
-            tuple(own) if cell == "lstm" else own[0],
-            direction=direction,
-            **options,
-        )
+        weights = module.all_weights[d : d + 1]
+        output, last = FUNCTIONS[cell](x, weights, as_hx(own), direction=direction, **options)
         halves.append([output, *flat(last)])
     outputs, *states = zip(*halves, strict=True)
     expected = torch.cat(outputs, dim=-1), [torch.cat(s) for s in states]
@@ -243,14 +221,8 @@ def test_dropout_equals_torch_from_the_same_seed(cell, both, layout):
     torch.manual_seed(1)
     expected = module(x)
     torch.manual_seed(1)
-    actual = FUNCTIONS[cell](
-        x,
-        module.all_weights,
-        direction="both" if both else "forward",
-        batch_first=first,
-        dropout=0.4,
-        training=True,
-    )
+    ours = {"direction": "both" if both else "forward", "batch_first": first, "dropout": 0.4}
+    actual = FUNCTIONS[cell](x, module.all_weights, training=True, **ours)
     assert not torch.equal(expected[0], module.eval()(x)[0])
     assert_same(actual, expected, flat(x, module.all_weights))
 
@@ -290,24 +262,16 @@ def test_recurrence_is_the_layer_without_its_input_projection(case):
     module = make(cell, I, H, bias=case["bias"], bidirectional=D == 2)
     x = random(T, B, I)
     hx = random_hx(cell, D, B, H) if case["states"] else None
-    lengths = torch.tensor(draw_lengths(T, B)) if case["ragged"] else None
-    resets = torch.rand(T, B) < 0.4 if case["resets"] else None
-    expected = FUNCTIONS[cell](
-        x, module.all_weights, hx, direction=direction, lengths=lengths, resets=resets
-    )
+    masks: dict[str, Any] = {
+        "lengths": torch.tensor(draw_lengths(T, B)) if case["ragged"] else None,
+        "resets": torch.rand(T, B) < 0.4 if case["resets"] else None,
+    }
+    expected = FUNCTIONS[cell](x, module.all_weights, hx, direction=direction, **masks)
 
     w_ih, w_hh, *biases = (torch.stack(w) for w in zip(*module.all_weights, strict=True))
     b_ih, b_hh = biases or (None, None)
     gx = torch.einsum("tbi,dgi->tbdg", x, w_ih) + (0 if b_ih is None else b_ih)
-    y, h_n, c_n = reference.recurrence(
-        cell,
-        gx,
-        w_hh,
-        b_hh,
-        *flat(hx),
-        reverse=direction == "reverse",
-        lengths=lengths,
-        resets=resets,
-    )
+    reverse = direction == "reverse"
+    y, h_n, c_n = reference.recurrence(cell, gx, w_hh, b_hh, *flat(hx), reverse=reverse, **masks)
     assert (c_n is None) == (cell != "lstm")
     assert_same(flat(y, h_n, c_n), expected, flat(x, hx, module.all_weights))
