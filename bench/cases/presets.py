@@ -89,17 +89,15 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
         if not axes[axis]:
             raise ValueError(f"{axis} is []; accepted: one value, or a list of at least one")
     # Sizes are ranked from coarse to fine; all other values are equally important.
-    ranks = [
-        coarse_first(len(axes[axis])) if axis in SIZES else [0] * len(axes[axis]) for axis in AXES
-    ]
-    at = [AXES.index(axis) for axis in SIZES]
+    ranks = {axis: coarse_first(len(axes[axis])) for axis in SIZES}
     found = []
-    for chosen in itertools.product(*(range(len(axes[axis])) for axis in AXES)):
-        values = {axis: axes[axis][k] for axis, k in zip(AXES, chosen, strict=True)}
+    for chosen in itertools.product(*(range(len(values)) for values in axes.values())):
+        at = dict(zip(axes, chosen, strict=True))
         # Of equal rank, one shape comes in every cell, pass and dtype before the next shape.
-        shape = tuple(chosen[k] for k in at)
-        order = sum(ranks[k][chosen[k]] for k in at)
-        found.append(((order, shape), make_case(**values)))
+        order = sum(ranks[axis][at[axis]] for axis in SIZES)
+        shape = tuple(at[axis] for axis in SIZES)
+        case = make_case(**{axis: axes[axis][k] for axis, k in at.items()})
+        found.append(((order, shape), case))
     return [case for _, case in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -15,7 +15,6 @@ from bench.cases.numbers import kernel_format, split_number_type
 
 if TYPE_CHECKING:
     from kernels.plan import Plan, Problem
-    from kernels.plan.cost import Cost
     from kernels.plan.devices import Device, Rates
 
 NUMBERS = ("bf16", "fp16", "fp32", "fp32:ieee", "fp32:tf32")
@@ -145,17 +144,13 @@ def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[st
         lines.append(f"  capacity   {plan.capacity} programs are certain to run at once")
     elif plan.mode == "persistent":
         lines.append("  capacity   any number: no program waits for another")
-    return [*lines, *costs(plan.cost)]
-
-
-def costs(found: Cost) -> list[str]:
-    """The expected time of a step by part; parts overlap, so they may add up to more."""
+    # The parts overlap, so they may add up to more than the whole.
     parts = [
         f"{words} {value:.2f}"
         for name, words in PARTS.items()
-        if (value := getattr(found, name)) >= 0.005
+        if (value := getattr(plan.cost, name)) >= 0.005
     ]
-    return [f"  a step     {found.floor_us:.2f} µs expected: {', '.join(parts)}"]
+    return [*lines, f"  a step     {plan.cost.floor_us:.2f} µs expected: {', '.join(parts)}"]
 
 
 def constants(rates: Rates, measured: Collection[str], file: Path | None) -> list[str]:
@@ -166,20 +161,17 @@ def constants(rates: Rates, measured: Collection[str], file: Path | None) -> lis
     if file is None:
         count = "none measured; --limits FILE takes what `python -m bench floor` measured on a card"
     lines = [f"constants: {count}"]
-    for name, (words, unit, origin) in RATES.items():
-        found = "measured" if name in measured else origin
-        lines.append(f"  {words:<38} {value_of(getattr(rates, name), unit)} [{found}]")
-    for name, (words, unit, origin) in MODEL.items():
-        lines.append(f"  {words:<38} {value_of(getattr(cost, name), unit)} [{origin}]")
+    for source, table in ((rates, RATES), (cost, MODEL)):
+        for name, (words, unit, origin) in table.items():
+            found = "measured" if name in measured else origin
+            lines.append(f"  {words:<38} {value_of(getattr(source, name), unit)} [{found}]")
     return lines
 
 
 def value_of(value: Any, unit: str) -> str:
     """A number with its unit, or a table's numbers by their keys."""
     if isinstance(value, tuple):
-        if not value:
-            return "not given"
         table = ", ".join(f"{key}: {number:.4g}" for key, number in value)
-        return f"{table} {unit}"
+        return f"{table} {unit}" if value else "not given"
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return f"{shown} {unit}".rstrip()
