@@ -54,13 +54,8 @@ class Loop:
 def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     """The plan of a loop's forward or backward kernel as its tiling says."""
     cell, tiling = CELLS[loop.cell], loop.backward if backward else loop.forward
-    problem = Problem(
-        gates=cell.gates,
-        B=loop.B,
-        H=loop.H,
-        directions=loop.D,
-        dtype=str(DTYPES[loop.dtype]).removeprefix("torch."),
-    )
+    dtype = str(DTYPES[loop.dtype]).removeprefix("torch.")
+    problem = Problem(cell.gates, loop.B, loop.H, loop.D, dtype)
     base = (backward_plan if backward else forward_plan)(problem, DEVICES["h100"], "stepwise")
     K = cell.gates * loop.H if backward else loop.H
     split = tiling.split if backward else 1
@@ -81,20 +76,10 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     if mode != "persistent":
         batch_groups, tiles = batch_tiles, 1
     return replace(
-        base,
-        mode=mode,
-        units=units,
-        split=split,
-        block_b=tiling.block_b,
-        block_k=block_k,
-        chunks=chunks,
-        resident=resident,
-        ahead=max(1, min(tiling.ahead, resident)),
-        group=group,
-        batch_groups=batch_groups,
-        tiles=tiles,
-        directions=loop.D,
-    )
+        base, mode=mode, units=units, split=split, block_b=tiling.block_b, block_k=block_k,
+        chunks=chunks, resident=resident, ahead=max(1, min(tiling.ahead, resident)),
+        group=group, batch_groups=batch_groups, tiles=tiles, directions=loop.D,
+    )  # fmt: skip
 
 
 @dataclass
@@ -155,16 +140,12 @@ class Tensors:
 
 def differing(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> list[str]:
     """The names whose tensors differ in any bit, NaN and what nobody wrote included."""
-    return [
-        name
-        for name, left in a.items()
-        for right in (b[name],)
-        if (left is None) != (right is None)
-        or (left is not None and right is not None and not _equal(left, right))
-    ]
+    return [name for name, left in a.items() if not _equal(left, b[name])]
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
     return a.shape == b.shape and torch.equal(
         a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
     )

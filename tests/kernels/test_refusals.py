@@ -100,10 +100,11 @@ def test_the_functions_take_the_arguments_of_the_reference():
     more = {"layers": ["recompute", "mode", "precision"], "recurrence": ["mode", "precision"]}
     for name, added in more.items():
         ours, theirs = (inspect.signature(getattr(p, name)) for p in (kernels, reference))
-        kinds = [(p.name, p.kind, p.default) for p in theirs.parameters.values()]
-        assert [(p.name, p.kind, p.default) for p in ours.parameters.values()][
-            : len(kinds)
-        ] == kinds
+        mine, kinds = (
+            [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+            for signature in (ours, theirs)
+        )
+        assert mine[: len(kinds)] == kinds
         assert list(ours.parameters)[len(kinds) :] == added
 
 
