@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench.records import files, store
-from bench.report.pages import device_page, download, page
+from bench.report.pages import device_page, page
 from bench.report.runs import Run, load
 from bench.report.style import looks, sheet, typeset
 from bench.report.style.sheet import Job
@@ -90,7 +90,7 @@ def build_report(paths: Sequence[Path]) -> list[Path]:
         made += figures[folder]
         data = [path for path in made if path.suffix == ".csv"]
         kept = [path for path in made if path not in data]
-        written += [*kept, *download.pack(folder, data)]
+        written += [*kept, *device_page.pack(folder, data)]
         written.append(device_page.write(run, figures[folder], tables[folder]))
         remove_stale(folder, set(kept))
     return written + pages

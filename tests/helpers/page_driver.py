@@ -1,6 +1,5 @@
 """Results pages for tests: made of invented records, and opened in a browser."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.cases.cases import Case
-from bench.records import schema, store
+from bench.records import store
 from bench.report import build
 from bench.report.pages import page
 from bench.report.runs import load
@@ -21,12 +20,8 @@ WAIT = 60_000  # ms: a browser on a busy machine
 
 
 def device(folder: Path, name: str, records: list[store.Record]) -> None:
-    path = folder / "records" / "synthetic.jsonl"
-    path.parent.mkdir(parents=True)
-    lines = [
-        json.dumps(schema.to_json({**r, "device": {**r["device"], "name": name}})) for r in records
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """A device's folder with these records, which are renamed to be its own."""
+    synthetic.save(folder, ({**r, "device": {**r["device"], "name": name}} for r in records))
 
 
 def page_of(folder: Path, *devices: list[store.Record]) -> Path:

@@ -15,6 +15,7 @@ import pandas as pd
 from bench.cases.cases import DEFAULTS, Case, make_case
 from bench.cases.numbers import ROUNDOFF
 from bench.records import schema, store
+from bench.report.device.compiler import COUNTS
 
 DEVICE = "Synthetic test device"
 # Invented speed of each provider: (microseconds per step, share of the peak).
@@ -32,20 +33,12 @@ SPEED = {
 }
 
 
-def facts(cuda: bool = True) -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     """The invented device's and software's facts."""
     device = {
-        "name": DEVICE,
-        "kind": "cuda" if cuda else "cpu",
-        "capability": "9.0" if cuda else None,
-        "driver": "000.00" if cuda else None,
-        "cuda": "0.0" if cuda else None,
-        "cudnn": 92000 if cuda else None,
-        "clocks": None,
-        "temperature_c": None,
-        "power_w": None,
-        "throttle": None,
-    }
+        "name": DEVICE, "kind": "cuda", "capability": "9.0", "driver": "000.00", "cuda": "0.0",
+        "cudnn": 92000, "clocks": None, "temperature_c": None, "power_w": None, "throttle": None,
+    }  # fmt: skip
     software = {
         "python": "3.11.0", "torch": "2.13.0", "triton": "3.7.1", "numpy": "2.4.6",
         "platform": "synthetic",
@@ -63,6 +56,16 @@ def facts(cuda: bool = True) -> dict[str, Any]:
     }
 
 
+def save(folder: Path, records: Iterable[store.Record], name: str = "records/run.jsonl") -> Path:
+    """A device's folder with these records."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with store.Writer(path) as writer:
+        for record in records:
+            writer.append(record)
+    return folder
+
+
 def data(folder: Path, name: str) -> pd.DataFrame:
     """The rows behind a report's figure or table, out of its download."""
     with zipfile.ZipFile(folder / "data.zip").open(f"{name}.csv") as file:
@@ -73,7 +76,7 @@ def _noise(*words: Any) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(repr(words).encode()))
 
 
-def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store.Record:
+def timed(case: Case, provider: str, **changes: Any) -> store.Record:
     """One invented timing."""
     latency, share = SPEED[provider]
     gates = case.cell_info.gates
@@ -88,33 +91,23 @@ def timed(case: Case, provider: str, cuda: bool = True, **changes: Any) -> store
         small = case.H <= 128
         one = "small-h" if small else "persist" if case.dtype == "fp16" else "standard"
         algorithm = one if case.pass_ == "fwd" else f"{one}/{one}"
-    graph = provider.endswith("-graph")
     return schema.new_record(
-        **facts(cuda)
+        **facts()
         | case.fields()
         | {
-            "kind": "time",
-            "status": "ok",
-            "provider": provider,
-            "provider_version": "0.0",
-            "mode": "graph" if graph else "event" if cuda else "host",
-            "n": len(samples),
-            "median_ms": median,
+            "kind": "time", "status": "ok", "provider": provider, "provider_version": "0.0",
+            "mode": "graph" if provider.endswith("-graph") else "event",
+            "n": len(samples), "median_ms": median,
             "p20_ms": float(np.percentile(samples, 20)),
             "p80_ms": float(np.percentile(samples, 80)),
-            "ci_low_ms": median * 0.985,
-            "ci_high_ms": median * 1.015,
-            "converged": True,
+            "ci_low_ms": median * 0.985, "ci_high_ms": median * 1.015, "converged": True,
             "us_per_step": median * 1e3 / case.T,
             "tokens_per_s": 1e3 * case.B * case.T / median,
-            "tflops": 1.0,
-            "gbps": 1.0,
+            "tflops": 1.0, "gbps": 1.0,
             "floor_share": min(1.0, 1.4 * case.T * 1e-3 / median + 0.1),
-            "peak_bytes": case.T * case.B * case.H * 8 * passes + 2**20 if cuda else None,
-            "compile_s": 1.0,
-            "algorithm": algorithm,
-            "samples_ms": [float(f"{value:.6g}") for value in samples],
-            "blocks": [4, 4, 4],
+            "peak_bytes": case.T * case.B * case.H * 8 * passes + 2**20,
+            "compile_s": 1.0, "algorithm": algorithm,
+            "samples_ms": [float(f"{value:.6g}") for value in samples], "blocks": [4, 4, 4],
         }
         | changes
     )  # fmt: skip
@@ -139,14 +132,11 @@ def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store
             "max_abs": 4 * value, "mean_abs": value / 2, "rel_l2": value, "max_ulp": 9.0,
             "p99_ulp": 3.0,
         }  # fmt: skip
-    fields = {"kind": "error", "status": "ok", "provider": provider, "errors": errors}
-    return schema.new_record(
-        **facts()
-        | case.fields()
-        | fields
-        | {"seed": seed, "interpreted": provider == "ours"}
-        | changes
-    )
+    fields = {
+        "kind": "error", "status": "ok", "provider": provider, "errors": errors, "seed": seed,
+        "interpreted": provider == "ours",
+    }  # fmt: skip
+    return schema.new_record(**facts() | case.fields() | fields | changes)
 
 
 def cases(**axes: Any) -> Iterator[Case]:
@@ -195,63 +185,20 @@ def error_records() -> Iterator[store.Record]:
             yield erroneous(case, f"effect-{effect}")
 
 
-def many(count: int) -> list[store.Record]:
-    """As many records as asked for, over a grid like a paper's, a fifth of them errors."""
-    grid = cases(
-        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
-        **{"pass": ["fwd", "fwd+bwd"]},
-        dtype=["bf16", "fp16", "fp32"],
-        B=[1, 4, 16, 64, 256],
-        T=[64, 256, 1024, 2048],
-        H=[64, 128, 256, 384, 512, 768, 1000, 1024],
-    )
-    providers = ("torch.nn", "ours", "ours-stepwise", "reference")
-    found: Iterable[store.Record] = (
-        timed(case, provider) for case, provider in itertools.product(grid, providers)
-    )
-    errors = list(error_records())
-    wide = cases(
-        cell=["lstm", "gru", "rnn_tanh", "rnn_relu"],
-        dtype=["bf16", "fp16", "fp32"],
-        B=[1, 2, 8],
-        T=[8, 32, 128],
-        H=[48, 96],
-        **{"pass": "fwd+bwd"},
-    )
-    errors += [
-        erroneous(case, provider, regime=regime)
-        for case in wide
-        for regime in (None, "orthogonal-1.0", "constant")
-        for provider in ("ours", "torch.nn", "reference")
-    ]
-    return [*itertools.islice(found, count - len(errors)), *errors]
-
-
 def compiled() -> Iterator[store.Record]:
     """Invented resources of kernels, one of them with a fault and one that failed."""
     for case in cases(cell=["lstm", "gru"], track="recurrence", T=1, B=[1, 64], H=[128, 512, 1024],
                       I=0, **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
         wrong = case.cell == "gru" and case.H == 1024
-        counts = {
+        counts = dict.fromkeys(COUNTS, 4) | {
             "registers": 100 + case.H // 8,
             "stack_bytes": 0,
-            "spills": 0,
             "shared_bytes": 139_264,
             "shared_limit": 232_448,
-            "instructions": 2000,
             "loop_instructions": 500 + case.H // 4,
-            "tensor_core": 64,
-            "loads": 9,
-            "stores": 4,
-            "barriers": 3,
-            "atomics": 1,
-            "occupancy": 1,
-            "opcodes": {},
             "loop": "fwd" if case.pass_ == "fwd" else "bwd",
             "batches": [case.B, 2 * case.B],
-            "features": [],
             "faults": ["uses 8 bytes of stack"] if wrong else [],
-            "key": case.case_id,
         }
         died = case.cell == "lstm" and case.H == 1024 and case.B == 64
         yield schema.new_record(
@@ -289,18 +236,13 @@ def floor() -> dict[str, Any]:
     gather = reads | {"bytes": 1 << 16, "programs": 4}
     return file_origin() | {
         "card": {
-            "name": "NVIDIA H100 80GB HBM3",
-            "architecture": "sm_90",
-            "multiprocessors": 132,
-            "shared_bytes": 232448,
-            "shared_total": 233472,
+            "name": "NVIDIA H100 80GB HBM3", "architecture": "sm_90", "multiprocessors": 132,
+            "shared_bytes": 232448, "shared_total": 233472,
         },
         "problems": {"multiply": "failed: RuntimeError: no cuBLAS | here\nat all"},
         "barrier": [
             entry(
-                1e-3 * (k + 1) + stored * 1e-7,
-                programs=8**k,
-                groups=128 // 8**k,
+                1e-3 * (k + 1) + stored * 1e-7, programs=8**k, groups=128 // 8**k,
                 stored_bytes=stored,
             )
             for stored in (3584, 0)
@@ -321,26 +263,17 @@ def floor() -> dict[str, Any]:
             for number, rate in (("bf16", 687.0), ("fp16", 690.0), ("tf32", 390.0), ("ieee", 50.0))
         ],
         "time": facts()["time"],
-    }
+    }  # fmt: skip
 
 
 def activations() -> dict[str, Any]:
     """An invented file of activation errors."""
-    exponents = list(range(-30, 10))
-    names = ("sigmoid", "tanh", "sigmoid_gradient", "tanh_gradient")
-    rows = {
-        name: {
-            "exponents": exponents,
-            "max_ulp_per_exponent": [1 + abs(np.sin(e + k)) for e in exponents],
-        }
-        for k, name in enumerate(names)
-    }
-    return {
-        "functions": rows,
-        "points": 1 << 22,
-        "interpreted": True,
-        **file_origin(),
-    }
+    exponents = range(-30, 10)
+    rows = {}
+    for k, name in enumerate(("sigmoid", "tanh", "sigmoid_gradient", "tanh_gradient")):
+        units = 1 + np.abs(np.sin(np.add(exponents, k)))
+        rows[name] = {"exponents": list(exponents), "max_ulp_per_exponent": list(units)}
+    return {"functions": rows, "points": 1 << 22, "interpreted": True, **file_origin()}
 
 
 def training() -> dict[str, Any]:

@@ -30,20 +30,14 @@ def test_the_suite_is_cited_from_its_citation_file():
     assert "{The rnnbench authors}" in body and re.search(r"version = \{\d+\.\d+", body)
 
 
-def test_a_citation_file_that_lacks_something_is_refused(tmp_path):
+def test_a_citation_file_needs_three_fields_and_may_have_more(tmp_path):
     path = tmp_path / "CITATION.cff"
     path.write_text("title: rnnbench\nversion: 1.0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks one of title, version, authors"):
         cite.suite(path)
-
-
-def test_optional_fields_are_taken_over(tmp_path):
-    path = tmp_path / "CITATION.cff"
-    path.write_text(
-        "title: rnnbench\nversion: 1.0\ndate-released: 2026-05-04\ndoi: 10.1/x\n"
-        "authors:\n  - name: One\n  - name: Two\n",
-        encoding="utf-8",
-    )
+    with path.open("a", encoding="utf-8") as file:
+        file.write("date-released: 2026-05-04\ndoi: 10.1/x\n")
+        file.write("authors:\n  - name: One\n  - name: Two\n")
     body = entries(cite.suite(path))["rnnbench"]
     assert "{2026}" in body and "{10.1/x}" in body and "{{One} and {Two}}" in body
 
@@ -73,6 +67,8 @@ def test_the_command_prints_bibtex_and_methods(capsys):
     text = cite.text(run())
     assert set(entries(text)) == {"rnnbench", "pytorch2", "triton", "cudnn", "flashrnn"}
     assert f"% Methods (LaTeX), for {synthetic.DEVICE}" in text
+    odd = run(device=synthetic.facts()["device"] | {"name": "A_b 100% & #1 $x"})
+    assert r"A\_b 100\% \& \#1 \$x" in cite.text(odd)
 
 
 def test_nothing_is_said_to_have_run_that_was_only_compiled():
@@ -80,11 +76,3 @@ def test_nothing_is_said_to_have_run_that_was_only_compiled():
     records = [record | {"device": device} for record in synthetic.compiled()]
     said = cite.methods(Run(device["name"], Path("x"), records))
     assert f"to compile {len(records)} kernels for sm_90" in said and "nothing was run" in said
-
-
-def test_the_methods_paragraph_is_latex():
-    odd = run()
-    odd.records = [
-        {**r, "device": {**r["device"], "name": "A_b 100% & #1 $x"}} for r in odd.records
-    ]
-    assert r"A\_b 100\% \& \#1 \$x" in cite.text(odd)

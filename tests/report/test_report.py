@@ -17,30 +17,20 @@ from bench.compiler import resources
 from bench.records import files, schema, store
 from bench.report import build, frames, terms
 from bench.report.device import compiler
-from bench.report.pages import device_page, download, facts
+from bench.report.pages import device_page
 from bench.report.runs import Run, latest_consistent, load
 from bench.report.speed import derived
-from bench.report.style import looks, numbers, plots, typeset
+from bench.report.style import looks, plots, typeset
 from kernels.plan.devices import DEVICES
 from tests.helpers import synthetic
 
 ROOT = Path(__file__).parents[2]
 
 
-def save(folder: Path, records: list[store.Record]) -> Path:
-    """A device's folder with these records."""
-    path = folder / "records" / "synthetic.jsonl"
-    path.parent.mkdir(parents=True)
-    with store.Writer(path) as writer:
-        for record in records:
-            writer.append(record)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on a little of everything."""
-    folder = save(tmp_path_factory.mktemp("results") / "synthetic", synthetic.small())
+    folder = synthetic.save(tmp_path_factory.mktemp("results") / "synthetic", synthetic.small())
     build.build_report([folder])
     return folder
 
@@ -67,7 +57,7 @@ def test_every_kind_of_figure_and_table_is_made(made):
     assert found >= {
         *("time", "speedup", "growth", "error", "error-growth", "failures", "resources")
     }
-    assert set(zipfile.ZipFile(made / download.NAME).namelist()) == {
+    assert set(zipfile.ZipFile(made / device_page.DOWNLOAD).namelist()) == {
         *(f"figures/{name}.csv" for name in names),
         *(f"tables/{name}.csv" for name in found),
     }
@@ -80,7 +70,7 @@ def test_every_file_names_device_versions_run_and_commit(made):
     for path in (made / "figures").glob("*.png"):
         with Image.open(path) as picture:
             texts[path] = picture.info["Description"]
-    with zipfile.ZipFile(made / download.NAME) as archive:
+    with zipfile.ZipFile(made / device_page.DOWNLOAD) as archive:
         texts |= {Path(name): archive.read(name).decode() for name in archive.namelist()}
     assert len(texts) > 60
     for path, text in texts.items():
@@ -91,17 +81,18 @@ def test_every_file_names_device_versions_run_and_commit(made):
         assert synthetic.DEVICE.encode("utf-16-be") in path.read_bytes(), path.name
 
 
-def few() -> list[store.Record]:
-    """Less than everything, for reports that only show how a report is made."""
-    small = synthetic.small()
-    few = [r for r in small if r["cell"] == "lstm" and r["dtype"] == "bf16" and r["T"] <= 256]
-    return [r for r in few if r["B"] != 64 and r["provider"] in ("torch.nn", "ours")]
-
-
 @pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_and_no_torch_is_needed(tmp_path):
     """Made here, and in a process where importing torch or Triton fails."""
-    folders = [save(tmp_path / name / "synthetic", few()) for name in ("one", "two")]
+    few = [
+        record
+        for record in synthetic.small()
+        if (record["cell"], record["dtype"]) == ("lstm", "bf16")
+        and record["T"] <= 256
+        and record["B"] != 64
+        and record["provider"] in ("torch.nn", "ours")
+    ]
+    folders = [synthetic.save(tmp_path / name / "synthetic", few) for name in ("one", "two")]
     written = build.build_report(folders[:1])
     code = (
         "import sys\n"
@@ -137,15 +128,11 @@ def test_committed_tables_are_what_their_records_give():
                 )
 
 
-def test_fonts_in_pdfs_are_embedded_as_type_42(made):
+def test_figures_are_one_column_wide_with_embedded_fonts_and_nothing_cut_off(made):
     for path in (made / "figures").glob("*.pdf"):
         data = path.read_bytes()
-        assert b"/FontFile2" in data and b"/Type3" not in data, path.name
-
-
-def test_figures_are_one_column_wide_and_nothing_is_cut_off(made):
-    for path in (made / "figures").glob("*.pdf"):
-        width = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", path.read_bytes())
+        assert b"/FontFile2" in data and b"/Type3" not in data, path.name  # type 42
+        width = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", data)
         assert width and abs(float(width[1]) / 72 - 3.3) < 0.01, path.name
         with Image.open(path.with_suffix(".png")) as picture:
             assert abs(picture.width / picture.info["dpi"][0] - 3.3) < 0.01, path.name
@@ -183,12 +170,12 @@ def test_the_download_has_the_same_bytes_whenever_it_is_packed(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("a,b\n1,2\n")
         os.utime(path, (when, when))
-        (target,) = download.pack(tmp_path, [path])
+        (target,) = device_page.pack(tmp_path, [path])
         packed.append(target.read_bytes())
         assert not path.exists()
         assert [entry.date_time[0] for entry in zipfile.ZipFile(target).filelist] == [1980]
     assert packed[0] == packed[1]
-    assert download.pack(tmp_path, []) == [] and not target.exists()
+    assert device_page.pack(tmp_path, []) == [] and not target.exists()
 
 
 def test_failures_stand_in_figures_and_tables_with_their_reason(made):
@@ -206,19 +193,16 @@ def test_failures_stand_in_figures_and_tables_with_their_reason(made):
 
 def test_no_figure_without_data(tmp_path):
     only = [r for r in synthetic.small() if r["kind"] == "time" and r["H"] == 512 and r["B"] == 16]
-    folder = save(tmp_path / "few", [r for r in only if r["T"] == 256])
+    folder = synthetic.save(tmp_path / "few", [r for r in only if r["T"] == 256])
     build.build_report([folder])
-    names = [path.stem for path in (folder / "figures").glob("*.png")]
-    assert names == []
-    assert (
-        "needs a GPU"
-        not in (folder / "README.md").read_text(encoding="utf-8").split("## Caveats")[0]
-    )
+    assert list((folder / "figures").glob("*.png")) == []
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "needs a GPU" not in text.split("## Caveats")[0]
 
 
 def test_files_of_an_earlier_report_are_removed(tmp_path):
     records = [r for r in synthetic.small() if r["kind"] == "error" and r["dtype"] == "fp32"]
-    folder = save(tmp_path / "stale", records)
+    folder = synthetic.save(tmp_path / "stale", records)
     (folder / "figures").mkdir()
     (folder / "figures" / "throughput-H-old.png").write_bytes(b"old")
     (folder / "figures" / "notes.txt").write_text("a reader's own", encoding="utf-8")
@@ -228,7 +212,7 @@ def test_files_of_an_earlier_report_are_removed(tmp_path):
 
 
 def test_no_curve_joins_different_code_or_versions(run):
-    records = list(run.records)
+    records = run.records
     short = [
         {**r, "code": "111111111111", "time": "2026-02-01T00:00:00+00:00"}
         for r in records
@@ -237,18 +221,12 @@ def test_no_curve_joins_different_code_or_versions(run):
     kept, aside = latest_consistent([*records, *short])
     assert len(kept) == len(records) and {r["code"] for r in kept} == {"000000000000"}
     assert aside == {"time of ours: measured with other code or versions": len(short)}
-
-
-def test_the_later_of_equally_complete_states_counts(run):
-    mine = [r for r in run.records if r["provider"] == "ours" and r["kind"] == "time"]
+    # Of equally complete states the later counts.
+    mine = [r for r in records if r["provider"] == "ours" and r["kind"] == "time"]
     later = [{**r, "code": "1" * 12, "time": "2026-02-01T00:00:00+00:00"} for r in mine]
-    kept, _ = latest_consistent([*mine, *later])
-    assert {r["code"] for r in kept} == {"1" * 12}
-
-
-def test_a_failure_without_a_version_belongs_to_its_provider(run):
-    """A provider that failed early did not tell its version; its failure must still be shown."""
-    stepwise = [r for r in run.records if r["provider"] == "ours-stepwise"]
+    assert {r["code"] for r in latest_consistent([*mine, *later])[0]} == {"1" * 12}
+    # A provider that failed early did not tell its version; its failure must still be shown.
+    stepwise = [r for r in records if r["provider"] == "ours-stepwise"]
     assert {r["status"] for r in stepwise} == {"ok", "timeout"}
 
 
@@ -265,14 +243,11 @@ def test_speedup_is_over_the_same_case_and_clock():
     # One side's interval is a point, so the ratio's is the other's, symmetric in the logarithm.
     assert found.loc["ours", "speedup_high"] == pytest.approx(2.0 * (2.1 / 1.9) ** 0.5)
     assert found.loc["ours-stepwise-graph", "speedup"] == pytest.approx(0.25)
-
-
-def test_a_paired_ratio_in_the_record_counts_more():
-    case = next(synthetic.cases(H=256))
+    # A paired ratio in the record counts more.
     versus = {"provider": "torch.nn", "ratio": 0.5, "low": 0.4, "high": 0.8}
     records = [synthetic.timed(case, "torch.nn"), synthetic.timed(case, "ours", versus=versus)]
-    found = derived.speedups(frames.flat(records)).set_index("provider").loc["ours"]
-    assert (found["speedup"], found["speedup_low"], found["speedup_high"]) == (2.0, 1.25, 2.5)
+    paired = derived.speedups(frames.flat(records)).iloc[0]
+    assert tuple(paired[["speedup", "speedup_low", "speedup_high"]]) == (2.0, 1.25, 2.5)
 
 
 def test_growth_is_fitted():
@@ -296,16 +271,16 @@ def test_the_cut_shows_most_points():
     assert cut == {"B": 16, "T": 512} and set(rows["H"]) == {64, 128, 256}
 
 
-def test_providers_are_told_apart_without_colour():
+def test_providers_differ_without_colour_and_every_cell_has_a_name():
+    assert set(CELLS) <= set(terms.CELL_NAMES), "bench/report/terms.py: CELL_NAMES and CELL_ORDER"
     found = [looks.look(name) for name in terms.PROVIDER_ORDER]
+    for color in (look.color for look in found):  # in greyscale they differ from the paper
+        red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
+        assert 0.299 * red + 0.587 * green + 0.114 * blue < 0.8, color
     assert set(looks.LOOKS) == set(terms.PROVIDER_ORDER)
     assert len({(look.marker, str(look.line)) for look in found}) == len(found)
     mine = looks.look("somebody's own")
     assert mine == looks.look("somebody's own") and mine.color not in {x.color for x in found}
-
-
-def test_every_cell_has_a_name():
-    assert set(CELLS) <= set(terms.CELL_NAMES), "bench/report/terms.py: CELL_NAMES and CELL_ORDER"
 
 
 def test_the_page_of_a_run_says_what_a_reader_needs(made):
@@ -324,7 +299,7 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
 
 
 def test_the_measured_bounds_of_a_card_are_told(tmp_path):
-    folder = save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
+    folder = synthetic.save(tmp_path / "x", [synthetic.timed(next(synthetic.cases(H=256)), "ours")])
     (folder / "floor.json").write_text(json.dumps(synthetic.floor()), encoding="utf-8")
     build.build_report([folder])
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -350,27 +325,14 @@ def test_caveats_name_what_a_reader_must_know(tmp_path):
     case = next(synthetic.cases(H=256))
     device = synthetic.facts()["device"] | {"throttle": ["SwPowerCap"]}
     record = synthetic.timed(case, "ours", device=device, converged=False, dirty=True)
-    (run,) = load([save(tmp_path / "x", [record])])
-    said = " ".join(facts.caveats(run))
+    (run,) = load([synthetic.save(tmp_path / "x", [record])])
+    said = " ".join(device_page.caveats(run))
     assert "SwPowerCap" in said and "uncommitted" in said and "less well than asked" in said
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (0.000123, 3, "1.23e-4"),
-        (9.996, 3, "10.0"),
-        (1e7, 3, "1.00e7"),
-        (float("nan"), 3, ""),
-        (12.0, 0, "12"),
-        (0.5, -2, "5.0e-1"),
-    ],
-)
-def test_numbers_keep_their_digits(value, digits, text):
-    assert numbers.significant(value, digits) == text
-
-
-def test_latex_is_what_booktabs_and_siunitx_take(made):
+def test_latex_is_what_booktabs_and_siunitx_take(made, run):
+    for table in build.all_tables(run):
+        assert len(table.shown) <= 2 * typeset.MOST_ROWS
     for path in (made / "tables").glob("*.tex"):
         text = path.read_text(encoding="utf-8")
         for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label"):
@@ -402,29 +364,22 @@ def test_errors_name_what_is_wrong(tmp_path):
     device = synthetic.facts()["device"] | {"name": "Synthetic other device"}
     two = [synthetic.timed(case, "ours"), synthetic.timed(case, "torch.nn", device=device)]
     with pytest.raises(ValueError, match="several devices"):
-        load([save(tmp_path / "two", two)])
+        load([synthetic.save(tmp_path / "two", two)])
 
 
-@pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.txt"])
-def test_a_loose_file_gets_a_folder_beside_it(tmp_path, name):
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.txt", "records/mine.jsonl"])
+def test_a_loose_file_gets_a_folder_of_its_own(tmp_path, name):
+    """Also a part of a device's records, which does not replace the device's report."""
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     line = schema.encode(synthetic.timed(next(synthetic.cases()), "ours"))
     path.write_bytes(store.compressed(line) if path.suffix == ".gz" else line)
     written = build.build_report([path])
     assert {p.relative_to(tmp_path).parts[0] for p in written} == {"mine"}
 
 
-def test_a_part_of_a_devices_records_does_not_replace_its_report(tmp_path):
-    folder = save(tmp_path / "device", few())
-    part = folder / "records" / "part.jsonl"
-    record = synthetic.timed(next(synthetic.cases()), "ours")
-    part.write_text(json.dumps(schema.to_json(record)) + "\n", encoding="utf-8")
-    written = build.build_report([part])
-    assert {p.relative_to(folder).parts[0] for p in written} == {"part"}
-
-
 def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_path, monkeypatch):
-    save(tmp_path / "one", [synthetic.timed(next(synthetic.cases()), "ours")])
+    synthetic.save(tmp_path / "one", [synthetic.timed(next(synthetic.cases()), "ours")])
     left = tmp_path / "killed" / "records" / "run.jsonl"
     left.parent.mkdir(parents=True)
     left.touch()
@@ -436,7 +391,7 @@ def test_a_folder_of_empty_files_is_passed_over_and_named_when_asked_for(tmp_pat
 
 
 def test_a_folder_may_be_named_from_inside_it(tmp_path, monkeypatch):
-    folder = save(tmp_path / "device", [synthetic.timed(next(synthetic.cases()), "ours")])
+    folder = synthetic.save(tmp_path / "device", [synthetic.timed(next(synthetic.cases()), "ours")])
     monkeypatch.chdir(folder)
     build.build_report([Path(".")])
     assert (tmp_path / "index.html").exists() and not (folder / "index.html").exists()
@@ -446,8 +401,3 @@ def test_a_folder_may_be_named_from_inside_it(tmp_path, monkeypatch):
 def test_a_compiled_runs_page_names_the_command_that_compiles_for_it():
     found = {DEVICES[name].architecture: name for name in resources.GRIDS}
     assert found == device_page.TARGETS
-
-
-def test_tables_need_no_page_wider_than_they_say(run):
-    for table in build.all_tables(run):
-        assert len(table.shown) <= 2 * typeset.MOST_ROWS

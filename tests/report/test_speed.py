@@ -53,9 +53,6 @@ def test_ratio_interval():
     slow, fast = draw.normal(2.0, 0.02, 100), draw.normal(1.0, 0.01, 100)
     low, high = bounds(statistics.ratio_interval(list(slow), list(fast)))
     assert low < 2.0 < high and high - low < 0.05
-
-
-def test_block_medians():
     assert statistics.block_medians([1, 2, 3, 10, 20], [3, 2]) == [2, 15]
 
 
@@ -77,17 +74,14 @@ def test_order_statistics_cover_what_they_claim():
     assert statistics.half_width([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0]) == 0.5  # n = 8: j = 1
 
 
-def test_few_samples_never_converge():
-    assert not statistics.summary([1.0] * 5, 0.01)["converged"]
-    assert statistics.summary([1.0] * 6, 0.01)["converged"]
-
-
 def test_summary_says_whether_it_converged():
     steady = statistics.summary([1.0, 1.001] * 50, target=0.01)
     assert steady["converged"] and steady["n"] == 100
-    noisy = statistics.summary([1.0, 2.0] * 5, target=0.01)
-    assert not noisy["converged"]
+    assert not statistics.summary([1.0, 2.0] * 5, target=0.01)["converged"]
     assert statistics.summary([1.0], target=0.01)["ci_low_ms"] is None
+    # Few samples never converge.
+    assert not statistics.summary([1.0] * 5, 0.01)["converged"]
+    assert statistics.summary([1.0] * 6, 0.01)["converged"]
 
 
 def test_operations_are_counted_by_hand():
@@ -102,11 +96,10 @@ def test_operations_are_counted_by_hand():
 
 
 def test_bytes_are_counted_by_hand():
-    loop = case(cell="lstm", B=2, T=3, H=4, track="recurrence")
+    sizes = {"cell": "lstm", "B": 2, "T": 3, "H": 4}
     # gx: 3*2*16 numbers read, y: 3*2*4 written, W: 16*4 read; bf16
-    assert roofline.bytes_moved(loop) == 2 * (96 + 24 + 64)
-    layer = case(cell="lstm", B=2, T=3, H=4, I=5)
-    assert roofline.bytes_moved(layer) == 2 * (96 + 24 + 64) + 2 * (30 + 80 + 96)
+    assert roofline.bytes_moved(case(**sizes, track="recurrence")) == 2 * (96 + 24 + 64)
+    assert roofline.bytes_moved(case(**sizes, I=5)) == 2 * (96 + 24 + 64) + 2 * (30 + 80 + 96)
 
 
 def test_the_floor_is_made_of_its_parts():
@@ -133,9 +126,12 @@ def test_the_floor_is_made_of_its_parts():
 
 def test_rates():
     found = roofline.rates(case(B=16, T=1000, H=512), 2.0, None)
-    assert found["us_per_step"] == 2.0
-    assert found["tokens_per_s"] == 8e6
-    assert found["floor_share"] is None
+    names = ("us_per_step", "tokens_per_s", "floor_share")
+    assert [found[name] for name in names] == [2.0, 8e6, None]
+
+
+FP16 = {"H": 512, "dtype": "fp16"}
+RELU = {"H": 896, "dtype": "fp16", "cell": "rnn_relu"}
 
 
 @pytest.mark.parametrize(
@@ -145,25 +141,18 @@ def test_rates():
         ({"H": 193}, "standard"),
         ({"H": 192, "pass": "fwd+bwd"}, "small-h/standard"),
         ({"H": 128, "pass": "fwd+bwd"}, "small-h/small-h"),
-        ({"H": 384, "cell": "rnn_tanh"}, "small-h"),
         ({"H": 384, "cell": "rnn_tanh", "pass": "fwd+bwd"}, "small-h/standard"),
-        ({"H": 512, "dtype": "fp16"}, "persist"),
-        ({"H": 512, "dtype": "bf16"}, "standard"),
-        ({"H": 512, "dtype": "fp32"}, "standard"),
-        ({"H": 512, "dtype": "fp16", "cell": "gru"}, "standard"),
-        ({"H": 512, "dtype": "fp16", "directions": 2}, "standard"),
-        ({"H": 512, "dtype": "fp16", "layers": 2}, "standard"),
-        ({"H": 512, "dtype": "fp16", "I": 100}, "standard"),
-        ({"H": 1000, "dtype": "fp16"}, "standard"),
-        ({"H": 1152, "dtype": "fp16"}, "standard"),
-        ({"H": 512, "dtype": "fp16", "B": 4}, "standard"),
-        ({"H": 512, "dtype": "fp16", "B": 136}, "standard"),
-        ({"H": 896, "dtype": "fp16", "cell": "rnn_relu", "B": 96}, "standard"),
-        ({"H": 896, "dtype": "fp16", "cell": "rnn_relu", "B": 88}, "persist"),
+        (FP16, "persist"),
+        *((FP16 | other, "standard") for other in (
+            {"dtype": "bf16"}, {"dtype": "fp32"}, {"cell": "gru"}, {"directions": 2}, {"layers": 2},
+            {"I": 100}, {"H": 1000}, {"H": 1152}, {"B": 4}, {"B": 136},
+        )),
+        (RELU | {"B": 96}, "standard"),
+        (RELU | {"B": 88}, "persist"),
         ({"H": 512, "resets": 0.1}, None),
         ({"H": 512, "track": "recurrence"}, None),
     ],
-)
+)  # fmt: skip
 def test_cudnn_rule_on_h100(values: dict, expected: str | None):
     assert cudnn_algorithm(case(**values), H100) == expected
 

@@ -1,4 +1,4 @@
-"""What ``bench check-gpu`` found on this device: a table, and what it could not do."""
+"""What ``bench check-gpu`` found on this device, and what was not measured and why: tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.records import files
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, from_json
 from bench.report import frames
 from bench.report.runs import Run
-from bench.report.style.typeset import Table
+from bench.report.style.typeset import MOST_ROWS, Table, joined_origin
 from bench.report.topic import Section, Topic
 
 STATES = {PASS: "passed", FAIL: "failed", NOT_DONE: "not done", LEFT_OUT: "left out"}
@@ -77,4 +77,30 @@ def caveats(run: Run) -> list[str]:
     return said
 
 
+def failures(run: Run) -> list[Table]:
+    """Who could not do what, and why."""
+    failed = run.every[run.every["status"] != "ok"]
+    if failed.empty:
+        return []
+    counted = (
+        failed.assign(reason=failed["reason"].fillna("no reason recorded"))
+        .groupby(["kind", "provider", "status", "reason"], sort=True)
+        .size()
+        .reset_index(name="cases")
+    )
+    shown = counted.assign(
+        reason=[text if len(text) <= 90 else text[:88] + " …" for text in counted["reason"]]
+    )
+    table = Table(
+        "failures",
+        "What was not measured, and why.",
+        shown.head(MOST_ROWS),
+        counted.assign(**joined_origin(failed)),
+        {"cases": 0},
+        frames.provenance(failed),
+    )
+    return [table]
+
+
 TOPIC = Topic((SECTION,), tables=tables, caveats=caveats)
+NOT_MEASURED = Topic((Section("What was not measured", "", tables=("failures",)),), tables=failures)

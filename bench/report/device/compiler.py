@@ -93,10 +93,8 @@ def tables(run: Run) -> list[Table]:
     # By name, and the forward loop first.
     by_name = [True, True, False, True]
     shown = pd.DataFrame(rows).sort_values(keys, ascending=by_name, ignore_index=True)
-    shown["cell"], shown["loop"] = (
-        shown["cell"].map(terms.cell_name),
-        shown["loop"].map(terms.LOOP_NAMES),
-    )
+    shown["cell"] = shown["cell"].map(terms.cell_name)
+    shown["loop"] = shown["loop"].map(terms.LOOP_NAMES)
     limit = full["shared_limit"].max()
     notes = [f"Shared memory: of {limit / 1024:.0f} KiB."] if limit == limit else []
     if shown["provider"].nunique() == 1:

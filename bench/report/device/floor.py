@@ -27,6 +27,18 @@ KINDS: dict[str, tuple[str, str | None]] = {
     "copy": (GBPS, "gbps"),
     "multiply": (TFLOPS, "tflops"),
 }
+HOW = {
+    "barrier": "a step's barrier among {programs} programs, {groups} groups, {stores}",
+    "flag": "a flag through L2 to another multiprocessor and back, {pairs} pairs",
+    "release": "a release to the GPU after {stored_bytes:,} bytes of stores, {programs} programs",
+    "chain": "64 x {n} x 16 from shared memory in a chain of sums, bf16, {warps} warps",
+    "launch": "from one empty kernel to the next {launched}",
+    "latency": "from a load to its value in L2, {kib} KiB",
+    "gather": "L2 to one multiprocessor {reading} the same {kib} KiB, {programs} programs of "
+    "{words} words at once, {warps} warps",
+    "copy": "device memory, read and written, {mib} MiB, {words} words at once, {warps} warps",
+    "multiply": "cuBLAS product of two {n} x {n} matrices, {number}",
+}
 RATES = [kind for kind, (unit, _) in KINDS.items() if unit == GBPS]
 LONGEST_REASON = 200
 
@@ -48,7 +60,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
             else:
                 value = each[rate]
                 high, low = (None if ms is None else value * each["ms"] / ms for ms in taken[1:])
-            how = {"bound": kind, "how": _how(kind, each)}
+            how = {"bound": kind, "how": HOW[kind].format_map(_words(each))}
             rows.append(how | {"value": value, "low": low, "high": high, "unit": unit, "why": ""})
     for kind, why in found.get("problems", {}).items():
         why = " ".join(why.split())[:LONGEST_REASON]
@@ -57,38 +69,16 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**frames.origin(found))
 
 
-def _how(kind: str, each: dict[str, Any]) -> str:
-    """What was run, in words."""
-    match kind:
-        case "barrier":
-            stores = f"after {each['stored_bytes']:,} bytes of stores" * bool(each["stored_bytes"])
-            groups = f"a step's barrier among {each['programs']} programs, {each['groups']} groups"
-            return f"{groups}, {stores or 'nothing stored'}"
-        case "flag":
-            return f"a flag through L2 to another multiprocessor and back, {each['pairs']} pairs"
-        case "release":
-            return (
-                f"a release to the GPU after {each['stored_bytes']:,} bytes of stores, "
-                f"{each['programs']} programs"
-            )
-        case "chain":
-            return (
-                f"64 x {each['n']} x 16 from shared memory in a chain of sums, bf16, "
-                f"{each['warps']} warps"
-            )
-        case "launch":
-            where = {"stream": "launched by Python", "graph": "in a CUDA graph"}[each["how"]]
-            return f"from one empty kernel to the next {where}"
-        case "latency":
-            return f"from a load to its value in L2, {each['bytes'] >> 10} KiB"
-        case "multiply":
-            return f"cuBLAS product of two {each['n']} x {each['n']} matrices, {each['number']}"
-    shape = f"{each['words']} words at once, {each['warps']} warps"
-    if kind == "gather":
-        who = "alone" if each["readers"] == 1 else f"while all {each['readers']} read"
-        programs = f"{each['programs']} programs of {shape}"
-        return f"L2 to one multiprocessor {who} the same {each['bytes'] >> 10} KiB, {programs}"
-    return f"device memory, read and written, {each['bytes'] >> 20} MiB, {shape}"
+def _words(each: dict[str, Any]) -> dict[str, Any]:
+    """What a measurement's description is filled with."""
+    stored, readers, size = (each.get(name, 0) for name in ("stored_bytes", "readers", "bytes"))
+    return each | {
+        "stores": f"after {stored:,} bytes of stores" if stored else "nothing stored",
+        "reading": "alone" if readers == 1 else f"while all {readers} read",
+        "launched": "in a CUDA graph" if each.get("how") == "graph" else "launched by Python",
+        "kib": size >> 10,
+        "mib": size >> 20,
+    }
 
 
 def table(found: dict[str, Any]) -> Table:

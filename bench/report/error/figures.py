@@ -198,10 +198,8 @@ def dots(
     """Per category and provider the median over shapes and seeds as a mark, the range as a bar."""
     file, words, order = CATEGORIES[column]
     names = terms.in_order(rows[column], order)
-    cells, parts = (
-        terms.ordered_cells(rows["cell"]),
-        terms.ordered_parts(rows["part"]),
-    )
+    cells = terms.ordered_cells(rows["cell"])
+    parts = terms.ordered_parts(rows["part"])
     ticks = [name.removeprefix(terms.EFFECT).replace(":", "\n") for name in names]
     upright = column != "number"
     drawn = rows.assign(provider=terms.EFFECT) if column == "step" else rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.report import frames, terms
-from bench.report.error import exactness, figures, maps, tables, training
+from bench.report.error import exactness, figures, maps, tables
 from bench.report.runs import Run
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
@@ -29,12 +29,11 @@ def jobs(run: Run) -> Iterator[Job]:
     yield from figures.category_jobs(run.error)
     yield from maps.jobs(run.error)
     yield from exactness.jobs(run)
-    yield from training.jobs(run)
 
 
 def all_tables(run: Run) -> list[Table]:
     """The tables that the error records and the files beside them fill."""
-    return [*tables.tables(run.error), *exactness.tables(run), *training.tables(run)]
+    return [*tables.tables(run.error), *exactness.tables(run)]
 
 
 def headlines(run: Run) -> list[str]:

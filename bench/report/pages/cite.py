@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.records.provenance import ROOT
 from bench.report import frames, terms
-from bench.report.pages import facts
+from bench.report.pages import device_page
 from bench.report.runs import Run
 from bench.report.style import typeset
 
@@ -78,7 +78,7 @@ def _some(values: Iterable[Any], unit: str = "") -> str:
 
 def methods(run: Run) -> str:
     """A paragraph for a paper: what was measured, on what, and how."""
-    seen = facts.versions(run)
+    seen = device_page.versions(run)
     software = [
         f"{name} {seen[name]}" for name in ("torch", "Triton", "cuDNN", "CUDA") if name in seen
     ]
@@ -93,7 +93,8 @@ def methods(run: Run) -> str:
             "Registers, stack, shared memory and instructions are read from the binaries; nothing "
             "was run."
         )
-    found = [f"{used} on {seen.get('Device', '?')}{_driver(seen)} with {_listed(software)}."]
+    driver = f" (driver {seen['Driver']})" if "Driver" in seen else ""
+    found = [f"{used} on {seen.get('Device', '?')}{driver} with {_listed(software)}."]
     if timed:
         cells = _listed(
             [terms.cell_name(cell) for cell in terms.ordered_cells(r["cell"] for r in timed)]
@@ -119,10 +120,6 @@ def methods(run: Run) -> str:
             + (", with Triton's kernels run by its interpreter on a CPU." if interpreted else ".")
         )
     return " ".join(found)
-
-
-def _driver(seen: dict[str, str]) -> str:
-    return f" (driver {seen['Driver']})" if "Driver" in seen else ""
 
 
 def text(run: Run | None) -> str:

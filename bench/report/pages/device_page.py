@@ -1,9 +1,14 @@
-"""A device's own page, ``results/<device>/README.md``."""
+"""A device's own page, ``results/<device>/README.md``, and its download.
+
+The page says on what and how was measured, and the numbers of all topics in sentences.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +16,7 @@ from typing import Any
 import jinja2
 
 from bench.records.provenance import ROOT
-from bench.report import frames
-from bench.report.pages import download, facts
+from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.style import typeset
 from bench.report.style.typeset import Table
@@ -23,6 +27,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
 # The device that `bench resources` is asked for, by the architecture that it compiles for.
 TARGETS = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
+DOWNLOAD = "data.zip"
+MODE = 0o644 << 16  # where zip keeps a Unix file's permissions
 SHOWN_FIGURES = 6  # of a section; more are folded away
 
 
@@ -72,27 +78,114 @@ def commands(run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def versions(run: Run) -> dict[str, str]:
+    """Hardware and software in words; what a record does not hold is left out."""
+    devices = [record["device"] for record in run.records]
+    compiled = all(device.get("kind") == "compiled" for device in devices)
+    capability = "Compiled for" if compiled else "Compute capability"
+    software = [record["software"] for record in run.records]
+    rows = {
+        "Device": terms.distinct(d.get("name") for d in devices),
+        capability: terms.distinct(d.get("capability") for d in devices),
+        "Multiprocessors": terms.distinct(d.get("multiprocessors") for d in devices),
+        "Memory": [
+            f"{int(size) / 2**30:.0f} GiB"
+            for size in terms.distinct(d.get("memory_bytes") for d in devices)
+        ],
+        "CPU cores": terms.distinct(d.get("cores") for d in devices),
+        "CPU threads used": terms.distinct(d.get("threads") for d in devices),
+        "Driver": terms.distinct(d.get("driver") for d in devices),
+        "CUDA": terms.distinct(d.get("cuda") for d in devices),
+        "cuDNN": terms.distinct(terms.cudnn_version(d.get("cudnn")) for d in devices),
+        **{
+            name: terms.distinct(found.get(name.lower()) for found in software)
+            for name in ("torch", "Triton", "NumPy", "Python", "Platform")
+        },
+    }
+    return {words: ", ".join(found) for words, found in rows.items() if found}
+
+
+def providers(run: Run) -> list[tuple[str, str, int, int]]:
+    """Who was measured: name, version, records that are ok, and all records."""
+    found = []
+    for name in terms.ordered_providers(record["provider"] for record in run.records):
+        mine = [record for record in run.records if record["provider"] == name]
+        version = ", ".join(terms.distinct(record["provider_version"] for record in mine)) or "–"
+        found.append((name, version, sum(r["status"] == "ok" for r in mine), len(mine)))
+    return found
+
+
+def headlines(run: Run) -> list[str]:
+    """The numbers a reader came for, each with its interval and what it is over."""
+    return [line for topic in TOPICS for line in topic.headlines(run)]
+
+
+def caveats(run: Run) -> list[str]:
+    """What a reader must know before citing a number of this run."""
+    found = []
+    if any(r["interpreted"] for r in run.of("error")):
+        found.append(
+            "Errors of our kernels come from Triton's interpreter on the CPU: the same algorithm, "
+            "but NumPy's sums and exponentials, at sizes it can do. Time in the interpreter says "
+            "nothing and was not taken."
+        )
+    commits = terms.distinct(frames.commit(r) for r in run.records)
+    if any(commit.endswith("+") for commit in commits):
+        found.append("A commit with a plus sign had uncommitted changes when it was measured.")
+    if len(commits) > 1:
+        found.append(f"Records come from {len(commits)} commits; no curve joins different code.")
+    found += [line for topic in TOPICS for line in topic.caveats(run)]
+    return found + [f"{count:,} records were set aside: {why}." for why, count in run.aside.items()]
+
+
+def missing(run: Run) -> list[str]:
+    """Figures that these records do not fill, and what would."""
+    if all(r["kind"] == "resources" for r in run.records):
+        return ["time and error: nothing ran on this target"]
+    return [line for topic in TOPICS for line in topic.missing(run)]
+
+
+def pack(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Move files below a folder into its download; the download, if there is anything in it."""
+    target = folder / DOWNLOAD
+    if not files:
+        target.unlink(missing_ok=True)
+        return []
+    fresh = folder / f"{DOWNLOAD}.part"
+    with zipfile.ZipFile(fresh, "w") as archive:
+        for path in sorted(files):
+            # Dated 1980, as long as nobody sets it: the same data gives the same bytes.
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
+            entry.external_attr = MODE
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    os.replace(fresh, target)
+    for path in files:
+        path.unlink()
+    return [target]
+
+
 def write(run: Run, figures: Sequence[Path], tables: Sequence[Table]) -> Path:
     """Write a run's page beside its tables and figures."""
     folder = run.folder.resolve()
     measured = [*run.sources, *folder.glob("records/*.json"), *folder.glob("*.json")]
     sources = sorted(str(p.relative_to(folder)) for p in measured if p.is_relative_to(folder))
+    days = sorted({str(record["time"])[:10] for record in run.records})
     values: dict[str, Any] = {
         "name": run.name,
         "folder": run.folder.name,
         "origin": frames.provenance(run.every),
-        "when": facts.when(run),
-        "headlines": facts.headlines(run),
+        "when": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+        "headlines": headlines(run),
         "sections": sections(figures, tables),
         "shown": SHOWN_FIGURES,
-        "download": download.NAME,
-        "versions": facts.versions(run),
-        "providers": facts.providers(run),
-        "protocol": facts.protocol(run),
+        "download": DOWNLOAD,
+        "versions": versions(run),
+        "providers": providers(run),
+        "protocol": [line for topic in TOPICS for line in topic.protocol(run)],
         "commands": commands(run),
         "sources": sources,
-        "caveats": facts.caveats(run),
-        "missing": facts.missing(run),
+        "caveats": caveats(run),
+        "missing": missing(run),
     }
     path = run.folder / "README.md"
     text = environment().get_template("device.md.jinja").render(values)

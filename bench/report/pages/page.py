@@ -25,7 +25,6 @@ from bench.report.style import looks
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
 SCRIPTS = ("page_plots.js", "page.js")  # one after the other, as one script
-SAMPLE = 20  # one record of so many is packed for a guess of the page's size
 # Vega's shape and dash for each matplotlib marker and line in use.
 SHAPES = {
     "o": "circle", "s": "square", "D": "diamond", "v": "triangle-down", "^": "triangle-up",
@@ -160,19 +159,6 @@ def _compressed(data: Any) -> bytes:
     return gzip.compress(plain, 9, mtime=0)
 
 
-def _first_level(devices: Sequence[tuple[Run, list[dict[str, Any]]]]) -> int:
-    """The first level that may fit, guessed from a part of the records: packing all takes long."""
-    part = [
-        (replace(run, records=run.records[::SAMPLE]), extras[::SAMPLE]) for run, extras in devices
-    ]
-    room = MOST_BYTES - len(library() or "")
-    for level in range(len(SAVINGS)):
-        # A part packs a little worse than the whole, so this guess is not too low for long.
-        if SAMPLE * len(_compressed(pack(part, level))) * 4 / 3 < 1.1 * room:
-            return level
-    return len(SAVINGS) - 1
-
-
 def render(runs: Sequence[Run], script: str) -> str:
     """The page's HTML, with as much of the records as fits.
 
@@ -191,7 +177,7 @@ def render(runs: Sequence[Run], script: str) -> str:
         "pass_order": terms.PASS_ORDER,
         "number_order": terms.NUMBER_ORDER,
     }
-    for level in range(_first_level(devices), len(SAVINGS)):
+    for level in range(len(SAVINGS)):
         data = pack(devices, level) | words
         page = template.render(
             library=script,

@@ -81,10 +81,8 @@ def _lines(rows: pd.DataFrame, axis: str, title: str, span: Sequence[str]) -> Sh
     """
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
     unable = terms.ordered_providers(failed["provider"])
-    cells, passes = (
-        terms.ordered_cells(rows["cell"]),
-        terms.ordered_passes(rows["pass"]),
-    )
+    cells = terms.ordered_cells(rows["cell"])
+    passes = terms.ordered_passes(rows["pass"])
     handles, notes = looks.legend(rows["provider"]), plots.mark_notes(failed)
     if "floor" in rows:
         handles = [*handles, looks.handle("floor", **looks.FLOOR)]

@@ -52,12 +52,11 @@ def speedup_map(
     rows: pd.DataFrame, provider: str, setting: dict[str, Any], sizes: dict[str, int], folder: Path
 ) -> list[Path]:
     """``derived.speedups`` in each square: above 1 (warm) the provider is faster."""
-    cells, passes = (
-        terms.ordered_cells(rows["cell"]),
-        terms.ordered_passes(rows["pass"]),
-    )
+    cells = terms.ordered_cells(rows["cell"])
+    passes = terms.ordered_passes(rows["pass"])
     widths, heights = sorted(set(rows["H"])), sorted(set(rows["B"]))
     baseline = terms.BASELINES.get(str(setting["mode"]), "torch.nn")
+    unpaired = (rows["speedup"].isna() & (rows["status"] == "ok")).any()
     sheet = maps.map_sheet(
         len(cells),
         len(passes),
@@ -68,7 +67,7 @@ def speedup_map(
         notes=[
             "Above 1 the provider is faster; paired by visits where recorded, else of medians.",
             *_algorithm_notes(rows, twice=passes != ["fwd"]),
-            *_missing_baseline_notes(rows, baseline),
+            *([f"– no time of {baseline} to compare with."] if unpaired else []),
             *plots.failure_notes(rows[rows["status"] != "ok"]),
         ],
     )
@@ -108,8 +107,3 @@ def _algorithm_notes(rows: pd.DataFrame, twice: bool) -> list[str]:
         "cuDNN's persistent algorithms, as torch's rule asks for them: "
         f"{', '.join(marks) or 'nowhere'}{both}."
     ]
-
-
-def _missing_baseline_notes(rows: pd.DataFrame, baseline: str) -> list[str]:
-    missing = (rows["speedup"].isna() & (rows["status"] == "ok")).any()
-    return [f"– no time of {baseline} to compare with."] if missing else []

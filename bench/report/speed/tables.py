@@ -18,7 +18,6 @@ from bench.report.style.typeset import (
     drop_constant_columns,
     joined_origin,
     named,
-    settings_in_words,
 )
 
 FULL = [
@@ -93,9 +92,10 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
     if not rows:
         return None
     full = pd.DataFrame(rows)
+    settings = [terms.setting_words(row) for row in rows]
     words = named(full)[["provider", "cell", "pass"]]
     means = zip(full["geomean"], full["geomean_low"], full["geomean_high"], strict=True)
-    shown = words.assign(setting=settings_in_words(full), shapes=full["shapes"])
+    shown = words.assign(setting=settings, shapes=full["shapes"])
     shown["failed"], shown["unsupported"] = full["failed"], full["unsupported"]
     shown["mean [95 %]"] = [interval(*mean) for mean in means]
     shown["least"], shown["most"] = full["least"], full["most"]
@@ -117,7 +117,8 @@ def growth(time: pd.DataFrame) -> Table | None:
     full = growth_table(time)
     if full.empty:
         return None
-    shown = named(full)[["provider", "cell", "pass"]].assign(setting=settings_in_words(full))
+    settings = [terms.setting_words(row) for row in full.to_dict("records")]
+    shown = named(full)[["provider", "cell", "pass"]].assign(setting=settings)
     shown["B"], shown["H"] = full["B"], full["H"]
     shown["T"] = [f"{a} to {b}" for a, b in zip(full["T_from"], full["T_to"], strict=True)]
     for name, column in (

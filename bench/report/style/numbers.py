@@ -46,6 +46,8 @@ def significant(value: Any, digits: int = 3) -> str:
 
     >>> significant(1234.5), significant(0.012345), significant(3.2e-7), significant(None)
     ('1230', '0.0123', '3.20e-7', '')
+    >>> significant(9.996), significant(1e7), significant(12.0, 0), significant(0.5, -2)
+    ('10.0', '1.00e7', '12', '5.0e-1')
     """
     if value is None or not math.isfinite(value):
         return ""

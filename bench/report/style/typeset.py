@@ -65,11 +65,6 @@ def drop_constant_columns(shown: pd.DataFrame, names: Sequence[str]) -> tuple[pd
     return shown.drop(columns=same), ", ".join(words)
 
 
-def settings_in_words(frame: pd.DataFrame) -> list[str]:
-    """Each row's setting as a reader says it."""
-    return [terms.setting_words(row) for row in frame.to_dict("records")]
-
-
 def joined_origin(rows: pd.DataFrame) -> dict[str, str]:
     """Where rows come from, for the one row that is made of them: each column's values in one."""
     return {
