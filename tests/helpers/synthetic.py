@@ -193,6 +193,7 @@ def compiled() -> Iterator[store.Record]:
         counts = dict.fromkeys(COUNTS, 4) | {
             "registers": 100 + case.H // 8,
             "stack_bytes": 0,
+            "spills": 0,
             "shared_bytes": 139_264,
             "shared_limit": 232_448,
             "loop_instructions": 500 + case.H // 4,
