@@ -66,7 +66,7 @@ def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Reco
     return found
 
 
-def pair(before: store.Record, after: store.Record, threshold: float, seed: int = 0) -> Pair:
+def pair(before: store.Record, after: store.Record, threshold: float) -> Pair:
     """Compare two records of one question.
 
     The verdict is "slower" only if the whole 95 % interval of the ratio lies above
@@ -82,14 +82,17 @@ def pair(before: store.Record, after: store.Record, threshold: float, seed: int 
         verdict, reason = BROKEN, f"{after['status']}: {after['reason']}"
     else:
         ratio = after["median_ms"] / before["median_ms"]
-        interval = ratio_interval(after["samples_ms"], before["samples_ms"], seed)
+        interval = ratio_interval(after["samples_ms"], before["samples_ms"])
         verdict = _verdict(interval, 1 + threshold)
     low, high = interval or (None, None)
     mode = after["mode"] or before["mode"] or ""
+    what = (after["case_id"], after["provider"], mode)
     times = (before["median_ms"], after["median_ms"])
-    return Pair(
-        after["case_id"], after["provider"], mode, *times, ratio, low, high, verdict, reason
-    )
+    return Pair(*what, *times, ratio, low, high, verdict, reason)
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _verdict(interval: tuple[float, float] | None, limit: float) -> str:
@@ -155,9 +158,7 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
         logs = [math.log(p.ratio) for p in mine if p.ratio is not None]
         mean = f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "-"
         counts = [sum(p.verdict == verdict for p in mine) for verdict in (SLOWER, FASTER, BROKEN)]
-        lines.append(
-            f"| {provider} | {mode} | {len(mine)} | {mean} | " + " | ".join(map(str, counts)) + " |"
-        )
+        lines.append(_row(provider, mode, len(mine), mean, *counts))
     shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNSURE)]
     if shown:
         lines += [
@@ -170,8 +171,5 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
         ratio = "-" if p.ratio is None else f"{p.ratio:.3f}"
         interval = "-" if p.low is None else f"{p.low:.3f} to {p.high:.3f}"
         verdict = f"{p.verdict} ({p.reason})" if p.reason else p.verdict
-        lines.append(
-            f"| {p.case_id} | {p.provider} | {p.mode} | {ms[0]} | {ms[1]} | {ratio} | "
-            f"{interval} | {verdict} |"
-        )
+        lines.append(_row(p.case_id, p.provider, p.mode, *ms, ratio, interval, verdict))
     return "\n".join(lines) + "\n"

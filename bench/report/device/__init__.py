@@ -1,4 +1,4 @@
 """The report's topics of a device: checks, microbenchmarks, compiled kernels, failures.
 
-Import the constant TOPIC of each file.
+Import the constants TOPIC of each file, and `checks.NOT_MEASURED`.
 """

@@ -1,4 +1,4 @@
-"""What a reader opens: a device's README.md, the interactive page, the download, citations.
+"""What a reader opens: a device's README.md and download, the interactive page, citations.
 
-Import `device_page` for the first, `page` for the second; `facts` has a run's facts as sentences.
+Import `device_page` for the first two, `page` for the third.
 """

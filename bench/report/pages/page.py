@@ -154,11 +154,6 @@ def _template(name: str) -> str:
     return (device_page.TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _compressed(data: Any) -> bytes:
-    plain = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    return gzip.compress(plain, 9, mtime=0)
-
-
 def render(runs: Sequence[Run], script: str) -> str:
     """The page's HTML, with as much of the records as fits.
 
@@ -178,10 +173,10 @@ def render(runs: Sequence[Run], script: str) -> str:
         "number_order": terms.NUMBER_ORDER,
     }
     for level in range(len(SAVINGS)):
-        data = pack(devices, level) | words
+        data = json.dumps(pack(devices, level) | words, separators=(",", ":"), allow_nan=False)
         page = template.render(
             library=script,
-            data=base64.b64encode(_compressed(data)).decode(),
+            data=base64.b64encode(gzip.compress(data.encode(), 9, mtime=0)).decode(),
             script="".join(_template(name) for name in SCRIPTS),
             style=_template("page.css"),
         )

@@ -143,13 +143,11 @@ def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:
     """What the letters mean, with the reasons recorded, most frequent first."""
     if rows.empty:
         return []
-    counts: dict[tuple[str, str], dict[str, int]] = {}
-    for status, reason, provider in zip(
-        rows["status"], rows["reason"], rows["provider"], strict=True
-    ):
-        who = counts.setdefault((str(status), str(reason or "no reason recorded")), {})
-        who[str(provider)] = who.get(str(provider), 0) + 1
-    ranked = sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    counts: dict[tuple[str, str], list[str]] = {}
+    for status, reason, provider in rows[["status", "reason", "provider"]].to_numpy():
+        key = (str(status), str(reason or "no reason recorded"))
+        counts.setdefault(key, []).append(str(provider))
+    ranked = sorted(counts.items(), key=lambda item: (-len(item[1]), item[0]))
     notes = []
     for (status, reason), who in ranked[:most]:
         letter, words = LETTERS[status]
