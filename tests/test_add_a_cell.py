@@ -62,8 +62,9 @@ def average(monkeypatch: pytest.MonkeyPatch) -> str:
     )
     cell = Cell("average", 2, 3, 4, device_step, device_step_gradient)
     monkeypatch.setitem(kernels.CELLS, "average", cell)
-    monkeypatch.setattr(cases, "CELLS", dict(cases.CELLS))
-    cases.add_cell(cases.Cell("average", 2, ("h", "s", "k")))
+    information = cases.Cell("average", 2, ("h", "s", "k"))
+    monkeypatch.setitem(cases.CELLS, "average", information)  # taken back after the test
+    cases.add_cell(information)
     return "average"
 
 
