@@ -57,8 +57,8 @@ def command(
             (studies.activations, 4096 if quick else None),
         )
         beside = [
-            pool.submit(process.run_function, study, folder.absolute(), *arguments)
-            for study, *arguments in (asked if alone else ())
+            pool.submit(process.run_function, study, folder.absolute(), *options_of_study)
+            for study, *options_of_study in (asked if alone else ())
         ]
         options = Options(
             preset=preset,
