@@ -1,7 +1,5 @@
 """``pytest bench``: the same cases, filters and engine as the command line."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing

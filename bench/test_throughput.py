@@ -4,8 +4,6 @@ pytest-benchmark's clock is the host's and GPU launches return before they end. 
 measures, and a timer replays its samples: ``pedantic`` reads the timer exactly twice a round.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

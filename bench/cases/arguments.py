@@ -1,7 +1,5 @@
 """Checks of arguments that several commands share. Imports no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Iterable
 from typing import Any, Protocol

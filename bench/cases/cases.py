@@ -1,7 +1,5 @@
 """Cells, cases, filters and shards. Imports no torch, so that a dry run is instant."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -9,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from bench.cases.arguments import check_choice
 from bench.cases.numbers import DTYPES, PRECISIONS, number_type, split_number_type
@@ -175,7 +173,7 @@ class Case:
         return {"case_id": self.case_id} | values | {"I": self.I or None}
 
     @classmethod
-    def from_fields(cls, record: Mapping[str, Any]) -> Case:
+    def from_fields(cls, record: Mapping[str, Any]) -> Self:
         values = {name: record[name.rstrip("_")] for name in _NAMES}
         return cls(**values | {"I": record["I"] or 0, "resets": float(record["resets"])})
 

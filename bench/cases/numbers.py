@@ -1,7 +1,5 @@
 """Number formats of inputs, weights and products: their names, bytes and roundoff. No torch."""
 
-from __future__ import annotations
-
 # Each format's name in torch, without "torch."; all other tables list the formats in this order.
 TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DTYPES = tuple(TORCH_NAMES)

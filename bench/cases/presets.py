@@ -1,7 +1,5 @@
 """Presets: named lists of what to measure, read from a TOML file."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import tomllib

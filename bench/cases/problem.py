@@ -1,7 +1,5 @@
 """The tensors of one case: inputs, upstream gradients, and the float64 truth."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

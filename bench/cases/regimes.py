@@ -1,7 +1,5 @@
 """Regimes: the weights and inputs that error is measured with, like trained or extreme ones."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ bench/README.md has every formula too. Notation: G gates, D directions, b bytes 
 layer I_l input features (I, then D*H).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Nothing but `bench.__main__` and the tests import from here. What a command alon
 takes long to import (torch, pandas, matplotlib) is imported in its function.
 """
 
-from __future__ import annotations
-
 import sys
 
 import typer

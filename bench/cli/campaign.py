@@ -1,7 +1,5 @@
 """``python -m bench campaign``: the command around ``bench.gpu.campaign``."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import time

@@ -1,7 +1,5 @@
 """``python -m bench check-gpu``: whether the kernels are right on the GPU at hand, in minutes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

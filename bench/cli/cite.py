@@ -1,7 +1,5 @@
 """``python -m bench cite``: the command around ``bench.report.pages.cite``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``python -m bench compare``: the command around ``bench.report.compare``."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Annotated

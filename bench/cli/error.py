@@ -1,7 +1,5 @@
 """``python -m bench error``: a sweep of error grids, the studies beside it, and the report."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any

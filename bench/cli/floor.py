@@ -1,7 +1,5 @@
 """``python -m bench floor``: the command around ``bench.gpu.floor``."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``python -m bench merge``: join records."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

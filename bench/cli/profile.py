@@ -1,7 +1,5 @@
 """``python -m bench profile``: the command around ``bench.compiler.profile``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

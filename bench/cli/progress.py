@@ -1,7 +1,5 @@
 """A progress bar with the time left, on standard error."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """``python -m bench quick``: the first command of a newcomer."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from pathlib import Path

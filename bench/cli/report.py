@@ -1,7 +1,5 @@
 """``python -m bench report``: the command around ``bench.report``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

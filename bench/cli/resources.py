@@ -1,7 +1,5 @@
 """``python -m bench resources``: the command around ``bench.compiler.resources``."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

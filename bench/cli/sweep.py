@@ -1,7 +1,5 @@
 """``python -m bench sweep``: the command around ``bench.sweep.sweep``."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Annotated

@@ -4,8 +4,6 @@ Everything is left out by arguments that the kernels take anyway: they have no s
 for profiling. The results of such a launch are meaningless.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

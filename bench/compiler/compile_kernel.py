@@ -4,8 +4,6 @@ The arguments come from the same tables as a launch's (``kernels.launch``), fill
 have no memory. Needs ``TRITON_INTERPRET`` unset when ``kernels`` is first imported.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -4,8 +4,6 @@ Without a GPU: the compiler's view, instructions and registers. With one, planne
 are, and the time per step too.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -5,8 +5,6 @@ there, and records registers, stack, shared memory and the instructions of the l
 variant already recorded with the same kernels, plan and compiler is not compiled again.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

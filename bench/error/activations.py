@@ -4,8 +4,6 @@ They run compiled on a GPU and in Triton's interpreter on a CPU. The exponential
 of is the device's own, so the two differ, and a result says which it is.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

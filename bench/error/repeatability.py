@@ -4,8 +4,6 @@ Measured on both tracks, because a layer's input projection is torch's GEMM, whi
 another order in another batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace

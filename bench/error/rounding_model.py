@@ -6,8 +6,6 @@ distribution; every rounding is an independent error of mean square ROUNDING u^2
 and errors pass through a step by its mean squared slopes. An expectation, not a guarantee.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A study runs in a process of its own (``bench.sweep.process.run_function``), bec
 are interpreted is decided when they are imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

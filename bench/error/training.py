@@ -4,8 +4,6 @@ A character model learns the project's licence. Both sides get the same initial 
 text and optimiser, all in float32, so that their curves differ by rounding only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

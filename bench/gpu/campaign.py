@@ -5,8 +5,6 @@ speed and error of the campaign and paper presets. Each step gets a share of the
 so that a call of three minutes gets as far as the speed; each call goes on where the last ended.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

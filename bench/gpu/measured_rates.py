@@ -1,7 +1,5 @@
 """The planner's device with the rates that ``bench.gpu.floor`` measured on a card."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 The interpreter runs them too; its clocks stand still.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

@@ -5,8 +5,6 @@ another, so a group is one program there, and of two programs that answer each o
 one's flags are set beforehand.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ A time is the difference between a long and a short run, so that the launch is n
 cycles are counted on the device. ``bench.gpu.microbenchmark_launches`` launches the kernels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -4,8 +4,6 @@ An illegal access poisons a CUDA context, and then all that its process does fai
 that did not pass a unit is ended and the next unit gets a fresh one. Imports no torch.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import sys
@@ -14,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Self
 
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
@@ -165,7 +163,7 @@ class Pool:
         self._idle.clear()
         self._busy.clear()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

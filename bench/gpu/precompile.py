@@ -4,8 +4,6 @@ A kernel is compiled by Triton's ``warmup`` with the arguments of a launch, so t
 finds it, in whatever process. Imports no torch; the processes that compile do.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 import time

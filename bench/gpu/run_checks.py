@@ -5,8 +5,6 @@ once, streams, CUDA graphs (``bench.gpu.value_checks``, ``bench.gpu.launch_check
 a process of a pool, the most informative first.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

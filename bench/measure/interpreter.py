@@ -3,8 +3,6 @@
 Imports torch and Triton only when called.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 

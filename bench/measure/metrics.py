@@ -1,7 +1,5 @@
 """Error metrics of a tensor against float64, and how large an error counts as correct."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

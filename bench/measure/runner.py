@@ -1,7 +1,5 @@
 """One provider on one case: its results are checked against float64, then its calls are timed."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

@@ -1,7 +1,5 @@
 """Statistics of samples: medians, their intervals, and whether enough were taken. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

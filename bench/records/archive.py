@@ -3,8 +3,6 @@
 It holds records and states, no page, table or figure: `python -m bench report FILE` makes those.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

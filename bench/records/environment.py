@@ -1,7 +1,5 @@
 """The machine: its device and what its sensors read. Imports torch for a device's own facts."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

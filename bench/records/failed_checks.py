@@ -2,8 +2,6 @@
 measurements that rules out. Imports no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The names of a device's result files, for those who write them and those who read them."""
 
-from __future__ import annotations
-
 from bench.records.provenance import ROOT
 
 RESULTS = ROOT / "results"  # a folder per device, named by `provenance.slug`

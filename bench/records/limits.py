@@ -4,8 +4,6 @@ A device's results folder has two files of them: ``floor.json``, all that was me
 ``limits.json``, the few numbers that models use. Imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

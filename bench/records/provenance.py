@@ -3,8 +3,6 @@
 The device's own facts, which need torch, come from ``bench.records.environment``.
 """
 
-from __future__ import annotations
-
 import datetime
 import functools
 import hashlib

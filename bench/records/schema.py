@@ -3,8 +3,6 @@
 ``FIELDS`` is the one description of a record. Imports no torch.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -6,8 +6,6 @@ the file removes it and says so. A finished file may be compressed (``.jsonl.gz`
 any other and never appended to. ``bench.records.schema`` describes a record.
 """
 
-from __future__ import annotations
-
 import fcntl
 import gzip
 import io
@@ -17,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.records.files import SUFFIXES
 from bench.records.schema import BadRecord, Record, check, encode, to_json
@@ -97,7 +95,7 @@ class Writer:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Every table, figure and page of a report, rebuilt from stored records without a GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

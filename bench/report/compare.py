@@ -1,7 +1,5 @@
 """Whether a second run is slower than a first one, and how sure that is."""
 
-from __future__ import annotations
-
 import glob
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From records to data frames: one row per record, or per record and tensor."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

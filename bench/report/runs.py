@@ -1,7 +1,5 @@
 """A device's run: which of its records count, and what other files lie beside them."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """In what words and order a report names cells, passes, number formats, providers and settings."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

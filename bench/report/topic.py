@@ -1,7 +1,5 @@
 """What a report has to say on one subject, in one form, so that pages loop over the subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The subjects of a report, in the order in which a device's page has them."""
 
-from __future__ import annotations
-
 from bench.report.device import checks, compiler, floor
 from bench.report.error import topic as error
 from bench.report.speed import topic as speed

@@ -2,8 +2,6 @@
 already, and how long the rest takes. Imports no torch.
 """
 
-from __future__ import annotations
-
 import functools
 import glob
 import re

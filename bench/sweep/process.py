@@ -4,8 +4,6 @@ words in one place.
 Imports no torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

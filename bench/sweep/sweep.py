@@ -1,7 +1,5 @@
 """Run a sweep: measure what is planned, in order and within a budget, and record it as it comes."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time

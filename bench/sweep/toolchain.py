@@ -4,8 +4,6 @@ Triton 3.6 compiles its driver and a launcher for each kernel's signature, 3.7 i
 Imports neither torch nor Triton.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

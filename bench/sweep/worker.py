@@ -4,8 +4,6 @@ It is a process of its own because an illegal access poisons a CUDA context and 
 interrupted from within.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import os

@@ -3,8 +3,6 @@
 Imports no torch, so that the command line stays quick and the parent survives.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -10,8 +10,6 @@ waited for. Replaced is what takes time on a card:
 - starting a process, a check, the floor: the assumptions below. No card has been measured yet.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Invented records for tests of the reporting half. Never a result: the device's name says so."""
 
-from __future__ import annotations
-
 import itertools
 import zipfile
 import zlib

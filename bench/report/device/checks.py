@@ -1,7 +1,5 @@
 """What ``bench check-gpu`` found on this device, and what was not measured and why: tables."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What the compiler made of our kernels: a table, maps over H and B, and a sentence."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

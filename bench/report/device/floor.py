@@ -1,7 +1,5 @@
 """What bounds a loop on this card, as ``python -m bench floor`` measured it: a table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

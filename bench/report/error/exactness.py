@@ -1,7 +1,5 @@
 """What was measured beside the records: the activations, whether bits repeat, and training."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ All draw the relative L2 error against float64 on the same rounded inputs: of th
 the worst gradient (each relative to its own norm).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Maps of numerical error over hidden size and batch, in unit roundoffs."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Iterator

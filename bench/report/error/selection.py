@@ -1,7 +1,5 @@
 """Which errors a figure or table shows, and in what words it names them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

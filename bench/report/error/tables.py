@@ -4,8 +4,6 @@ Where they are in unit roundoffs: relative L2 error against float64 over the for
 over seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import pandas as pd

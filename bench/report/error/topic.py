@@ -1,7 +1,5 @@
 """Numerical error as a topic of the report: its figures, tables and sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from bench.report import frames, terms

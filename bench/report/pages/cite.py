@@ -1,7 +1,5 @@
 """``python -m bench cite``: BibTeX of the suite and of whom a run measured, and a methods text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 The page says on what and how was measured, and the numbers of all topics in sentences.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

@@ -4,8 +4,6 @@ Plots are Vega-Lite's; its JavaScript comes out of the package vl-convert. The p
 only turns form controls into data and specifications (``templates/page*.js``).
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import gzip

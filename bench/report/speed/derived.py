@@ -1,7 +1,5 @@
 """What is computed from time records: speed over torch.nn, and growth with the steps T."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

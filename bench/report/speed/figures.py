@@ -4,8 +4,6 @@ Each function takes the time records of one run as ``frames.flat`` gives them an
 job draws one figure and returns the files it wrote. A figure without data is no job.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator, Sequence

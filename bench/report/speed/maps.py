@@ -1,7 +1,5 @@
 """Maps of speed over torch.nn, over hidden size and batch."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

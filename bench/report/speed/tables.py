@@ -1,7 +1,5 @@
 """Tables of speed: times, speed over torch.nn, growth with the number of steps T."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

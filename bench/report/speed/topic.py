@@ -1,7 +1,5 @@
 """Speed as a topic of the report: its figures, tables and sentences."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any

@@ -4,8 +4,6 @@ Colours of providers are petroff10's. Kin share a hue family; no two share marke
 all are told apart without colour.
 """
 
-from __future__ import annotations
-
 import atexit
 import functools
 import shutil

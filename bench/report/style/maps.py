@@ -3,8 +3,6 @@
 A failure is a hatched square with its letter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Numbers as figures and tables write them."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any

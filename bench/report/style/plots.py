@@ -1,7 +1,5 @@
 """What figures draw in a panel: axes, curves, points, and letters where something failed."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterable, Sequence

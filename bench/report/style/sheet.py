@@ -4,8 +4,6 @@ A figure is one column of a paper wide (3.3 in). It says on itself what it shows
 and with which versions that was measured, and why points are missing.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import math

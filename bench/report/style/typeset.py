@@ -4,8 +4,6 @@ LaTeX is booktabs with siunitx columns and needs ``\\usepackage{booktabs,graphic
 file says device, versions, run and commit. Imports no torch.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
