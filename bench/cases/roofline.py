@@ -5,33 +5,58 @@ layer I_l input features (I, then D*H).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cases.cases import Case
-from bench.cases.numbers import ITEM_BYTES, product_format
+from bench.cases.numbers import ITEM_BYTES, PRODUCTS, product_format
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a device that the floor is computed from, each measured by a microbenchmark.
+    """A card and its rates as microbenchmarks measured them; None or empty where they did not.
 
     Attributes:
-        tflops: large GEMM, by number type: "fp16", "bf16", "ieee", "tf32", "tf32x3".
+        name: as its driver reports it.
+        architecture: as the compiler names it: "sm_90", "gfx942".
+        multiprocessors: SMs.
+        shared_bytes: of shared memory, for one program.
+        shared_total: of one SM, for all its resident programs.
+        tflops: large GEMM, by one of ``numbers.PRODUCTS``.
         hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
         gather_gbps: L2 to one SM while all SMs read the same, 1e9 bytes per second.
+        gather_alone_gbps: the same while no other SM reads.
         barrier_us: one step of a persistent loop that does nothing but its barrier, by the
             number of programs in a group (a string, as in JSON).
-        shared_bytes: shared memory of one program.
-        multiprocessors: SMs, each with one resident program.
+        loaded_barrier_us: the same with the stores of a real step before each barrier.
+        product_clocks: clocks of 64 rows times 16 columns of 16-bit numbers in a chain of products,
+            each added to the last, by the number of sequences (a string).
+        clock_ghz: the SMs' clock in that chain.
+        latency_us: from a load to its value in L2.
+        launch_us: from one empty kernel to the next in a CUDA graph.
     """
 
-    tflops: dict[str, float]
-    hbm_gbps: float
-    gather_gbps: float
-    barrier_us: dict[str, float]
-    shared_bytes: int
+    name: str
+    architecture: str
     multiprocessors: int
+    shared_bytes: int
+    shared_total: int
+    tflops: dict[str, float] = field(default_factory=dict)
+    hbm_gbps: float | None = None
+    gather_gbps: float | None = None
+    gather_alone_gbps: float | None = None
+    barrier_us: dict[str, float] = field(default_factory=dict)
+    loaded_barrier_us: dict[str, float] = field(default_factory=dict)
+    product_clocks: dict[str, float] = field(default_factory=dict)
+    clock_ghz: float | None = None
+    latency_us: float | None = None
+    launch_us: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rates that ``floor_ms`` needs were measured."""
+        rates = self.hbm_gbps, self.gather_gbps
+        return None not in rates and bool(self.barrier_us) and self.tflops.keys() >= {*PRODUCTS}
 
     def barrier_ms(self, programs: int) -> float:
         """A step's barrier in a group: as measured for the largest group not above it."""
@@ -125,6 +150,7 @@ def floor_ms(case: Case, limits: Limits) -> float:
     steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
     add max(operations / peak, bytes / hbm_gbps).
     """
+    assert limits.hbm_gbps and limits.gather_gbps
     b, G, H, D = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H, case.directions
     peak = limits.tflops[product_format(case.dtype, case.precision)] * 1e9  # operations per ms
     memory = limits.hbm_gbps * 1e6  # bytes per ms

@@ -44,7 +44,7 @@ def identity(card: dict[str, Any]) -> str:
 
 
 def card_facts(device: torch.device) -> dict[str, Any]:
-    """The fields of ``limits.Measured`` that describe a card, and are not measured."""
+    """The fields of ``roofline.Limits`` that describe a card, and are not measured."""
     from kernels.autograd import device_limits
 
     here = device_limits(device)
@@ -56,7 +56,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     """Write all that was measured, and the bounds once they are all there."""
     measured = limits.of_floor(schema.to_json(found))
     store.write_state(folder / files.FLOOR, found)
-    if limits.limits_of(measured) is not None and not limits.faults(measured):
+    if measured.complete and not limits.faults(measured):
         store.write_state(folder / files.LIMITS, dataclasses.asdict(measured))
 
 

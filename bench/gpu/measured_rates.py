@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.numbers import TORCH_NAMES
+from bench.cases.roofline import Limits
 from bench.records import limits
-from bench.records.limits import Measured
 from kernels.plan.devices import DEVICES, Device, Rates, describe
 
 DEFAULT = "h100"
@@ -45,7 +45,7 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
     return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - followed
 
 
-def measured_rates(measured: Measured, card: Device) -> dict[str, Any]:
+def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
     """The fields of ``Rates`` that a card's numbers give."""
     rates: dict[str, Any] = {
         "clock_ghz": measured.clock_ghz,

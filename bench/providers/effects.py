@@ -7,7 +7,7 @@ fp32 carry buys. These are models for the error chapter; they are never timed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,40 +21,21 @@ if TYPE_CHECKING:
     from bench.cases.problem import Problem
 
 
-@dataclass(frozen=True)
-class Roundings:
-    """Where to round; everything else stays float64.
-
-    inputs: start from the drawn fp32 numbers instead of their rounded values (the difference to
-    the truth is the inputs' own rounding). projection: W x + b is stored in the I/O type. product:
-    the loop's operand h is. sum: both products accumulate in fp32. activation: sigmoid, tanh
-    and their like are computed in fp32. carry: the state is kept in "fp32" or the "io" type between
-    steps. output: y and the last state are given in the I/O type.
-    """
-
-    inputs: bool = False
-    projection: bool = False
-    product: bool = False
-    sum: bool = False
-    activation: bool = False
-    carry: str | None = None
-    output: bool = False
-
-
-EVERYTHING = Roundings(
-    projection=True, product=True, sum=True, activation=True, carry="fp32", output=True
-)
-EFFECTS = {
-    "effect-inputs": Roundings(inputs=True),
-    "effect-projection": Roundings(projection=True),
-    "effect-product": Roundings(product=True),
-    "effect-sum": Roundings(sum=True),
-    "effect-activation": Roundings(activation=True),
-    "effect-carry-fp32": Roundings(carry="fp32"),
-    "effect-carry-io": Roundings(carry="io"),
-    "effect-output": Roundings(output=True),
-    "effect-all": EVERYTHING,
-    "effect-all-carry-io": replace(EVERYTHING, carry="io"),
+# Where each provider rounds; everything else stays float64.
+PLACES = {
+    "inputs": "not in the loop: it starts from the drawn fp32 numbers, the truth from rounded ones",
+    "projection": "W x + b is stored in the I/O type",
+    "product": "the loop multiplies h in the I/O type",
+    "sum": "both products accumulate in fp32",
+    "activation": "sigmoid, tanh and their like are computed in fp32",
+    "carry-fp32": "the state is kept in fp32 between steps",
+    "carry-io": "the state is kept in the I/O type between steps",
+    "output": "y and the last state are given in the I/O type",
+}
+OURS = frozenset(PLACES) - {"inputs", "carry-io"}
+EFFECTS = {name: frozenset({name}) for name in PLACES} | {
+    "all": OURS,
+    "all-carry-io": OURS - {"carry-fp32"} | {"carry-io"},
 }
 
 
@@ -65,20 +46,20 @@ def supports(case: Case, machine: Machine) -> str | None:
     return f"the effects are separated without {reason}" if reason else None
 
 
-def build(problem: Problem, roundings: Roundings) -> Call:
+def build(problem: Problem, places: frozenset[str]) -> Call:
     import torch
     from torch.nn.functional import linear, logsigmoid
     from torch.overrides import TorchFunctionMode
 
     import reference
-    from bench.cases.problem import DTYPE, make_problem
+    from bench.cases.problem import DTYPE, make_problem, named_outputs
     from bench.cases.regimes import apply_regime
     from reference.unroll import unroll
 
     case = problem.case
     io = DTYPE[case.dtype]
     given = problem.inputs
-    if roundings.inputs and case.dtype != "fp32":
+    if "inputs" in places and case.dtype != "fp32":
         whole = replace(case, dtype="fp32", precision="ieee")
         unrounded = make_problem(whole, problem.seed, problem.device)
         apply_regime(unrounded, problem.regime)
@@ -96,46 +77,43 @@ def build(problem: Problem, roundings: Roundings) -> Call:
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func in activations and roundings.activation:
+            if func in activations and "activation" in places:
                 return func(args[0].float()).double()
             if func is linear:
                 h, w, *bias = args
-                if roundings.product:
+                if "product" in places:
                     h = rounded(h, io)
-                if roundings.sum:
+                if "sum" in places:
                     return func(h.float(), w.float(), *(b.float() for b in bias)).double()
                 return func(h, w, *bias)
             return func(*args, **(kwargs or {}))
 
     cell = reference.CELLS[case.cell]
-    kept = {None: torch.float64, "fp32": torch.float32, "io": io}[roundings.carry]
+    kept = torch.float32 if "carry-fp32" in places else torch.float64
+    kept = io if "carry-io" in places else kept
 
     def step(*arguments: Any) -> tuple[Tensor, ...]:
         return tuple(rounded(state, kept) for state in cell.step(*arguments))
 
     def forward() -> dict[str, Tensor]:
         operands = (leaves["x"], leaves["w_ih_l0"], leaves["b_ih_l0"])
-        if roundings.sum:
+        if "sum" in places:
             gx = linear(*(operand.float() for operand in operands)).double()
         else:
             gx = linear(*operands)
-        if roundings.projection:
+        if "projection" in places:
             gx = rounded(gx, io)
         initial = tuple(leaves[f"{name}0"][0] for name in case.cell_info.states)
+        weights = leaves["w_hh_l0"], leaves["b_hh_l0"]
         with Loop():
-            y, last = unroll(
-                cell._replace(step=step), gx, leaves["w_hh_l0"], leaves["b_hh_l0"], initial
-            )
-        found = {"y": y} | {
-            f"{name}_n": state[None]
-            for name, state in zip(case.cell_info.states, last, strict=True)
-        }
-        if roundings.output:
+            y, last = unroll(cell._replace(step=step), gx, *weights, initial)
+        found = named_outputs(case, y, [state[None] for state in last])
+        if "output" in places:
             found = {name: rounded(value, io) for name, value in found.items()}
         return found
 
     return Call(forward, leaves)
 
 
-for _name, _roundings in EFFECTS.items():
-    provider(_name, supports=supports, package="torch")(partial(build, roundings=_roundings))
+for _name, _places in EFFECTS.items():
+    provider(f"effect-{_name}", supports=supports, package="torch")(partial(build, places=_places))

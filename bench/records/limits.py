@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,7 @@ from bench.records import files
 MOST = 1e9  # above any rate, size and count of a card
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A card, and its measured rates; None or empty where they were not measured.
-
-    Attributes:
-        name: as its driver reports it.
-        architecture: as the compiler names it: "sm_90", "gfx942".
-        multiprocessors: SMs.
-        shared_bytes: of shared memory, for one program.
-        shared_total: of one SM, for all its resident programs.
-        tflops: large GEMM, by one of ``numbers.PRODUCTS``.
-        hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
-        gather_gbps: L2 to one SM while all SMs read the same, 1e9 bytes per second.
-        gather_alone_gbps: the same while no other SM reads.
-        barrier_us: one step of a loop that does nothing but its barrier, by the number of
-            programs in a group (a string, as in JSON).
-        loaded_barrier_us: the same with the stores of a real step before each barrier.
-        product_clocks: clocks of 64 rows times 16 columns of 16-bit numbers in a chain of products,
-            each added to the last, by the number of sequences (a string).
-        clock_ghz: the SMs' clock in that chain.
-        latency_us: from a load to its value in L2.
-        launch_us: from one empty kernel to the next in a CUDA graph.
-    """
-
-    name: str
-    architecture: str
-    multiprocessors: int
-    shared_bytes: int
-    shared_total: int
-    tflops: dict[str, float] = field(default_factory=dict)
-    hbm_gbps: float | None = None
-    gather_gbps: float | None = None
-    gather_alone_gbps: float | None = None
-    barrier_us: dict[str, float] = field(default_factory=dict)
-    loaded_barrier_us: dict[str, float] = field(default_factory=dict)
-    product_clocks: dict[str, float] = field(default_factory=dict)
-    clock_ghz: float | None = None
-    latency_us: float | None = None
-    launch_us: float | None = None
-
-
-def of_floor(found: dict[str, Any]) -> Measured:
+def of_floor(found: dict[str, Any]) -> Limits:
     """The numbers of a ``floor.json``: of each rate the best that was measured."""
 
     def best(kind: str, **wanted: int) -> float | None:
@@ -77,7 +35,7 @@ def of_floor(found: dict[str, Any]) -> Measured:
         tflops["tf32x3"] = tflops["tf32"] / 3  # one such product is three in tf32
     chains = found.get("chain", [])
     graph = [each for each in found.get("launch", []) if each["how"] == "graph"]
-    return Measured(
+    return Limits(
         **card,
         tflops=tflops,
         hbm_gbps=best("copy"),
@@ -92,7 +50,7 @@ def of_floor(found: dict[str, Any]) -> Measured:
     )
 
 
-def read(path: Path) -> Measured:
+def read(path: Path) -> Limits:
     """The numbers of a ``limits.json`` or a ``floor.json``.
 
     Raises:
@@ -101,7 +59,7 @@ def read(path: Path) -> Measured:
     accepted = f"a {files.LIMITS} or {files.FLOOR} that `python -m bench floor` wrote"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        measured = of_floor(found) if "card" in found else Measured(**found)
+        measured = of_floor(found) if "card" in found else Limits(**found)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
         why = fault.strerror if isinstance(fault, OSError) else "it is not such a file"
         raise ValueError(f"limits is {str(path)!r} ({why}); accepted: {accepted}") from None
@@ -110,34 +68,23 @@ def read(path: Path) -> Measured:
     return measured
 
 
-def limits_of(measured: Measured) -> Limits | None:
-    """What the floor is made of; None where a part of it has not been measured."""
-    if measured.hbm_gbps is None or measured.gather_gbps is None or not measured.barrier_us:
-        return None
-    if not measured.tflops.keys() >= set(PRODUCTS):
-        return None
-    return Limits(
-        measured.tflops, measured.hbm_gbps, measured.gather_gbps, measured.barrier_us,
-        measured.shared_bytes, measured.multiprocessors,
-    )  # fmt: skip
-
-
 def load_limits(folder: Path) -> Limits | None:
-    """A device's limits from its results folder; None where they have not been measured.
+    """A device's limits from its results folder; None unless all that a floor needs was measured.
 
     Raises:
         ValueError: if the folder's file is not one that ``bench.gpu.floor`` wrote.
     """
     path = folder / files.LIMITS
-    return limits_of(read(path)) if path.exists() else None
+    found = read(path) if path.exists() else None
+    return found if found and found.complete else None
 
 
-def faults(measured: Measured) -> list[str]:
+def faults(limits: Limits) -> list[str]:
     """The fields that no measurement gives: of another type, not finite, or not above 0."""
     whole = ("multiprocessors", "shared_bytes", "shared_total")
     broken = []
-    for each in dataclasses.fields(measured):
-        value = getattr(measured, each.name)
+    for each in dataclasses.fields(limits):
+        value = getattr(limits, each.name)
         if each.name == "name":
             good = isinstance(value, str) and bool(value) and value.isprintable()
         elif each.name == "architecture":

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bench.cases.roofline import Limits
 from bench.cli import app, plan
 from bench.gpu import floor, measured_rates
 from bench.records import limits
@@ -19,7 +20,7 @@ H100 = DEVICES["h100"]
 
 
 @pytest.fixture
-def measured() -> limits.Measured:
+def measured() -> Limits:
     return limits.of_floor(synthetic.floor())
 
 
@@ -41,9 +42,8 @@ def test_the_numbers_are_the_best_that_was_measured(measured):
     assert measured.loaded_barrier_us == pytest.approx({"1": 1.3584, "8": 2.3584, "64": 3.3584})
     assert measured.product_clocks == {"16": 24, "32": 26} and measured.clock_ghz == 1.7
     assert measured.latency_us == pytest.approx(0.16) and measured.launch_us == 1.0
-    bounds = limits.limits_of(measured)
-    assert bounds is not None and bounds.barrier_ms(63) == pytest.approx(2e-3)
-    assert bounds.barrier_ms(500) == pytest.approx(3e-3)
+    assert measured.complete and measured.barrier_ms(63) == pytest.approx(2e-3)
+    assert measured.barrier_ms(500) == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize("missing", sorted(synthetic.floor().keys() - {"card"}))
@@ -51,7 +51,7 @@ def test_a_floor_of_a_time_needs_all_that_it_is_made_of_and_nothing_else(missing
     found = synthetic.floor()
     del found[missing]
     needed = missing in ("barrier", "gather", "copy", "multiply")
-    assert (limits.limits_of(limits.of_floor(found)) is None) == needed
+    assert limits.of_floor(found).complete != needed
 
 
 CARD = {

@@ -104,12 +104,11 @@ def test_bytes_are_counted_by_hand():
 
 def test_the_floor_is_made_of_its_parts():
     limits = roofline.Limits(
-        {"bf16": 700.0},
+        *("a card", "sm_90", 132, 227 << 10, 228 << 10),
+        tflops={"bf16": 700.0},
         hbm_gbps=3000,
         gather_gbps=100,
         barrier_us={"2": 0.5, "32": 1.0, "64": 9.0},
-        shared_bytes=227 << 10,
-        multiprocessors=132,
     )
     small = case(H=64, B=1, T=1000, track="recurrence")
     # the weights of H=64 fit one program: no barrier
