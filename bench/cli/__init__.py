@@ -23,6 +23,7 @@ from bench.cli import (
     resources,
     sweep,
 )
+from bench.cli.options import flatten
 
 app = typer.Typer(
     name="python -m bench",
@@ -49,7 +50,7 @@ for module, name, summary in (
     (report, "report", "Tables, figures and page from stored records."),
     (cite, "cite", "How to cite the suite and a run."),
 ):
-    app.command(name, short_help=summary)(module.command)
+    app.command(name, short_help=summary)(flatten(module.command))
 
 
 def main() -> None:

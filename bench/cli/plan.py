@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,17 +66,40 @@ MODEL = {
 }
 
 
+@dataclass(frozen=True)
+class LoopOptions:
+    """The loop to plan."""
+
+    cell: Annotated[str, typer.Option(help=f"One of {cell_words(CELLS)}.")] = "lstm"
+    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024
+    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(NUMBERS)}.")] = "bf16"
+    directions: Annotated[int, typer.Option(help="1, or 2 for both time directions.")] = 1
+
+    def problem(self) -> Problem:
+        """The loop as the plan takes it.
+
+        Raises:
+            ValueError: for an option that is not accepted.
+        """
+        from kernels.plan import Problem
+
+        check_choice("dtype", self.dtype, NUMBERS)
+        check_choice("directions", self.directions, (1, 2))
+        arguments.sizes(self.hidden, self.batch)
+        gates = CELLS[find_cell(self.cell)].gates
+        numbers = kernel_format(*split_number_type(self.dtype))
+        return Problem(gates, self.batch, self.hidden, self.directions, *numbers)
+
+
 def command(
-    cell: Annotated[str, typer.Option(help=f"One of {cell_words(CELLS)}.")] = "lstm",
-    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
+    *,
+    loop: LoopOptions,
     device: Annotated[
         str | None,
         typer.Option(help="A GPU of kernels/plan/devices.py; else the card of --limits, or h100."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(NUMBERS)}.")] = "bf16",
     pass_: Annotated[str, typer.Option("--pass", help="forward, backward or both.")] = "both",
-    directions: Annotated[int, typer.Option(help="1, or 2 for both time directions.")] = 1,
     mode: Annotated[str, typer.Option(help="auto, or one of kernels/plan/__init__.py.")] = "auto",
     limits: Annotated[
         Path | None,
@@ -92,28 +116,22 @@ def command(
     """
     # Here, so that --help need not wait for torch, which the kernels import.
     from bench.gpu.measured_rates import select_device
-    from kernels.plan import MODES, Problem, backward_plan, forward_plan
+    from kernels.plan import MODES, backward_plan, forward_plan
     from kernels.plan.devices import DEVICES
 
-    cell = find_cell(cell)
     if device is not None:
         check_choice("device", device, DEVICES)
-    check_choice("dtype", dtype, NUMBERS)
     check_choice("pass", pass_, PASSES)
-    check_choice("directions", directions, (1, 2))
     check_choice("mode", mode, MODES)
-    arguments.sizes(hidden, batch)
+    problem = loop.problem()
     card, measured = select_device(device, limits)
-    problem = Problem(
-        CELLS[cell].gates, batch, hidden, directions, *kernel_format(*split_number_type(dtype))
-    )
     print(
-        f"{cell}, H={hidden}, B={batch}, {directions} direction(s), {dtype} on {card.name} "
-        f"({card.architecture}, {card.multiprocessors} SMs)"
+        f"{find_cell(loop.cell)}, H={loop.hidden}, B={loop.batch}, {loop.directions} direction(s), "
+        f"{loop.dtype} on {card.name} ({card.architecture}, {card.multiprocessors} SMs)"
     )
-    for loop in PASSES[pass_]:
-        plan = (forward_plan if loop == "forward" else backward_plan)(problem, card, mode)
-        print(*describe(plan, problem, card, loop), sep="\n")
+    for which in PASSES[pass_]:
+        plan = (forward_plan if which == "forward" else backward_plan)(problem, card, mode)
+        print(*describe(plan, problem, card, which), sep="\n")
     print(*constants(card.rates, measured, limits), sep="\n")
 
 

@@ -1,8 +1,10 @@
 """``python -m bench resources``: the command around ``bench.compiler.resources``."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,15 +13,43 @@ from bench.cases.cases import find_cell
 from bench.cli.progress import count_bar
 from bench.records import files, provenance
 
+if TYPE_CHECKING:
+    from bench.compiler.resources import Grid
 
-def command(
-    quick: Annotated[bool, typer.Option(help="Only a few kernels of the grid.")] = False,
-    device: Annotated[str, typer.Option(help="Which targets, comma-separated.")] = "h100",
-    cells: Annotated[str | None, typer.Option(help="Only these cells, comma-separated.")] = None,
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Which kernels of a device's grid."""
+
+    quick: Annotated[bool, typer.Option(help="Only a few kernels of the grid.")] = False
+    cells: Annotated[str | None, typer.Option(help="Only these cells, comma-separated.")] = None
     numbers: Annotated[
         str | None, typer.Option(help="Only these, comma-separated, such as bf16,fp32:tf32.")
-    ] = None,
-    hidden: Annotated[str | None, typer.Option(help="Only these H, comma-separated.")] = None,
+    ] = None
+    hidden: Annotated[str | None, typer.Option(help="Only these H, comma-separated.")] = None
+
+    def select(self, device: str) -> Grid:
+        """The part of a device's grid that these options name.
+
+        Raises:
+            ValueError: for an option that is not accepted.
+        """
+        from bench.compiler.resources import GRIDS, NUMBERS, QUICK
+
+        only: dict[str, Any] = {}
+        if self.hidden:
+            only["hidden"] = tuple(map(int, self.hidden.split(",")))
+        if self.cells:
+            only["cells"] = tuple(dict.fromkeys(map(find_cell, self.cells.split(","))))
+        if self.numbers:
+            only["numbers"] = arguments.choices("numbers", self.numbers, NUMBERS)
+        return replace(QUICK if self.quick else GRIDS[device], **only)
+
+
+def command(
+    *,
+    chosen: GridOptions,
+    device: Annotated[str, typer.Option(help="Which targets, comma-separated.")] = "h100",
     dump: Annotated[
         Path | None, typer.Option(help="Keep the binaries here, to look at with cuobjdump.")
     ] = None,
@@ -38,15 +68,8 @@ def command(
 
     bad = False
     for name in arguments.choices("device", device, resources.GRIDS):
-        grid = resources.QUICK if quick else resources.GRIDS[name]
-        if hidden:
-            grid = replace(grid, hidden=tuple(map(int, hidden.split(","))))
-        if cells:
-            grid = replace(grid, cells=tuple(dict.fromkeys(map(find_cell, cells.split(",")))))
-        if numbers:
-            grid = replace(grid, numbers=arguments.choices("numbers", numbers, resources.NUMBERS))
         folder, records, left = resources.compile_missing(
-            resources.plan_jobs(DEVICES[name], grid),
+            resources.plan_jobs(DEVICES[name], chosen.select(name)),
             results,
             dump,
             float("inf") if max_minutes is None else max_minutes * 60,

@@ -168,7 +168,7 @@ def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeyp
 
 def test_an_unknown_device_is_named():
     with pytest.raises(ValueError, match="device is 'h99'; accepted: h100, a100"):
-        resources_command.command(device="h99")
+        resources_command.command(chosen=resources_command.GridOptions(), device="h99")
 
 
 # The compiler itself

@@ -1,0 +1,79 @@
+"""Options that belong together are one dataclass: a command takes it as one parameter."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cases import arguments
+from bench.cases.presets import PRESETS
+from bench.records import files
+from bench.sweep.plan import Options
+
+
+def flatten(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer reads it, with an option for each field of its dataclass parameters."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if dataclasses.is_dataclass(parameter.annotation)
+    }
+    flat: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        fields = inspect.signature(groups[name], eval_str=True) if name in groups else None
+        flat += fields.parameters.values() if fields else [parameter]
+
+    @functools.wraps(command)
+    def flat_command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
+        command(**values)
+
+    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in flat]
+    flat_command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    flat_command.__annotations__ = {each.name: each.annotation for each in flat}
+    return flat_command
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Which cases of a preset to measure for whom, for how long, and where records go."""
+
+    preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS
+    providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None
+    filter: Annotated[
+        str, typer.Option(help='Only matching cases, such as "cell=lstm,gru T<=512".')
+    ] = ""
+    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this.")] = None
+    rerun: Annotated[
+        str | None, typer.Option(help="Measure again the records with this status, failed, or all.")
+    ] = None
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A Python file with providers or cells.")
+    ] = None
+    run: Annotated[str | None, typer.Option(help="The run's name; the same name resumes.")] = None
+    seed: Annotated[int, typer.Option(help="First seed of the inputs.")] = 0
+    results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS
+
+    def __post_init__(self) -> None:
+        arguments.minutes(self.max_minutes)
+
+    def of_sweep(self, preset: str, kinds: tuple[str, ...], shard: str = "1/1") -> Options:
+        """What a sweep of a preset gets."""
+        return Options(
+            preset=preset,
+            preset_file=self.preset_file,
+            kinds=kinds,
+            providers=self.providers,
+            filter=self.filter,
+            shard=shard,
+            run=self.run,
+            rerun=self.rerun,
+            plugins=tuple(path.resolve() for path in self.plugin or ()),
+            seed=self.seed,
+        )
