@@ -13,12 +13,12 @@ from rich.table import Table
 
 from bench.cases import arguments
 from bench.gpu import run_checks
-from bench.gpu.pool import Pool
 from bench.gpu.run_checks import ResultFile, Row
 from bench.measure import interpreter
 from bench.records import environment, files
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep import toolchain
+from bench.sweep.pool import Pool
 from bench.sweep.process import exiting_on_signals
 
 UNFINISHED = 3  # exit code

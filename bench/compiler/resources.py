@@ -25,7 +25,8 @@ from bench.cases.numbers import kernel_format, number_type, split_number_type
 from bench.compiler import compile_kernel
 from bench.compiler.compile_kernel import Variant
 from bench.records import provenance, schema, store
-from bench.sweep.process import End, run_calls
+from bench.records.failed_checks import NOT_DONE
+from bench.sweep.pool import Pool, Unit
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES, Device
 
@@ -85,14 +86,21 @@ def plan_jobs(device: Device, grid: Grid) -> list[Job]:
 
 
 def plan_variant(
-    device: Device, cell: str, loop: str, H: int, B: int, number: str, mode: str = "auto"
+    device: Device,
+    cell: str,
+    loop: str,
+    H: int,
+    B: int,
+    number: str,
+    mode: str = "auto",
+    directions: int = 1,
 ) -> Variant:
     """The kernel that a call of this case launches on a device."""
     dtype, precision = split_number_type(number)
     name, precision = kernel_format(dtype, precision)
-    problem = Problem(CELLS[cell].gates, B, H, 1, name, precision)
+    problem = Problem(CELLS[cell].gates, B, H, directions, name, precision)
     plan = (forward_plan if loop == "fwd" else backward_plan)(problem, device, mode)
-    return Variant(cell, loop, H, 1, dtype, precision, plan)
+    return Variant(cell, loop, H, directions, dtype, precision, plan)
 
 
 def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
@@ -171,13 +179,18 @@ def compile_all(
         dump: a folder that gets the binaries.
         deadline: of ``time.monotonic``, after which nothing is begun.
     """
-    calls = [functools.partial(compile_job, job, dump) for job in jobs]
+    units = [
+        Unit(str(index), functools.partial(compile_job, job, dump))
+        for index, job in enumerate(jobs)
+    ]
     with tempfile.TemporaryDirectory(prefix="rnnbench-triton-") as cache:
         environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache}
-        for index, result in run_calls(calls, os.cpu_count() or 1, environment, deadline):
-            if isinstance(result, End):
-                result = {"status": result.status, "reason": result.text, "compile_s": None}
-            yield jobs[index], result
+        with Pool(os.cpu_count() or 1, environment) as pool:
+            for unit, outcome in pool.run(units, float("inf"), begin_until=deadline):
+                status = "oom" if outcome.state == NOT_DONE else "error"
+                died = {"status": status, "reason": outcome.detail, "compile_s": None}
+                if outcome.tried:
+                    yield jobs[int(unit.name)], outcome.found or died
 
 
 def faults(job: Job, found: dict[str, Any]) -> list[str]:

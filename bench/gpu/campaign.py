@@ -18,11 +18,11 @@ from bench.cases.cases import CELLS
 from bench.cases.presets import Request, load_preset
 from bench.error import studies
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
-from bench.gpu.pool import Pool
 from bench.records import environment, failed_checks, files, provenance, store
 from bench.records.failed_checks import FAIL, PASS, Suspect
 from bench.sweep import process, sweep
 from bench.sweep.plan import Options, default_run, record_file
+from bench.sweep.pool import Pool
 
 # What a step gets: a share of the time that is left when it begins, and the most seconds.
 COMPILE = 0.2, 180.0

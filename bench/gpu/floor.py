@@ -4,9 +4,9 @@ Every kernel's answer is checked before it is timed; without a GPU it is only ch
 interpreter. All samples go to ``floor.json`` after each microbenchmark, and the bounds that models
 read to ``limits.json``, once the floor of a time can be made of them.
 
-The microbenchmarks run in a process of their own: one that ends it, or leaves its GPU unusable,
-costs no other. What failed or was left out for want of time is in ``floor.json`` with its reason;
-the next call of the same code measures that, and nothing twice.
+The microbenchmarks run in a process of their own, replaced when one fails: a crash costs only its
+own microbenchmark. ``floor.json`` says under ``problems`` why one is missing or incomplete; the
+next call of the same code measures only those.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import hashlib
 import json
 import os
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.records import environment, files, limits, provenance, schema, store
-from bench.sweep import process
+from bench.records.failed_checks import PASS
+from bench.sweep.pool import Failed, Outcome, Pool, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable
 
     import torch
 
 MAX_SECONDS = 60.0
-END_SECONDS = 15.0  # after its time, for the kernel in flight and to let go of the GPU
+END_SECONDS = 15.0  # after the deadline, for the kernel in flight
 # The files whose change makes a floor.json stale.
 SOURCES = ("microbenchmark_kernels", "microbenchmark_launches", "microbenchmarks")
 
@@ -60,130 +62,115 @@ def write(folder: Path, found: dict[str, Any]) -> None:
         store.write_state(folder / files.LIMITS, dataclasses.asdict(measured))
 
 
-def measure(folder: Path, device: torch.device, deadline: float, skip: Collection[str]) -> bool:
-    """Measure what ``folder`` lacks, as far as the time goes.
+def describe_card() -> dict[str, Any] | None:
+    """The card of this process, and the seconds that each microbenchmark may take.
+
+    Without a GPU, only check what the kernels compute, and return None.
+    """
+    import torch
+
+    is_cuda = torch.cuda.is_available()
+    if not is_cuda:
+        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
+    from bench.gpu.microbenchmarks import MICROBENCHMARKS
+
+    if not is_cuda:
+        for each in MICROBENCHMARKS:
+            each.check(torch.device("cpu"))
+        print("every kernel of the floor computes what it should; without a GPU nothing is timed")
+        return None
+    return {
+        "card": card_facts(torch.device("cuda", torch.cuda.current_device())),
+        "device": environment.device_facts(),
+        "seconds": {each.name: each.seconds for each in MICROBENCHMARKS},
+    }
+
+
+def measure(name: str, multiprocessors: int, deadline: float) -> tuple[list[dict[str, Any]], str]:
+    """Measure one microbenchmark on the GPU of this process.
 
     Args:
-        deadline: of ``time.monotonic``.
-        skip: microbenchmarks that failed in this call.
+        deadline: of ``time.monotonic``; the variant during which it passes is the last.
 
     Returns:
-        Whether the GPU is usable afterwards.
+        An entry for each variant, and why others are missing, or "".
+
+    Raises:
+        Failed: with the entries so far.
     """
-    from bench.gpu.microbenchmarks import MICROBENCHMARKS
-
-    card = card_facts(device)
-    made = identity(card)
-    found = store.read_state(folder / files.FLOOR)
-    if found.get("identity") != made:
-        found = {"identity": made, "card": card, "problems": {}}
-    before = environment.sensors()
-
-    def save(running: str | None) -> None:
-        facts = environment.device_facts()
-        device = environment.with_sensors(facts, before, environment.sensors())
-        found.update(running=running, **provenance.provenance(device))
-        write(folder, found)
-
-    problems = found["problems"]
-    for each in MICROBENCHMARKS:
-        if each.name in skip or (found.get(each.name) and each.name not in problems):
-            continue
-        problems.pop(each.name, None)
-        left = deadline - time.monotonic()
-        if left < each.seconds:
-            problems[each.name] = (
-                f"left out: it may take {each.seconds:g} s, and {max(0.0, left):.0f} s were left"
-            )
-            continue
-        save(each.name)
-        entries = found[each.name] = []
-        try:
-            each.check(device)
-            for entry in each.measure(device, card["multiprocessors"]):
-                entries.append(entry)
-                if time.monotonic() > deadline:
-                    problems[each.name] = f"ended after {len(entries)} variants: the time was up"
-                    break
-        except Exception as fault:  # whatever it is, the others are measured
-            problems[each.name] = f"failed: {type(fault).__name__}: {fault}"
-            if not is_usable(device):
-                save(each.name)
-                return False
-    save(None)
-    return True
-
-
-def is_usable(device: torch.device) -> bool:
-    """Whether this process can still use the GPU, which an illegal access ends."""
     import torch
 
+    from bench.gpu.microbenchmarks import MICROBENCHMARKS
+
+    (chosen,) = (each for each in MICROBENCHMARKS if each.name == name)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    entries = []
     try:
-        torch.zeros(1, device=device).item()  # which waits for the device
-    except RuntimeError:
-        return False
-    return True
-
-
-def measure_here(folder: Path, deadline: float, skip: Collection[str]) -> bool | None:
-    """:func:`measure` on this process's GPU; None without one, where kernels are only checked."""
-    import torch
-
-    if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
-        return measure(folder, device, deadline, skip)
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-    from bench.gpu.microbenchmarks import MICROBENCHMARKS
-
-    for each in MICROBENCHMARKS:
-        each.check(torch.device("cpu"))
-    print("every kernel of the floor computes what it should; without a GPU nothing is timed")
-    return None
+        chosen.check(device)
+        for entry in chosen.measure(device, multiprocessors):
+            entries.append(entry)
+            if time.monotonic() > deadline:
+                return entries, f"ended after {len(entries)} variants: the time was up"
+    except Exception as fault:
+        text = f"{type(fault).__name__}: {fault}"
+        raise Failed(text, traceback.format_exc(), (entries, "")) from None
+    return entries, ""
 
 
 def run(folder: Path, seconds: float) -> dict[str, str] | None:
-    """Measure in processes of their own, a new one whenever one dies.
+    """Measure what ``folder`` lacks, in another process.
 
     Returns:
         Why something is missing, by microbenchmark; None without a GPU, where nothing is timed.
 
     Raises:
-        RuntimeError: if the process dies before it measures anything.
+        RuntimeError: if the process fails before it measures anything.
     """
     deadline = time.monotonic() + seconds
-    found = store.read_state(folder / files.FLOOR)
-    if found.get("running"):  # blame nothing that an earlier process was measuring when it died
-        store.write_state(folder / files.FLOOR, found | {"running": None})
-    failed: set[str] = set()
-    while True:
-        call = partial(measure_here, folder, deadline, sorted(failed))
-        left = max(1.0, deadline - time.monotonic())
-        death = None
-        try:
-            usable = process.run_call(call, left + END_SECONDS)
-        except process.Died as fault:
-            usable, death = False, str(fault)
-        if usable is None:
+    with Pool(1) as pool:
+
+        def call(name: str, function: Callable[..., Any], *arguments: Any) -> Outcome:
+            unit = Unit(name, partial(function, *arguments))
+            ((_, outcome),) = pool.run([unit], deadline + END_SECONDS)
+            return outcome
+
+        begun = call("card", describe_card)
+        if begun.state != PASS:
+            raise RuntimeError(f"the floor was not measured: {begun.detail}")
+        if begun.found is None:
             return None
+        card, planned = begun.found["card"], begun.found["seconds"]
+        before = environment.sensors()
         found = store.read_state(folder / files.FLOOR)
-        if usable:
-            return found["problems"]
-        running = found.get("running")
-        if not running or running in failed:
-            raise RuntimeError(f"the floor was not measured: {death}")
-        if death is not None:  # else what failed is written already
-            found["problems"][running] = f"failed: {death}"
-        write(folder, found | {"running": None})
-        failed.add(running)
+        if found.get("identity") != identity(card):
+            found = {"identity": identity(card), "card": card, "problems": {}}
+        problems = found["problems"]
+        for name in planned:  # in case this process is killed
+            if not found.get(name):
+                problems.setdefault(name, "left out: not begun")
+        for name in list(problems):
+            left = max(0.0, deadline - time.monotonic())
+            if left < planned[name]:
+                why = f"left out: it may take {planned[name]:g} s, and {left:.0f} s were left"
+            else:
+                outcome = call(name, measure, name, card["multiprocessors"], deadline)
+                found[name], why = outcome.found or ([], "")
+                if outcome.state != PASS:
+                    why = f"failed: {outcome.detail}"
+            problems[name] = why
+            if not why:
+                del problems[name]
+            device = environment.with_sensors(begun.found["device"], before, environment.sensors())
+            write(folder, found | provenance.provenance(device))
+    return problems
 
 
 def failures(problems: dict[str, str]) -> list[str]:
-    """The problems that are no want of time, a line each."""
+    """The problems other than a lack of time, a line each."""
     return [f"{name}: {why}" for name, why in problems.items() if why.startswith("failed")]
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether this code has measured all bounds; a process that was killed names what it was at."""
+    """Whether this code has measured all bounds."""
     found = store.read_state(folder / files.FLOOR)
-    ended = "running" in found and found["running"] is None
-    return ended and found["problems"] == {} and found["code"] == provenance.code_hash()
+    return found.get("problems") == {} and found["code"] == provenance.code_hash()

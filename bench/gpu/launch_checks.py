@@ -14,9 +14,9 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.gpu.pool import Failed, NotDone, Skipped
 from bench.gpu.value_checks import Comparison, make_inputs, run_kernels, tolerance
 from bench.records.failed_checks import Suspect
+from bench.sweep.pool import Failed, NotDone, Skipped
 from bench.sweep.process import TookTooLong, run_command
 
 if TYPE_CHECKING:

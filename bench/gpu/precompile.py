@@ -8,18 +8,18 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.cases.cases import Case
-from bench.cases.numbers import kernel_format
+from bench.cases.numbers import number_type
 from bench.cases.presets import Request
-from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.providers.ours import MODES
 from bench.records.failed_checks import FAIL, PASS
+from bench.sweep.pool import Pool, Unit
 
 COMPILED, CLAIMED = "compiled, or found in the cache", "another process compiles it"
 
@@ -86,22 +86,21 @@ def variant(use: Use) -> Any:
     """The kernel that this use launches on the GPU at hand, by its plan."""
     import torch
 
-    from bench.compiler.compile_kernel import Variant
+    from bench.compiler import resources
     from kernels.autograd import device_limits
-    from kernels.plan import Problem, backward_plan, forward_plan
 
     case = use.case
-    dtype, precision = kernel_format(case.dtype, case.precision)
-    gates, D = case.cell_info.gates, case.directions
-    problem = Problem(gates, case.B, case.H, D, dtype, precision)
-    limits = device_limits(torch.device("cuda", 0))
-    plan = (forward_plan if use.loop == "fwd" else backward_plan)(problem, limits, use.mode)
+    number = number_type(case.dtype, case.precision)
     wanted = {
         "bias": case.track == "layer", "loop bias": case.track == "recurrence",
         "lengths": use.lengths, "resets": use.resets, "save": use.save,
     }  # fmt: skip
     features = tuple(name for name, given in wanted.items() if given)
-    return Variant(case.cell, use.loop, case.H, D, case.dtype, precision, plan, features)
+    device = device_limits(torch.device("cuda", 0))
+    planned = resources.plan_variant(
+        device, case.cell, use.loop, case.H, case.B, number, use.mode, case.directions
+    )
+    return replace(planned, features=features)
 
 
 def compile_use(use: Use, claims: Path) -> str:
@@ -140,18 +139,15 @@ def run(uses: Sequence[Use], seconds: float, pool: Pool) -> list[Row]:
         A row for each kernel, and for each use that was not looked at in time.
     """
     rows: list[Row] = []
-
-    def on_outcome(unit: Unit, outcome: Outcome) -> None:
-        if outcome.detail != CLAIMED:
-            name = unit.name.partition(" ")[2]
-            rows.append(Row(name, outcome.state, outcome.detail, round(outcome.seconds, 2)))
-
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as claims:
         units = [
             Unit(f"{index} {use.name}", partial(compile_use, use, Path(claims)))
             for index, use in enumerate(dict.fromkeys(uses))
         ]
-        pool.run(units, time.monotonic() + seconds, on_outcome)
+        for unit, outcome in pool.run(units, time.monotonic() + seconds):
+            if outcome.detail != CLAIMED:
+                name = unit.name.partition(" ")[2]
+                rows.append(Row(name, outcome.state, outcome.detail, round(outcome.seconds, 2)))
     return rows
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import launch_checks, value_checks
-from bench.gpu.pool import Outcome, Pool, Unit
 from bench.gpu.value_checks import Comparison
 from bench.records import environment, files, provenance, store
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect, from_json, to_json
+from bench.sweep.pool import Pool, Unit
 
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
 TRIES = 2  # a check that was not done after so many fair tries is not begun again
@@ -27,7 +27,7 @@ TRIES = 2  # a check that was not done after so many fair tries is not begun aga
 
 @dataclass
 class Row:
-    """One check's outcome, one of ``bench.gpu.pool``'s four, and how many fair tries it had.
+    """One check's outcome, one of ``bench.sweep.pool``'s four, and how many fair tries it had.
 
     ``report`` is a failure's full account; ``suspects`` its rows of
     ``bench.records.failed_checks``.
@@ -210,21 +210,6 @@ def run(
     earlier = {row.name: row for row in (file.rows() if file else []) if row.name in by_name}
     found: dict[str, Row] = {}
 
-    def in_order(rows: dict[str, Row]) -> list[Row]:
-        return [rows[name] for name in by_name if name in rows]
-
-    def on_outcome(unit: Unit, outcome: Outcome) -> None:
-        check = by_name[unit.name]
-        tries = outcome.tried + (earlier[unit.name].tries if unit.name in earlier else 0)
-        suspect = check.suspects if outcome.suspects is None else outcome.suspects
-        row = found[unit.name] = Row(
-            check.kind, check.what, outcome.state, outcome.detail, outcome.seconds, tries,
-            outcome.report, to_json(suspect) if outcome.state == FAIL else [],
-        )  # fmt: skip
-        if file is not None:
-            file.write(in_order(earlier | found))
-        on_row(row)
-
     waiting = []
     for check in checks:
         row = earlier.get(check.unit.name)
@@ -233,8 +218,18 @@ def run(
             on_row(row)
         else:
             waiting.append(check.unit)
-    pool.run(waiting, deadline, on_outcome)
-    return in_order(found)
+    for unit, outcome in pool.run(waiting, deadline):
+        check, failed = by_name[unit.name], outcome.state == FAIL
+        tries = outcome.tried + (earlier[unit.name].tries if unit.name in earlier else 0)
+        suspects = to_json(outcome.found or check.suspects) if failed else []
+        row = found[unit.name] = Row(
+            check.kind, check.what, outcome.state, outcome.detail, outcome.seconds, tries,
+            outcome.report, suspects,
+        )  # fmt: skip
+        if file is not None:
+            file.write([(earlier | found)[name] for name in by_name if name in earlier | found])
+        on_row(row)
+    return [found[name] for name in by_name]
 
 
 def summary_line(rows: Sequence[Row]) -> str:

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.cases.cases import CELLS, Case
-from bench.cases.numbers import number_type, product_roundoff
-from bench.gpu.pool import Failed, Skipped
+from bench.cases.numbers import kernel_format, number_type, product_roundoff
 from bench.records.failed_checks import Suspect
+from bench.sweep.pool import Failed, Skipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -276,7 +276,7 @@ def compare(comparison: Comparison, device: str) -> str:
     ]
     for name in wrong:
         lines += describe_errors(name, found[name], exact[name], bounds[name])
-    precision = "ieee" if comparison.precision == "none" else comparison.precision
+    _, precision = kernel_format(comparison.dtype, comparison.precision)
     cell, w_hh = KERNEL_CELLS[comparison.cell], inputs.tensors["w_hh"]
     chosen = plans(cell, w_hh, comparison.B, comparison.mode, precision)
     by_loop = dict(zip(("forward", "backward"), chosen, strict=True))

@@ -1,5 +1,4 @@
-"""Child processes: each leads a session, is killed with all that it started, and its end is put in
-words in one place.
+"""Child processes: each leads a session, so that it is killed with all that it started.
 
 Imports no torch.
 """
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +29,7 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory")
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended: as a record's status ("error", "oom" or "timeout"), and in words."""
+    """How a process ended: a record's status ("error", "oom" or "timeout") and its reason."""
 
     status: str
     text: str
@@ -49,7 +48,7 @@ class TookTooLong(RuntimeError):
 
 
 def describe_end(code: int | None, printed: str = "") -> End:
-    """How a process ended, from its exit code (None: it was ended) and what it printed."""
+    """How a process ended, from its exit code (None: it was killed) and what it printed."""
     if code is None:
         return End("timeout", "the process took too long")
     if code == -signal.SIGKILL:
@@ -61,7 +60,7 @@ def describe_end(code: int | None, printed: str = "") -> End:
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
-    """Whether memory, of a GPU or the host, was lacking."""
+    """Whether a GPU or the host ran out of memory."""
     return (
         isinstance(fault, MemoryError)
         or type(fault).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
@@ -70,7 +69,7 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Start a command in the checkout, as the leader of a session; :func:`end` ends it."""
+    """Start a command in the checkout, as the leader of a session; :func:`end` kills it."""
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
 
 
@@ -91,7 +90,7 @@ def run_command(
     """Run a command to its end and capture what it prints.
 
     Args:
-        environment: variables beside those of this process.
+        environment: variables added to those of this process.
         options: of ``subprocess.Popen``, such as where errors go.
 
     Raises:
@@ -151,28 +150,20 @@ def run_function(
 Answer = Callable[[Any], None]
 
 
-def answer_calls(requests: Iterator[Callable[[], Any]], answer: Answer) -> None:
-    """Answer each call with its value."""
-    for call in requests:
-        answer(call())
-
-
 class Child:
-    """A Python process that answers requests in order.
-
-    It ends when its parent does, however that ends.
+    """A Python process that answers requests in order, and is killed when its parent ends.
 
     Args:
         target: what runs in it; picklable. It takes an iterator over the requests, which waits for
             the next one, and a function that sends an answer.
-        environment: variables beside those of this process.
-        log: a file for what it prints, whose last lines are quoted if it dies; by default it prints
-            where this process does.
+        environment: variables added to those of this process.
+        log: a file for its output, whose last lines are quoted if it dies; by default its output
+            goes where this process's does.
     """
 
     def __init__(
         self,
-        target: Callable[[Iterator[Any], Answer], None] = answer_calls,
+        target: Callable[[Iterator[Any], Answer], None],
         environment: Mapping[str, str] | None = None,
         log: IO[bytes] | None = None,
     ) -> None:
@@ -191,7 +182,7 @@ class Child:
         self.send(target)
 
     def send(self, request: Any) -> None:
-        """Send a request; that the process has died is found when its answer is awaited."""
+        """Send a request; if the process has died, :meth:`receive` raises."""
         with contextlib.suppress(OSError):
             self.connection.send(request)
 
@@ -247,68 +238,9 @@ def serve(descriptor: int) -> None:
     target(iter(lambda: pickle.loads(arrived.get()), None), answer)
 
 
-def run_call(call: Callable[[], Any], seconds: float) -> Any:
-    """Make a picklable call in a process of its own and return its value.
-
-    Raises:
-        Died: if it raises, dies or does not end in time.
-    """
-    with contextlib.closing(Child()) as child:
-        child.send(call)
-        try:
-            return child.receive(time.monotonic() + seconds)
-        except TookTooLong:
-            raise Died(describe_end(None)) from None
-
-
-def run_calls(
-    calls: Sequence[Callable[[], Any]],
-    processes: int,
-    environment: Mapping[str, str],
-    deadline: float = float("inf"),
-) -> Iterator[tuple[int, Any]]:
-    """Make picklable calls in processes of their own, several at once.
-
-    Args:
-        processes: the most at once.
-        environment: variables beside those of this process.
-        deadline: of ``time.monotonic``, after which nothing is begun.
-
-    Yields:
-        A call's index and its value, or the :class:`End` of the process that died in it.
-    """
-    waiting = list(enumerate(calls))[::-1]
-    idle: list[Child] = []
-    busy: dict[Child, int] = {}
-    try:
-        while True:
-            while waiting and len(busy) < processes and time.monotonic() < deadline:
-                child = idle.pop() if idle else Child(environment=environment)
-                busy[child], call = waiting.pop()
-                child.send(call)
-            if not busy:
-                return
-            ready = wait([child.connection for child in busy])
-            for child in [child for child in busy if child.connection in ready]:
-                index = busy.pop(child)
-                idle.append(child)
-                try:
-                    value = child.receive()
-                except Died as death:
-                    idle.remove(child)
-                    child.close()
-                    value = death.end
-                yield index, value
-    finally:
-        for child in (*idle, *busy):
-            child.close()
-
-
 @contextlib.contextmanager
 def exiting_on_signals() -> Iterator[None]:
-    """Let SIGTERM, and a lost terminal unless that is ignored, end this process in order, as Ctrl-C
-    does.
-    """
+    """Let SIGTERM and SIGHUP, unless ignored, raise SystemExit, as Ctrl-C raises its exception."""
     names = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
     before = {s: signal.signal(s, lambda signum, frame: sys.exit(128 + signum)) for s in names}
     try:

@@ -1,12 +1,10 @@
 """Child processes: how they end, in words, and that nothing outlives its parent."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,8 @@ import torch
 
 from bench.records.provenance import ROOT
 from bench.sweep import process
-from tests.helpers.pool_tasks import dies, gives, gone, is_killed, own_pid, sleeps
+from bench.sweep.pool import Unit, attempt_units
+from tests.helpers.pool_tasks import gone, sleeps
 
 PYTHON = [sys.executable, "-c"]
 
@@ -48,24 +47,14 @@ def test_lack_of_memory_is_recognised(fault: Exception, lacking: bool) -> None:
     assert process.is_out_of_memory(fault) == lacking
 
 
-def test_a_call_that_dies_costs_no_other() -> None:
-    calls: list[Callable[[], str]] = [dies, is_killed, partial(gives, "right"), own_pid, own_pid]
-    found = dict(process.run_calls(calls, 2, {}))
-    assert (found[0].status, found[1].status, found[2]) == ("error", "oom", "right")
-    assert str(os.getpid()) not in (found[3], found[4])
-    assert list(process.run_calls(calls, 2, {}, deadline=time.monotonic())) == []
-
-
-def test_what_a_call_that_takes_too_long_started_is_gone(tmp_path: Path) -> None:
+def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
     note = tmp_path / "pids"
-    with closing(process.Child()) as child:
-        child.send(partial(sleeps, 3600, note))
+    with closing(process.Child(attempt_units)) as child:
+        child.send(Unit("", partial(sleeps, 3600, note)))
         while not (note.exists() and " " in note.read_text()):
             with pytest.raises(process.TookTooLong):
                 child.receive(time.monotonic() + 0.1)
     assert all(gone(int(pid)) for pid in note.read_text().split())
-    with pytest.raises(process.Died, match="took too long"):
-        process.run_call(partial(sleeps, 3600), 0.0)
 
 
 def test_a_commands_children_are_killed_with_it_also_from_another_thread() -> None:

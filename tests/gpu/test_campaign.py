@@ -223,8 +223,6 @@ def test_studies_train_no_wrong_cell_and_are_left_if_they_take_too_long(
     ("changes", "again"),
     [
         ({}, False),
-        # Ended while it measured one: by Ctrl-C, a crash, or for taking too long.
-        ({"running": "flag"}, True),
         ({"problems": {"chain": "-"}}, True),
         ({"code": "another"}, True),
     ],
@@ -242,7 +240,7 @@ def test_the_floor_is_measured_until_nothing_of_it_is_missing(
     monkeypatch.setattr(floor, "run", run)
     made = make_campaign(tmp_path)
     made.measure_floor()
-    complete: dict[str, Any] = {"code": provenance.code_hash(), "problems": {}, "running": None}
+    complete: dict[str, Any] = {"code": provenance.code_hash(), "problems": {}}
     store.write_state(made.folder / files.FLOOR, complete | changes)
     made.measure_floor()
     assert asked == [60] * (1 + again)  # a minute at most

@@ -1,4 +1,4 @@
-"""The floor: what is measured, kept and left out, and processes that die."""
+"""The floor: what is measured, kept and left out, and microbenchmarks that fail."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,9 @@ from bench.gpu import floor, microbenchmarks
 from bench.gpu.microbenchmark_launches import Chain
 from bench.gpu.microbenchmarks import MICROBENCHMARKS, Microbenchmark, summarize
 from bench.records import environment, files, limits, store
+from bench.records.failed_checks import FAIL
 from bench.records.provenance import ROOT
-from bench.sweep import process
+from bench.sweep.pool import Outcome, Unit, attempt
 from kernels.plan.devices import DEVICES
 
 CPU = torch.device("cpu")
@@ -37,10 +38,10 @@ NAMES = [each.name for each in MICROBENCHMARKS]
 def test_all_of_it_takes_less_than_a_minute():
     planned = microbenchmarks.START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
     assert planned <= floor.MAX_SECONDS == 60
-    assert NAMES[:4] == ["barrier", "flag", "release", "chain"]  # what nothing else tells
+    assert NAMES[:4] == ["barrier", "flag", "release", "chain"]  # which nothing else measures
 
 
-def test_an_entry_tells_its_interval_and_samples():
+def test_an_entry_has_its_interval_and_samples():
     found = summarize([1.0, 2.0, 3.0], programs=8)
     assert found["ms"] == 2.0 and found["ms_low"] <= 2.0 <= found["ms_high"]
     assert found["samples_ms"] == [1.0, 2.0, 3.0] and found["programs"] == 8
@@ -48,7 +49,20 @@ def test_an_entry_tells_its_interval_and_samples():
 
 
 @pytest.fixture
-def card(monkeypatch) -> dict[str, Any]:
+def deaths(monkeypatch) -> dict[str, Outcome]:
+    """Runs microbenchmarks in this process, except those that a test gives an outcome here."""
+    found: dict[str, Outcome] = {}
+
+    def run(units: list[Unit], deadline: float) -> list[tuple[Unit, Outcome]]:
+        return [(unit, found.get(unit.name) or attempt(unit.call)) for unit in units]
+
+    pool = SimpleNamespace(run=run)
+    monkeypatch.setattr(floor, "Pool", lambda workers: contextlib.nullcontext(pool))
+    return found
+
+
+@pytest.fixture
+def card(monkeypatch, deaths) -> dict[str, Any]:
     """A card of one multiprocessor played by the interpreter, whose runs are short."""
     products = tuple((*each[:3], 8) for each in microbenchmarks.PRODUCTS)
     for name, value in (
@@ -61,37 +75,44 @@ def card(monkeypatch) -> dict[str, Any]:
 
     def elapsed_ms(call: Callable[[], None]) -> float:
         call()
-        return float(10**6 - next(turn) ** 2)  # so that the long run, asked first, seems longer
+        return float(10**6 - next(turn) ** 2)  # so that the long run, timed first, seems longer
 
     facts = {
         "name": "NVIDIA H100 80GB HBM3", "architecture": "sm_90", "multiprocessors": 1,
         "shared_bytes": 1000, "shared_total": 2000,
     }  # fmt: skip
-    monkeypatch.setattr(microbenchmarks, "elapsed_ms", elapsed_ms)
-    # The interpreter's clocks stand still.
+
+    def describe_card() -> dict[str, Any]:
+        seconds = {each.name: each.seconds for each in microbenchmarks.MICROBENCHMARKS}
+        return {"card": facts, "device": environment.device_facts(), "seconds": seconds}
+
     counted = Chain.__call__
 
     def count(chain: Chain, steps: int) -> None:
         counted(chain, steps)
-        chain.clocks.fill_(7 * 16 * steps)
+        chain.clocks.fill_(7 * 16 * steps)  # the interpreter's clocks stand still
 
+    monkeypatch.setattr(microbenchmarks, "elapsed_ms", elapsed_ms)
     monkeypatch.setattr(Chain, "__call__", count)
-    monkeypatch.setattr(floor, "card_facts", lambda device: facts)
+    monkeypatch.setattr(floor, "describe_card", describe_card)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 30, 1 << 30))
     monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr("torch.cuda.graph", lambda graph: contextlib.nullcontext())
     return facts
 
 
-def measure(folder: Path, seconds: float = 1e6, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    assert floor.measure(folder, CPU, time.monotonic() + seconds, skip)
-    return json.loads((folder / files.FLOOR).read_text())
+def measure(folder: Path, seconds: float = 1e6) -> dict[str, Any]:
+    problems = floor.run(folder, seconds)
+    found = json.loads((folder / files.FLOOR).read_text())
+    assert found["problems"] == problems
+    assert floor.is_complete(folder) == (not problems)
+    return found
 
 
 @interpreted
 def test_every_bound_is_measured_and_written(tmp_path: Path, card):
     found = measure(tmp_path)
-    assert found["problems"] == {} and found["running"] is None
+    assert found["problems"] == {}
     assert [e["stored_bytes"] for e in found["barrier"]] == [3584, 0]
     assert [each["pairs"] for each in found["flag"]] == [1]
     assert [each["stored_bytes"] for each in found["release"]] == [0, 512, 4096]
@@ -108,13 +129,7 @@ def test_every_bound_is_measured_and_written(tmp_path: Path, card):
 
 
 @pytest.fixture
-def plain(monkeypatch) -> None:
-    """Let nothing be summed up of what ``fake`` microbenchmarks measure."""
-    monkeypatch.setattr(floor, "write", lambda d, found: store.write_state(d / files.FLOOR, found))
-
-
-@pytest.fixture
-def fake(monkeypatch, card, plain) -> Callable[..., None]:
+def fake(monkeypatch, card) -> Callable[..., None]:
     """Replaces the microbenchmarks by a, b and c, which measure nothing.
 
     The one named ``fault`` raises after an entry.
@@ -146,60 +161,35 @@ def test_what_does_not_fit_the_time_is_left_out_or_keeps_what_it_has(tmp_path: P
     assert found["problems"]["a"] == "ended after 1 variants: the time was up"
 
 
-def test_a_failure_costs_only_itself_and_is_tried_again(tmp_path: Path, fake, card):
+def test_a_failure_costs_only_itself_and_is_measured_again(tmp_path: Path, fake, card, deaths):
     fake(fault="b")
+    deaths["c"] = Outcome(FAIL, "the process died (signal SIGSEGV)")
     found = measure(tmp_path)
-    assert found["a"] == found["c"] == [{"k": 0}, {"k": 1}]
+    assert (found["a"], found["b"], found["c"]) == ([{"k": 0}, {"k": 1}], [{"k": 0}], [])
     assert found["problems"] == {
-        "b": "failed: RuntimeError: an illegal memory access was encountered\nmore"
+        "b": "failed: RuntimeError: an illegal memory access was encountered\nmore",
+        "c": "failed: the process died (signal SIGSEGV)",
     }
+    deaths.clear()
     fake(fault="a")  # which is there already, and not measured again
-    assert measure(tmp_path, skip=("b",))["problems"].keys() == {"b"}
     found = measure(tmp_path)
-    assert found["problems"] == {} and found["b"] == [{"k": 0}, {"k": 1}]
+    assert found["problems"] == {} and found["b"] == found["c"] == [{"k": 0}, {"k": 1}]
     card["name"] = "another card"  # whose numbers are others
     assert measure(tmp_path)["problems"].keys() == {"a"}
 
 
-def test_a_gpu_that_a_failure_left_unusable_ends_the_process(tmp_path: Path, monkeypatch, fake):
-    fake(fault="b")
-    monkeypatch.setattr(floor, "is_usable", lambda device: False)
-    assert not floor.measure(tmp_path, CPU, time.monotonic() + 1e6, ())
+def test_a_call_that_is_killed_leaves_no_complete_floor(tmp_path: Path, fake, monkeypatch):
+    fake()
+    monkeypatch.setattr(environment, "sensors", Mock(side_effect=[{}, {}, KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        floor.run(tmp_path, 1e6)
     found = store.read_state(tmp_path / files.FLOOR)
-    assert found["running"] == "b" and found["problems"].keys() == {"b"} and "c" not in found
+    assert "a" in found and found["problems"].keys() == {"b", "c"}
+    assert not floor.is_complete(tmp_path)
 
 
-def test_a_process_that_dies_costs_only_what_it_was_at(tmp_path: Path, monkeypatch, plain):
-    """Four processes: unusable in a, killed in b, hanging in c, and one for the rest."""
-    path = tmp_path / files.FLOOR
-    store.write_state(path, {"problems": {}, "running": "d"})  # of a call that was killed
-    skipped: list[list[str]] = []
-
-    def run_call(call: Any, seconds: float) -> bool:
-        skipped.append(call.args[-1])
-        found = store.read_state(path)
-        assert found["running"] is None
-        turn = len(skipped)
-        found["running"] = {1: "a", 2: "b", 3: "c"}.get(turn)
-        if turn == 1:
-            found["problems"]["a"] = "failed: RuntimeError: illegal"
-        store.write_state(path, found)
-        if turn in (2, 3):
-            raise process.Died(process.describe_end(-11 if turn == 2 else None))
-        return turn == 4
-
-    monkeypatch.setattr(process, "run_call", run_call)
-    assert floor.run(tmp_path, 60.0) == {
-        "a": "failed: RuntimeError: illegal",
-        "b": "failed: the process died (signal SIGSEGV)",
-        "c": "failed: the process took too long",
-    }
-    assert skipped == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
-
-
-def test_a_process_that_measures_nothing_is_not_started_for_ever(tmp_path: Path, monkeypatch):
-    run_call = Mock(side_effect=process.Died(process.describe_end(1)))
-    monkeypatch.setattr(process, "run_call", run_call)
+def test_a_process_that_cannot_start_is_an_error(tmp_path: Path, deaths):
+    deaths["card"] = Outcome(FAIL, "the process died (exit code 1)")
     with pytest.raises(RuntimeError, match="floor was not measured: the process died"):
         floor.run(tmp_path, 60.0)
 

@@ -6,15 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from bench.gpu import precompile
-from bench.gpu.pool import Outcome, Unit
 from bench.gpu.precompile import CLAIMED, COMPILED
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS
 from bench.records.provenance import ROOT
+from bench.sweep.pool import Outcome
 from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
 
 
@@ -55,11 +54,8 @@ def test_each_kernel_is_a_row_and_failures_are_named():
         Outcome(FAIL, "PTXASError: no"), Outcome(NOT_DONE, "not begun in time"),
     ]  # fmt: skip
 
-    def run(units: list[Unit], deadline: float, on_outcome: Any) -> None:
-        for unit, outcome in zip(units, outcomes, strict=True):
-            on_outcome(unit, outcome)
-
-    rows = precompile.run(uses, 1.0, SimpleNamespace(run=run))  # type: ignore[arg-type]
+    pool = SimpleNamespace(run=lambda units, deadline: zip(units, outcomes, strict=True))
+    rows = precompile.run(uses, 1.0, pool)  # type: ignore[arg-type]
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert precompile.summary_line(rows) == (
         "1 kernels compiled, 4 s of compiling in all; 1 failed, first lstm bwd bf16 B=3 H=136 "

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.cli.check_gpu import MOST_REPORTS, UNFINISHED, show_progress
 from bench.gpu import run_checks
-from bench.gpu.pool import Pool, Unit
 from bench.gpu.run_checks import TRIES, Check, ResultFile, Row
 from bench.gpu.value_checks import kernel_cells
 from bench.records import files, store
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS, Suspect
 from bench.records.provenance import ROOT
+from bench.sweep.pool import Pool, Unit
 from tests.helpers.pool_tasks import dies, fails, finds, gives, late
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -12,10 +12,10 @@ import torch
 from bench.cases.cases import CELLS
 from bench.compiler.compile_kernel import TORCH_NAMES
 from bench.gpu import launch_checks, value_checks
-from bench.gpu.pool import Failed, NotDone, attempt
 from bench.gpu.value_checks import Comparison, kernel_cells
 from bench.measure.metrics import errors, tolerance
 from bench.records.failed_checks import FAIL, PASS, Suspect
+from bench.sweep.pool import Failed, NotDone, attempt
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES
 
@@ -67,7 +67,7 @@ def test_a_wrong_value_is_seen_and_reported_whole(
     assert sum(line.startswith(plans) for line in lines) == 2
     # In the interpreter "auto" runs stepwise: that is what is suspect.
     suspect = Suspect(f"values: {comparison.name}", "gru", loop, "stepwise", "bf16")
-    assert outcome.suspects == (suspect,)
+    assert outcome.found == (suspect,)
 
 
 def test_where_a_tensor_is_wrong_is_reported_by_its_axes() -> None:
@@ -93,7 +93,7 @@ def test_bits_of_our_kernels_that_differ_fail_the_repetitions(
     outcome = attempt(partial(launch_checks.repeat, LSTM, "cpu", 2))
     assert outcome.state == FAIL and outcome.detail == f"{name} differed in 1 of 2 calls"
     loop = "backward" if name == "dgx" else "forward"
-    assert outcome.suspects and outcome.suspects[0].loop == loop
+    assert outcome.found and outcome.found[0].loop == loop
 
 
 @pytest.mark.parametrize("name", launch_checks.BY_TORCH)

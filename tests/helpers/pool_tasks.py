@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench.gpu.pool import Failed, NotDone
 from bench.records.failed_checks import Suspect
+from bench.sweep.pool import Failed, NotDone
 
 
 def gives(detail: str) -> str:

@@ -13,7 +13,6 @@ waited for. Replaced is what takes time on a card:
 import contextlib
 import json
 import os
-import pickle
 import sys
 import tempfile
 from collections import defaultdict
@@ -28,15 +27,15 @@ import pytest
 from bench.cases.presets import Request, load_preset
 from bench.cli import campaign as command_line
 from bench.compiler.compile_kernel import identity
-from bench.gpu import campaign, floor, pool, precompile, run_checks, value_checks
+from bench.gpu import campaign, floor, precompile, run_checks, value_checks
 from bench.gpu.microbenchmarks import MICROBENCHMARKS, START_SECONDS
-from bench.gpu.pool import Outcome, Unit
 from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
 from bench.records.failed_checks import PASS
 from bench.records.provenance import ROOT
-from bench.sweep import process, sweep, toolchain
+from bench.sweep import pool, process, sweep, toolchain
 from bench.sweep.plan import request_seconds
+from bench.sweep.pool import Outcome, Unit
 from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 
 CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
@@ -108,8 +107,7 @@ class Process:
         self.connection = self
         self.starting = START
 
-    def send(self, request: bytes) -> None:
-        unit: Unit = pickle.loads(request)
+    def send(self, unit: Unit) -> None:
         call = unit.call
         assert isinstance(call, partial)
         if call.func is precompile.compile_use:
@@ -180,7 +178,7 @@ def simulated(clock: Clock) -> Iterator[None]:
     def run_floor(folder: Path, seconds: float) -> dict[str, str]:
         taken = min(seconds, FLOOR)
         problems = {} if taken == FLOOR else {"multiply": "left out"}
-        found = {"code": provenance.code_hash(), "problems": problems, "running": None}
+        found = {"code": provenance.code_hash(), "problems": problems}
         store.write_state(folder / files.FLOOR, found)
         clock.wait_until(clock.now + taken)
         return problems

@@ -1,15 +1,14 @@
-"""Checks in processes of their own, several at once, each blamed for what it did and no other.
+"""A pool of processes that run units of work, several at once; a crash costs only its own unit.
 
-An illegal access poisons a CUDA context, and then all that its process does fails. So a process
-that did not pass a unit is ended and the next unit gets a fresh one. Imports no torch.
+An illegal access poisons a CUDA context: whatever its process does next fails too. So a process is
+replaced unless its unit passed. Imports no torch.
 """
 
 import os
-import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Self
@@ -18,13 +17,14 @@ from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
 FAIR_SECONDS = 60.0  # a unit that the deadline ended after less does not count as tried
+LONGEST_WAIT = 1e6  # seconds; the system's own limit is about twice that
 BUSY = "busy or unavailable"  # what CUDA says of a card that another process has for itself
 # There are as many processes as cores.
 THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 class Skipped(Exception):
-    """This machine cannot make this check; it says why."""
+    """This machine cannot make this check; the message says why."""
 
 
 class NotDone(Exception):
@@ -32,18 +32,17 @@ class NotDone(Exception):
 
 
 class Failed(Exception):
-    """A check found something wrong, which one sentence says.
+    """A unit found something wrong.
 
     Args:
         sentence: what is wrong.
-        report: all that helps to find out why, in many lines.
-        suspects: the kernels found wrong, picklable; None where it says no more than the
-            check's name does.
+        report: many lines that help to find out why.
+        found: for whoever reads the outcome; picklable.
     """
 
-    def __init__(self, sentence: str, report: str = "", suspects: tuple[Any, ...] | None = None):
+    def __init__(self, sentence: str, report: str = "", found: Any = None):
         super().__init__(sentence)
-        self.report, self.suspects = report, suspects
+        self.report, self.found = report, found
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,25 @@ class Unit:
     """One thing to do.
 
     Args:
-        name: unlike any other unit's.
-        call: picklable; returns a line on what it found.
+        name: unique among the units of a run.
+        call: picklable.
         after: names of units that must have ended before, such as those that compile its kernels.
         exclusive: whether it needs the whole GPU: no other unit runs then, and no process waits.
     """
 
     name: str
-    call: Callable[[], str]
+    call: Callable[[], Any]
     after: tuple[str, ...] = ()
     exclusive: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a unit ended: PASS, FAIL, LEFT_OUT or NOT_DONE, and the line that says why.
+    """How a unit ended: PASS, FAIL, LEFT_OUT or NOT_DONE, and a line that says why.
 
-    ``tried`` is False where the time was up before it began, or soon after. ``report`` and
-    ``suspects`` are those of :class:`Failed`; of any other exception the report is its traceback.
+    ``tried`` is False if the time was up before it began, or soon after. ``found`` is what the call
+    returned, or that of :class:`Failed`; ``detail`` is a returned string. ``report`` is that of
+    :class:`Failed`, or the traceback of any other exception.
     """
 
     state: str
@@ -76,65 +76,72 @@ class Outcome:
     seconds: float = 0.0
     tried: bool = True
     report: str = ""
-    suspects: tuple[Any, ...] | None = None
+    found: Any = None
 
 
-def attempt(call: Callable[[], str]) -> Outcome:
-    """Run one check in this process; whatever it raises becomes its outcome."""
+def attempt(call: Callable[[], Any]) -> Outcome:
+    """Make a unit's call in this process; whatever it raises becomes its outcome."""
     began = time.monotonic()
-    report, suspects = "", None
+    report, found = "", None
     try:
-        detail, state = call(), PASS
+        found, state = call(), PASS
+        detail = found if isinstance(found, str) else ""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # an asynchronous error is this check's, not the next's
-            torch.cuda.empty_cache()  # the other processes' checks need it
+            torch.cuda.synchronize()  # an asynchronous error is this unit's, not the next's
+            torch.cuda.empty_cache()  # the other processes need it
     except Skipped as reason:
         detail, state = str(reason), LEFT_OUT
     except NotDone as reason:
         detail, state = str(reason), NOT_DONE
-    except Failed as found:
-        detail, state, report, suspects = str(found), FAIL, found.report, found.suspects
+    except Failed as failure:
+        detail, state, report, found = str(failure), FAIL, failure.report, failure.found
     except Exception as error:
         detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
         lacking = is_out_of_memory(error) or BUSY in str(error)
         state = NOT_DONE if lacking else FAIL
-        report = traceback.format_exc()
-    return Outcome(state, detail, time.monotonic() - began, report=report, suspects=suspects)
+        report, found = traceback.format_exc(), None
+    return Outcome(state, detail, time.monotonic() - began, report=report, found=found)
 
 
-def attempt_units(requests: Iterator[bytes], answer: Answer) -> None:
-    """What a process of the pool does with the pickled units that it gets."""
-    for unit in requests:
-        answer(attempt(lambda unit=unit: pickle.loads(unit).call()))  # type: ignore[misc]
+def attempt_units(units: Iterator[Unit], answer: Answer) -> None:
+    """What a process of the pool does."""
+    for unit in units:
+        answer(attempt(unit.call))
 
 
 class Pool:
-    """Processes that run units; those that are idle stay for the next run, until it is closed.
+    """Processes that run units; idle ones stay for the next run, until the pool is closed.
 
     Args:
         workers: the most processes at once.
+        environment: variables added to those of this process.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, environment: Mapping[str, str] | None = None) -> None:
         self.workers = workers
+        self.environment = THREADS | dict(environment or {})
         self._idle: list[Child] = []
         self._busy: dict[Child, tuple[Unit, float]] = {}  # what it runs, and since when
 
     def run(
-        self, units: Sequence[Unit], deadline: float, on_outcome: Callable[[Unit, Outcome], Any]
-    ) -> None:
-        """Run units in order, several at once, and hand on each outcome as it comes.
+        self, units: Sequence[Unit], deadline: float, begin_until: float = float("inf")
+    ) -> Iterator[tuple[Unit, Outcome]]:
+        """Run units in order, several at once, and yield each outcome as it comes.
 
-        At the deadline (of ``time.monotonic``) all that is running is ended; it and what was not
-        begun come out as NOT_DONE.
+        Args:
+            deadline: of ``time.monotonic``; whatever runs then is killed. It and what was not begun
+                are NOT_DONE.
+            begin_until: of ``time.monotonic``; nothing is begun after it.
         """
         waiting = list(units)
-        while (left := deadline - time.monotonic()) > 0:
-            self._begin(waiting)
+        while (now := time.monotonic()) < deadline:
+            if now < begin_until:
+                self._begin(waiting)
             if not self._busy:
-                return
-            ready = wait([child.connection for child in self._busy], timeout=left)
+                break
+            connections = [child.connection for child in self._busy]
+            ready = wait(connections, timeout=min(deadline - now, LONGEST_WAIT))
             for child in [child for child in self._busy if child.connection in ready]:
                 unit, began = self._busy.pop(child)
                 try:
@@ -146,15 +153,15 @@ class Pool:
                     child.close()
                 else:
                     self._idle.append(child)
-                on_outcome(unit, outcome)
+                yield unit, outcome
         for child, (unit, began) in list(self._busy.items()):
             del self._busy[child]
             child.close()
             spent = time.monotonic() - began
             why = f"had run for {spent:.0f} s when the time was up"
-            on_outcome(unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS))
+            yield unit, Outcome(NOT_DONE, why, spent, spent >= FAIR_SECONDS)
         for unit in waiting:
-            on_outcome(unit, Outcome(NOT_DONE, "not begun in time", tried=False))
+            yield unit, Outcome(NOT_DONE, "not begun in time", tried=False)
 
     def close(self) -> None:
         """End all processes."""
@@ -170,7 +177,7 @@ class Pool:
         self.close()
 
     def _begin(self, waiting: list[Unit]) -> None:
-        """Give waiting units to processes, as far as there are any and the units may begin."""
+        """Start each waiting unit that a process is free for and nothing else holds back."""
         for unit in list(waiting):
             running = [other for other, _ in self._busy.values()]
             if any(other.exclusive for other in running):
@@ -183,6 +190,6 @@ class Pool:
             if not self._idle and len(running) >= self.workers:
                 return
             waiting.remove(unit)
-            child = self._idle.pop() if self._idle else Child(attempt_units, THREADS)
+            child = self._idle.pop() if self._idle else Child(attempt_units, self.environment)
             self._busy[child] = unit, time.monotonic()
-            child.send(pickle.dumps(unit))
+            child.send(unit)
