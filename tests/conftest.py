@@ -4,13 +4,16 @@ import os
 import random
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
-# Whether a kernel is interpreted is decided when it is imported, so this runs before any test
-# module does. Tests that compile for a GPU do so in a process of their own, without it.
+# Triton decides at import whether a kernel is interpreted, so this comes before any test module.
+# Tests that compile for a GPU do so in child processes without it.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -25,10 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to begin where no kernel could be interpreted; one seed for hypothesis too.
-
-    Hypothesis draws from the tests' seed unless it was given its own.
-    """
+    """Stop where the interpreter cannot run; give hypothesis the tests' seed unless it has one."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         from kernels.autograd import interpreter_fault  # after the variable is set, see above
 
@@ -57,13 +57,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A seed of this test's own, so that its numbers do not depend on which tests ran before."""
+    """This test's own seed, so that its numbers do not depend on which tests ran before."""
     return zlib.crc32(f"{request.config.getoption('--seed')} {request.node.nodeid}".encode())
 
 
 @pytest.fixture(autouse=True)
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> Iterator[None]:
+    """Interpret in half the time: Triton's language is patched once per module, not at each call of
+    a device function, and integers are checked for overflow only where a test turns that on.
+    """
+    from triton.runtime import interpreter
+
+    patched: set[str] = set()
+
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        if self.fn.__module__ not in patched:
+            patched.add(self.fn.__module__)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **options)
+
+    builder = interpreter.interpreter_builder
+    unchecked = replace(builder.options, sanitize_overflow=False)
+    with (
+        mock.patch.object(builder, "options", unchecked),
+        mock.patch.object(interpreter.InterpretedFunction, "__call__", call),
+    ):
+        yield
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """New floating-point tensors hold NaN, so that an element that nothing wrote is noticed."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch fills them then
     yield
+    torch.use_deterministic_algorithms(before)

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import wait
 from types import ModuleType
@@ -163,27 +163,6 @@ def concurrent(settings: Settings | None = None) -> Iterator[Settings]:
     settings = settings or Settings()
     with launched_by(partial(launch_concurrently, settings)):
         yield settings
-
-
-@contextmanager
-def quick_interpreter(sanitize_overflow: bool = False) -> Iterator[None]:
-    """Interpret faster: triton's language is made ready once for each module, not at each call of a
-    device function, and sums and products of integers are checked for overflow only if asked.
-    """
-    ready: set[str] = set()
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.fn.__module__ not in ready:
-            ready.add(self.fn.__module__)
-            interpreter._patch_lang(self.fn)
-        return self.rewrite()(*args, **kwargs)
-
-    options = replace(builder.options, sanitize_overflow=sanitize_overflow)
-    with (
-        mock.patch.object(builder, "options", options),
-        mock.patch.object(interpreter.InterpretedFunction, "__call__", call),
-    ):
-        yield
 
 
 def random_delays(seed: int, share: float = 0.1, longest_s: float = 2e-3) -> Callable[[int], None]:

@@ -9,7 +9,7 @@ import importlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +26,12 @@ from tests.helpers import concurrent_launch
 from tests.helpers.concurrent_launch import Settings, concurrent
 from tests.helpers.loops import DTYPES, Loop, Tensors, Tiling, differing, plan_of
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="on a GPU these run by `python -m bench check-gpu`"
-)
+pytestmark = [
+    pytest.mark.usefixtures("unwritten_is_nan"),
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason="on a GPU `python -m bench check-gpu` runs these"
+    ),
+]
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -40,16 +43,6 @@ recurrence = importlib.import_module("kernels.recurrence")  # of that name, kern
 FEW_POLLS = 4000
 
 Outputs = dict[str, Tensor | None]
-
-
-@pytest.fixture(autouse=True)
-def _interpreted() -> Iterator[None]:
-    """Quick, and with memory that nobody wrote set to NaN."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
-    with concurrent_launch.quick_interpreter():
-        yield
-    torch.use_deterministic_algorithms(before)
 
 
 def run(loop: Loop, settings: Settings | None = None) -> tuple[Outputs, Outputs]:

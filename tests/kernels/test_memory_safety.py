@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,22 +21,22 @@ import kernels
 from kernels import launch
 from kernels.cells import CELLS
 from tests.helpers import concurrent_launch
-from tests.helpers.access_checker import checked
+from tests.helpers.access_checker import builder, checked
 from tests.helpers.loops import DTYPES, Loop, Tensors, Tiling, plan_of
 from tests.helpers.pairwise import label, pairwise
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="on a GPU compute-sanitizer looks, by `bench check-gpu`"
-)
+pytestmark = [
+    pytest.mark.usefixtures("unwritten_is_nan"),
+    pytest.mark.skipif(
+        torch.cuda.is_available(),
+        reason="on a GPU compute-sanitizer checks this, by `python -m bench check-gpu`",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
-def _unwritten_is_nan() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    with concurrent_launch.quick_interpreter(sanitize_overflow=True):
-        yield
-    torch.use_deterministic_algorithms(before)
+def _integer_overflow_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "options", replace(builder.options, sanitize_overflow=True))
 
 
 def run(loop: Loop, mode: str, module: ModuleType = launch) -> None:

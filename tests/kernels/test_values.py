@@ -19,20 +19,7 @@ OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
 I = 3
 
 
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that nobody wrote holds NaN, so that a result left unwritten is seen."""
-
-    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*args: Any, **options: Any) -> Tensor:
-            tensor = make(*args, **options)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return made
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
-    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
-    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
