@@ -1,4 +1,4 @@
-"""In what words and order a report names cells, passes, number formats, providers and settings."""
+"""The names and the order of cells, passes, number formats, providers and settings in a report."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import providers
 
-# Who a speed-up is over: the same library timed by the same clock.
+# The baseline of a speed-up, by the clock that both are timed with.
 BASELINES = providers.baselines()
 CELL_NAMES = {
     "rnn_tanh": "RNN (tanh)", "rnn_relu": "RNN (relu)", "gru": "GRU", "lstm": "LSTM",
@@ -35,7 +35,7 @@ REGIME_ORDER = (
     *("default", "orthogonal-0.9", "orthogonal-1.0", "orthogonal-1.1"),
     *("constant", "large", "tiny", "lengths"),
 )
-# Everything that must be equal before two times may stand in one plot, sizes aside.
+# Everything that must be equal for two times to share a plot, sizes aside.
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "mode")
 SIZES = ("B", "T", "H")
 CLOCKS = {
@@ -76,7 +76,7 @@ def plural(count: int, noun: str) -> str:
 
 def setting_words(setting: Mapping[Any, Any]) -> str:
     """A setting as a reader says it: "layer, 1 direction, bf16"."""
-    words = ["loop alone" if setting["track"] == "recurrence" else "layer"]
+    words = ["loop only" if setting["track"] == "recurrence" else "layer"]
     words.append(plural(setting["directions"], "direction").replace(" ", "\u00a0"))
     if "number" in setting:
         words.append(setting["number"])
@@ -117,7 +117,7 @@ def where(setting: Mapping[Any, Any], sizes: Mapping[str, Any] | None = None) ->
     return ", ".join(words) + (f"; weights and inputs: {regime}" if regime else "")
 
 
-def cudnn_version(version: Any) -> str | None:
+def cudnn_version(version: int | None) -> str | None:
     """cuDNN's version number in words: 92000 is 9.20.0, 8907 is 8.9.7.
 
     >>> cudnn_version(92000), cudnn_version(8907)
@@ -125,7 +125,5 @@ def cudnn_version(version: Any) -> str | None:
     """
     if version is None:
         return None
-    if isinstance(version, int):
-        unit = 10000 if version >= 90000 else 1000
-        return f"{version // unit}.{version % unit // 100}.{version % 100}"
-    return str(version)
+    unit = 10000 if version >= 90000 else 1000
+    return f"{version // unit}.{version % unit // 100}.{version % 100}"

@@ -1,4 +1,4 @@
-"""Results pages for tests: made of invented records, and opened in a browser."""
+"""Results pages for tests, made of invented records and opened in a browser."""
 
 import shutil
 from pathlib import Path
@@ -19,34 +19,31 @@ CHROMIUM = next(
 WAIT = 60_000  # ms: a browser on a busy machine
 
 
-def device(folder: Path, name: str, records: list[store.Record]) -> None:
-    """A device's folder with these records, which are renamed to be its own."""
-    synthetic.save(folder, ({**r, "device": {**r["device"], "name": name}} for r in records))
-
-
-def page_of(folder: Path, *devices: list[store.Record]) -> Path:
-    """A page of these devices' records."""
+def page_of(folder: Path, *devices: list[store.Record], name: str | None = None) -> Path:
+    """A page of these devices' records, by default each with a name of its own."""
     if page.library() is None:
         pytest.skip("the results page needs the package vl-convert-python")
     for k, records in enumerate(devices):
-        device(folder / f"{k}", f"{synthetic.DEVICE} {k}", records)
+        device = {"name": name or f"{synthetic.DEVICE} {k}"}
+        own = ({**r, "device": {**r["device"], **device}} for r in records)
+        synthetic.save(folder / f"{k}", own)
     (path,) = build.results_pages(load([folder / "0"]))
     return path
 
 
 class Opened:
-    """The page in a window, with all that it said and asked for."""
+    """The page in a browser window, with its console messages and requests."""
 
     def __init__(self, browser: Any, html: Path, width: int = 1440, height: int = 900) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.context.set_default_timeout(WAIT)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda m: self.said.append(f"{m.type}: {m.text}"))
-        self.page.on("pageerror", lambda fault: self.said.append(str(fault)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda fault: self.messages.append(str(fault)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(html.as_uri())
         self.drawn(0)
 
@@ -77,18 +74,24 @@ class Opened:
         return self.page.eval_on_selector_all(selector, "all => all.map((e) => e.textContent)")
 
     def heights(self) -> list[str]:
-        """The labels of the plot's upright axis."""
+        """The labels of the plot's y axis."""
         axes = self.page.eval_on_selector_all(
             "#lines .role-axis-label",
             "all => all.map((g) => [...g.querySelectorAll('text')].map((t) => t.textContent))",
         )
         return axes[-1]
 
+    def copied(self, button: str, message: str) -> str:
+        """The text that a button copies; the page then shows a message with such a word."""
+        self.page.click(f"#{button}")
+        self.page.wait_for_function(
+            f"document.getElementById('status').textContent.includes('{message}')"
+        )
+        return str(self.page.evaluate("navigator.clipboard.readText()"))
+
     def latex(self) -> list[dict[str, str]]:
         """The rows of the copied LaTeX table, by the column's head."""
-        self.page.click("#copy-latex")
-        self.page.wait_for_function("document.getElementById('status').textContent != ''")
-        text = self.page.evaluate("navigator.clipboard.readText()")
+        text = self.copied("copy-latex", "LaTeX")
         rows = [line[:-3].split(" & ") for line in text.splitlines() if line.endswith(r" \\")]
         assert len({len(row) for row in rows}) == 1
         return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]

@@ -1,4 +1,4 @@
-"""Invented records for tests of the reporting half. Never a result: the device's name says so."""
+"""Invented records for tests of the report; the device's name marks them as no results."""
 
 import itertools
 import zipfile
@@ -42,16 +42,10 @@ def facts() -> dict[str, Any]:
         "platform": "synthetic",
     }  # fmt: skip
     return {
-        "run_id": "synthetic-000000000000",
-        "device": device,
-        "software": software,
-        "code": "000000000000",
-        "commit": "0" * 40,
-        "dirty": False,
-        "time": "2026-01-01T00:00:00+00:00",
-        "interpreted": False,
-        "seed": 0,
-    }
+        "run_id": "synthetic-000000000000", "device": device, "software": software,
+        "code": "000000000000", "commit": "0" * 40, "dirty": False,
+        "time": "2026-01-01T00:00:00+00:00", "interpreted": False, "seed": 0,
+    }  # fmt: skip
 
 
 def save(folder: Path, records: Iterable[store.Record], name: str = "records/run.jsonl") -> Path:
@@ -188,32 +182,22 @@ def compiled() -> Iterator[store.Record]:
     for case in cases(cell=["lstm", "gru"], track="recurrence", T=1, B=[1, 64], H=[128, 512, 1024],
                       I=0, **{"pass": ["fwd", "fwd+bwd"]}):  # fmt: skip
         wrong = case.cell == "gru" and case.H == 1024
-        counts = dict.fromkeys(COUNTS, 4) | {
-            "registers": 100 + case.H // 8,
-            "stack_bytes": 0,
-            "spills": 0,
-            "shared_bytes": 139_264,
-            "shared_limit": 232_448,
-            "loop_instructions": 500 + case.H // 4,
-            "loop": "fwd" if case.pass_ == "fwd" else "bwd",
-            "batches": [case.B, 2 * case.B],
-            "faults": ["uses 8 bytes of stack"] if wrong else [],
-        }
         died = case.cell == "lstm" and case.H == 1024 and case.B == 64
-        yield schema.new_record(
-            **facts()
-            | case.fields()
-            | {
-                "kind": "resources",
-                "status": "error" if died else "ok",
-                "reason": "the compiler's process died" if died else None,
-                "provider": "triton-3.7.1",
-                "provider_version": "3.7.1",
-                "plan": {"mode": "gemm" if case.B == 64 else "persistent", "units": 16},
-                "resources": None if died else counts,
-                "compile_s": 1.0,
-            }
-        )
+        counts = dict.fromkeys(COUNTS, 4) | {
+            "registers": 100 + case.H // 8, "stack_bytes": 0, "spills": 0,
+            "shared_bytes": 139_264, "shared_limit": 232_448,
+            "loop_instructions": 500 + case.H // 4,
+            "loop": "fwd" if case.pass_ == "fwd" else "bwd", "batches": [case.B, 2 * case.B],
+            "faults": ["uses 8 bytes of stack"] if wrong else [],
+        }  # fmt: skip
+        fields = {
+            "kind": "resources", "status": "error" if died else "ok", "compile_s": 1.0,
+            "reason": "the compiler's process died" if died else None,
+            "provider": "triton-3.7.1", "provider_version": "3.7.1",
+            "plan": {"mode": "gemm" if case.B == 64 else "persistent", "units": 16},
+            "resources": None if died else counts,
+        }  # fmt: skip
+        yield schema.new_record(**facts() | case.fields() | fields)
 
 
 def file_origin() -> dict[str, Any]:
@@ -222,7 +206,7 @@ def file_origin() -> dict[str, Any]:
 
 
 def floor() -> dict[str, Any]:
-    """Invented bounds of a card, as ``bench.gpu.floor`` writes them."""
+    """Invented limits of a card, as ``bench.gpu.floor`` writes them."""
 
     def entry(ms: float, **words: Any) -> dict[str, Any]:
         return words | {"ms": ms, "ms_low": 0.98 * ms, "ms_high": 1.02 * ms, "samples_ms": [ms]}

@@ -1,4 +1,4 @@
-"""The results page in a real browser: from disk alone, obeying its controls and the keyboard."""
+"""The results page in a real browser: without a network, by its controls and by the keyboard."""
 
 import base64
 import gzip
@@ -10,16 +10,14 @@ from typing import Any
 
 import pytest
 
-from bench.records import schema, store
-from bench.report import build
+from bench.records import schema
 from bench.report.pages import page
-from bench.report.runs import Run, load
+from bench.report.runs import Run
 from tests.helpers import synthetic
 from tests.helpers.page_driver import (
     CHROMIUM,
     LONG,
     Opened,
-    device,
     erroneous,
     lost,
     over_H,
@@ -51,32 +49,36 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Opens a page of the given devices' records; nothing may be said on the console."""
+def visit(browser: Any) -> Iterator[Any]:
+    """Opens pages; at the end none may have logged anything to the console."""
     found: list[Opened] = []
 
-    def start(*devices: list[store.Record], width: int = 1440) -> Opened:
-        found.append(Opened(browser, page_of(tmp_path, *devices), width))
+    def start(html: Path, width: int = 1440) -> Opened:
+        found.append(Opened(browser, html, width))
         return found[-1]
 
     yield start
     for one in found:
-        assert one.said == [], "nothing on the console"
+        assert one.messages == []
         one.context.close()
 
 
 @pytest.fixture
-def opened(browser: Any, html: Path) -> Iterator[Opened]:
-    found = Opened(browser, html)
-    yield found
-    assert found.said == [], "nothing on the console"
-    found.context.close()
+def open_page(visit: Any, tmp_path: Path) -> Any:
+    """Opens a page of the given devices' records."""
+    return lambda *devices, width=1440, **name: visit(page_of(tmp_path, *devices, **name), width)
 
 
-def test_it_is_small_enough_and_asks_nobody(html, opened):
+@pytest.fixture
+def opened(visit: Any, html: Path) -> Opened:
+    """The page of two devices."""
+    return visit(html)
+
+
+def test_it_is_small_enough_and_needs_no_network(html, opened):
     assert html.stat().st_size <= page.MOST_BYTES
-    outside = [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))]
-    assert outside == [] and len([u for u in opened.asked if u.startswith("file:")]) == 1
+    outside = [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))]
+    assert outside == [] and len([u for u in opened.requests if u.startswith("file:")]) == 1
 
 
 def test_every_choice_changes_what_is_shown(opened):
@@ -95,14 +97,12 @@ def test_every_choice_changes_what_is_shown(opened):
     assert "torch.nn" not in {row[0] for row in opened.table()}
 
 
-def test_failures_are_marked_with_their_reason(opened):
+def test_failures_have_their_reason_and_the_map_its_values(opened):
     opened.choose("cell", "gru")
     assert "FlashRNN's fused backend has no GRU" in opened.page.inner_text("#notes")
     assert "unsupported: FlashRNN's fused backend has no GRU" in opened.page.inner_text("#table")
     assert "U" in opened.words("#lines text")
-
-
-def test_the_map_shows_speed_over_torch(opened):
+    opened.choose("cell", "lstm")
     opened.choose("metric", "speedup")
     assert {"64", "1024", "1.6"} <= set(opened.words("#map text"))
     assert "faster than torch.nn" in opened.page.inner_text("#map-notes")
@@ -118,7 +118,7 @@ def test_a_point_shows_its_raw_record(opened):
     assert opened.page.locator("tr.chosen").count() == 1
 
 
-def test_two_devices_stand_beside_each_other(opened):
+def test_two_devices_are_compared(opened):
     one = {(r[0], r[1]): r[2] for r in opened.table()}
     opened.choose("other", "1")
     rows = opened.table()
@@ -131,17 +131,10 @@ def test_two_devices_stand_beside_each_other(opened):
 
 
 def test_latex_and_citation_are_copied(opened):
-    read = "navigator.clipboard.readText()"
-    opened.page.click("#copy-latex")
-    opened.page.wait_for_function("document.getElementById('status').textContent != ''")
-    text = opened.page.evaluate(read)
+    text = opened.copied("copy-latex", "LaTeX")
     assert text.startswith("% Needs") and text.count(r"\toprule") == 1 and "torch.nn" in text
     assert text.count("{") == text.count("}")
-    opened.page.click("#copy-citation")
-    opened.page.wait_for_function(
-        "document.getElementById('status').textContent.includes('citation')"
-    )
-    assert "@software{rnnbench" in opened.page.evaluate(read)
+    assert "@software{rnnbench" in opened.copied("copy-citation", "citation")
 
 
 def test_the_keyboard_is_enough(opened):
@@ -168,8 +161,8 @@ def test_the_keyboard_is_enough(opened):
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-def test_it_is_legible_and_nothing_is_cut_off_on_a_phone_and_on_a_desk(browser, html, width):
-    opened = Opened(browser, html, width)
+def test_it_is_legible_and_nothing_is_cut_off_on_a_phone_and_on_a_desk(visit, html, width):
+    opened = visit(html, width)
     across = opened.page.evaluate("document.documentElement.scrollWidth")
     assert across <= width, "nothing sticks out sideways"
     box = opened.page.locator("#lines svg.marks").bounding_box()
@@ -194,8 +187,6 @@ def test_it_is_legible_and_nothing_is_cut_off_on_a_phone_and_on_a_desk(browser, 
             return box.offsetWidth > 0 && box.offsetWidth < wanted; }).map((box) => box.id)""",
         )  # fmt: skip
         assert narrow == [], metric
-    assert opened.said == []
-    opened.context.close()
 
 
 def test_nothing_stale_is_ever_shown(opened):
@@ -237,10 +228,10 @@ def test_the_map_gives_two_digits(open_page):
 
 
 def test_an_error_of_zero_stays(open_page):
-    """In the table as 0, in the plot at the foot of the axis, below every other point."""
+    """In the table as 0, in the plot at the bottom of the axis, below every other point."""
     opened = open_page(erroneous({"ours": [0.0, 0.0, 0.0], "torch.nn": [2e-7, 3e-7, 4e-7]}))
     assert [row[2] for row in opened.table() if row[0] == "ours"] == ["0"] * 3
-    assert "An error of zero stands at the foot" in opened.page.inner_text("#notes")
+    assert "An error of zero is drawn at the bottom" in opened.page.inner_text("#notes")
     places = opened.page.eval_on_selector_all(
         "#lines .mark-symbol path[aria-label]",
         """all => all.map((e) => [e.ariaLabel.includes("provider: ours"),
@@ -252,13 +243,13 @@ def test_an_error_of_zero_stays(open_page):
     assert opened.heights()[0] == "0" and opened.words("#map .mark-text.role-mark text") == ["0"]
 
 
-def test_errors_of_zero_alone_are_drawn(open_page):
+def test_only_errors_of_zero_are_drawn(open_page):
     opened = open_page(erroneous({"ours": [0.0, 0.0, 0.0]}))
     assert opened.heights() == ["0"] and len(opened.table()) == 3
 
 
 @pytest.mark.parametrize("kind", ["time", "error"])
-def test_failures_alone_are_shown(open_page, kind):
+def test_only_failures_are_shown(open_page, kind):
     opened = open_page(lost(over_H("lstm"), kind=kind))
     assert opened.options("cell") == ["lstm"] and opened.options("number") == ["bf16"]
     assert opened.words("#lines .mark-text.role-mark text") == ["M"] * 6
@@ -285,15 +276,11 @@ def test_a_device_of_failures_does_not_come_first(open_page):
     assert len(opened.table()) == 12
 
 
-def test_devices_of_one_name_are_told_apart(browser, tmp_path):
-    for folder in ("one", "two"):
-        device(tmp_path / folder, "Synthetic", timed(over_H("lstm")))
-    (path,) = build.results_pages(load([tmp_path / "one"]))
-    opened = Opened(browser, path)
+def test_devices_of_one_name_differ_by_their_folders(open_page):
+    opened = open_page(timed(over_H("lstm")), timed(over_H("lstm")), name="Synthetic")
     opened.choose("other", "1")
-    assert {row[0] for row in opened.table()} == {"Synthetic (one)", "Synthetic (two)"}
+    assert {row[0] for row in opened.table()} == {"Synthetic (0)", "Synthetic (1)"}
     assert len({(row["device"], row["provider"], row["{$H$}"]) for row in opened.latex()}) == 12
-    opened.context.close()
 
 
 def test_a_device_without_any_value_says_so(open_page):
@@ -317,7 +304,7 @@ def test_the_gradient_is_shown_where_there_is_one(open_page):
     assert opened.options("pass") == ["fwd+bwd"] and len(opened.heights()) > 1
 
 
-def test_latex_tells_seeds_apart_and_gives_intervals(opened):
+def test_latex_has_seeds_and_intervals(opened):
     keys = ("provider", "{$B$}", "{$T$}", "{$H$}", "{seed}")
     rows = opened.latex()
     assert "{seed}" not in rows[0]

@@ -1,7 +1,5 @@
 """What ``bench check-gpu`` found on this device, and what was not measured and why: tables."""
 
-from typing import Any
-
 import pandas as pd
 
 from bench.records import files
@@ -19,8 +17,11 @@ SECTION = Section(
 )
 
 
-def table(found: dict[str, Any]) -> Table:
+def tables(run: Run) -> list[Table]:
     """How many checks of each kind ended how; each reason why one did not pass."""
+    found = run.read(files.CHECKS)
+    if found is None or not found["rows"]:
+        return []
     full = pd.DataFrame(found["rows"]).drop(columns=["report", "suspects"], errors="ignore")
     full = full.assign(**frames.origin(found))
     rows = []
@@ -34,23 +35,18 @@ def table(found: dict[str, Any]) -> Table:
         row = {"check": check, **{word: counts.get(state, 0) for state, word in STATES.items()}}
         rows.append(row | {"why not": "; ".join(reasons[:3]) + more})
     shown = pd.DataFrame(rows)
-    return Table(
+    table = Table(
         "checks",
         "What `python -m bench check-gpu` found before anything was measured: values against "
-        "float64, bits, streams, graphs, failures and memory. Not done: for want of time, or by "
-        "the fault of what is around it. Left out: this machine cannot make the check.",
+        "float64, bits, streams, graphs, failures and memory. Not done: out of time, or a tool "
+        "that the check needs failed. Left out: this machine cannot make the check.",
         shown,
         full,
         dict.fromkeys(STATES.values(), 0),
         frames.provenance(full),
         shown.drop(columns="why not"),
     )
-
-
-def tables(run: Run) -> list[Table]:
-    """The table of a device's checks, if they were made."""
-    found = run.read(files.CHECKS)
-    return [] if found is None or not found["rows"] else [table(found)]
+    return [table]
 
 
 def caveats(run: Run) -> list[str]:

@@ -138,20 +138,18 @@ def resource_map(
 ) -> list[Path]:
     """One count in each square; outlined where a kernel breaks what the plan promises."""
     cells, provider = terms.ordered_cells(rows["cell"]), rows["provider"].iloc[0]
-    widths = sorted(set(rows["H"]))
-    heights = sorted({batch for batches in rows["batches"] for batch in batches})
     marks = [f"{mark} {mode}" for mode, mark in MODES.items() if mark and mode in set(rows["mode"])]
     notes = [f"Corner: {', '.join(marks)}; else one persistent launch."] if marks else []
     if rows["faults"].ne("").any():
         worst = list(rows.loc[rows["faults"].ne(""), "faults"].value_counts().index)
         more = f" (and {len(worst) - 1} more reasons, see the CSV)" if len(worst) > 1 else ""
         notes.append(f"Outlined: {worst[0]}{more}.")
-    columns = 2 if len(widths) <= maps.NARROW and len(cells) > 1 else 1
-    sheet = maps.map_sheet(
+    columns = 2 if rows["H"].nunique() <= maps.NARROW and len(cells) > 1 else 1
+    sheet = maps.MapSheet(
         -(-len(cells) // columns),
         columns,
-        widths,
-        heights,
+        rows["H"],
+        rows["batches"].explode(),
         title=f"{METRICS[metric]}, {terms.LOOP_NAMES[loop]} loop, {number}, {provider}",
         origin=frames.provenance(rows),
         notes=[*notes, *plots.failure_notes(rows[rows["status"] != "ok"])],
@@ -168,13 +166,13 @@ def resource_map(
         panel_title(axes, terms.cell_name(cell))
         for row in rows[rows["cell"] == cell].to_dict("records"):
             for batch in row["batches"]:
-                x, y = widths.index(row["H"]), heights.index(batch)
                 if row["status"] != "ok":
-                    maps.draw_failure(axes, x, y, row["status"])
+                    sheet.draw_failure(axes, row["H"], batch, row["status"])
                     continue
                 color = colors(norm(max(float(row[metric] or 0), low)))
                 words = f"{row[metric]:.0f}" if row[metric] < 1e4 else engineering(row[metric])
-                maps.draw_value(axes, x, y, words, color, len(widths) * columns)
+                sheet.draw_value(axes, row["H"], batch, words, color)
+                x, y = sheet.centre(row["H"], batch)
                 axes.text(
                     x + 0.46, y + 0.44, MODES.get(str(row["mode"]), "?"), fontsize=3.6,
                     ha="right", va="top", color=maps.black_or_white(color),

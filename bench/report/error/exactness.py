@@ -45,8 +45,8 @@ def activation_table(found: dict[str, Any]) -> Table:
     numbers = {"max. ULP": 3, "99 % within ULP": 3, "max. abs.": -2, "worst at": 4}
     return Table(
         "activations",
-        f"The activations alone, {_where(found)}, against float64 at {found['points']:,} points "
-        "of every exponent of float32 and both signs; ULP of float32.",
+        f"Error of the activation functions, {_where(found)}, against float64 at "
+        f"{found['points']:,} points of every exponent of float32 and both signs; ULP of float32.",
         full.drop(columns=list(frames.ORIGIN)),
         full,
         numbers | {"torch's max. ULP": 3},
@@ -57,25 +57,16 @@ def activation_table(found: dict[str, Any]) -> Table:
 def repeat_table(found: dict[str, Any]) -> Table:
     """Each question, answered over all measured cases of a provider and track."""
     full = pd.DataFrame(found["rows"]).assign(**frames.origin(found))
-    rows = []
-    names = ["provider", "track", "question"]
-    for (provider, track, question), group in full.groupby(names, sort=False):
-        same = int(group["same"].sum())
-        rows.append(
-            {
-                "provider": provider,
-                "track": track,
-                "question": question,
-                "same bits": "yes" if same == len(group) else f"{same} of {len(group)} cases",
-                "largest difference": group["max_abs"].max(),
-            }
-        )
-    order = terms.ordered_providers(full["provider"])
-    rows.sort(key=lambda row: order.index(row["provider"]))
+    keys = ["provider", "track", "question"]
+    groups = frames.ordered(full, keys[:1]).groupby(keys, sort=False)
+    shown = groups.agg(same=("same", "sum"), cases=("same", "size"), most=("max_abs", "max"))
+    same, cases = shown.pop("same"), shown.pop("cases")
+    some = same.astype(str) + " of " + cases.astype(str) + " cases"
+    shown.insert(0, "same bits", some.where(same < cases, "yes"))
     return Table(
         "repeatability",
         f"Are the bits the same? Answers over {full['case_id'].nunique()} cases, {_where(found)}.",
-        pd.DataFrame(rows),
+        shown.rename(columns={"most": "largest difference"}).reset_index(),
         full,
         {"largest difference": -2},
         frames.provenance(full),
@@ -99,20 +90,15 @@ def jobs(run: Run) -> Iterator[Job]:
 
 def activations(found: dict[str, Any], folder: Path) -> list[Path]:
     """The largest error in each binary exponent of the argument, in ULP."""
-    functions = found["functions"]
-    data = pd.DataFrame(
-        [
-            {"function": name, "exponent": exponent, "max_ulp": units}
-            for name, errors in functions.items()
-            for exponent, units in zip(
-                errors["exponents"], errors["max_ulp_per_exponent"], strict=True
-            )
-        ]
-    ).assign(**frames.origin(found))
+    curves = (
+        {"function": name, "exponent": each["exponents"], "max_ulp": each["max_ulp_per_exponent"]}
+        for name, each in found["functions"].items()
+    )
+    data = pd.concat(map(pd.DataFrame, curves)).assign(**frames.origin(found))
     sheet = Sheet(
         2,
         1,
-        title="Error of the activations alone, over all of float32",
+        title="Error of the activation functions over all of float32",
         origin=frames.provenance(data),
         handles=[looks.handle(name, **line) for name, line in looks.ACTIVATIONS.items()],
         notes=[
@@ -138,12 +124,9 @@ def activations(found: dict[str, Any], folder: Path) -> list[Path]:
 
 def training_frame(found: dict[str, Any]) -> pd.DataFrame:
     """One row per cell and step: both losses and how far they are apart."""
-    rows = [
-        {"cell": cell, "step": step, **dict(zip(PROVIDERS, pair, strict=True))}
-        for cell, curves in found["losses"].items()
-        for step, pair in enumerate(zip(*(curves[p] for p in PROVIDERS), strict=True), start=1)
-    ]
-    data = pd.DataFrame(rows)
+    curves = ({"cell": cell} | losses for cell, losses in found["losses"].items())
+    data = pd.concat(map(pd.DataFrame, curves))
+    data.insert(1, "step", data.index + 1)
     data["difference"] = (data["ours"] - data["torch.nn"]).abs()
     return data.assign(**frames.origin(found))
 
@@ -151,24 +134,21 @@ def training_frame(found: dict[str, Any]) -> pd.DataFrame:
 def training_table(found: dict[str, Any]) -> Table:
     """What was learned and how far the curves came apart."""
     full = training_frame(found)
-    rows = [
-        {
-            "cell": terms.cell_name(cell),
-            "first loss": group["torch.nn"].iloc[0],
-            "last loss, torch.nn": group["torch.nn"].iloc[-1],
-            "last loss, ours": group["ours"].iloc[-1],
-            "largest difference": group["difference"].max(),
-            "stated bound": found["bound"],
-        }
-        for cell, group in full.groupby("cell", sort=False)
-    ]
-    losses = {name: 6 for name in rows[0] if "loss" in name}
+    columns = {
+        "first loss": ("torch.nn", "first"),
+        "last loss, torch.nn": ("torch.nn", "last"),
+        "last loss, ours": ("ours", "last"),
+        "largest difference": ("difference", "max"),
+    }
+    shown = full.groupby("cell", sort=False).agg(**columns).rename(index=terms.cell_name)
+    shown["stated bound"] = found["bound"]
     return Table(
         "training",
         f"A training run from the same seed: {_run_words(found)}",
-        pd.DataFrame(rows),
+        shown.reset_index(),
         full,
-        losses | {"largest difference": -2, "stated bound": -1},
+        {name: 6 for name in columns if "loss" in name}
+        | {"largest difference": -2, "stated bound": -1},
         frames.provenance(full),
     )
 
@@ -197,7 +177,7 @@ def training(found: dict[str, Any], folder: Path) -> list[Path]:
             looks.handle("difference", **looks.DIFFERENCE),
             looks.handle("stated bound", **looks.LIMIT),
         ],
-        notes=[f"A{_run_words(found)[1:]} A difference of zero stands at the foot."],
+        notes=[f"A{_run_words(found)[1:]} A difference of zero is drawn at the bottom."],
         layout=Layout(column_gap=0.5, row_gap=0.22, share=False),
     )
     apart = data.loc[data["difference"] > 0, "difference"]

@@ -5,7 +5,7 @@ the worst gradient (each relative to its own norm).
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 def zeros(rows: pd.DataFrame) -> list[str]:
     """Where a plot shows an exact result, which has no place on a logarithmic axis."""
-    return ["An error of zero stands at the foot."] if rows["rel_l2"].eq(0).any() else []
+    return ["An error of zero is drawn at the bottom."] if rows["rel_l2"].eq(0).any() else []
 
 
 def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
@@ -51,35 +51,27 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
             yield functools.partial(curves, here, bad, axis, setting, sizes)
 
 
-def expected(row: dict[Any, Any], axis: str, sizes: Sequence[int]) -> list[float] | None:
-    """The rounding model's relative L2 error of the whole output at sizes along an axis.
-
-    None where the model (bench/ERROR.md) says nothing: other cells, several layers, odd inputs.
-    """
-    regime = row["regime"] if isinstance(row["regime"], str) else None
-    if row["cell"] not in rounding_model.CELLS or row["layers"] != 1 or row["resets"]:
-        return None
-    if regime is not None and not regime.startswith("orthogonal"):
-        return None
-    names = ("cell", "track", "directions", "layers", "resets", *terms.SIZES)
-    inputs = "H" if row["inputs"] == "H" else int(row["inputs"])
-    same = {name: row[name] for name in names} | {"I": inputs, "dtype": row["number"]}
-    found = []
-    for size in sizes:
-        case = make_case(**same | {axis: size, "pass": "fwd"})
-        steps = rounding_model.growth(case, case.T, regime)
-        found.append(float(np.sqrt(np.mean(steps**2))))
-    return found
-
-
 def models(rows: pd.DataFrame, axis: str) -> dict[str, tuple[list[int], list[float]]]:
-    """The rounding model's curve of each cell that it knows."""
+    """Of each cell the sizes along an axis, and the relative L2 output error the model predicts.
+
+    Empty where the model (bench/ERROR.md) does not apply: other cells, several layers, odd inputs.
+    """
     found = {}
+    names = ("cell", "track", "directions", "layers", "resets", *terms.SIZES)
     for cell, here in rows[rows["part"] == "output"].groupby("cell"):
-        sizes = sorted({int(size) for size in here[axis]})
-        model = expected(here.to_dict("records")[0], axis, sizes)
-        if model is not None:
-            found[str(cell)] = (sizes, model)
+        row = here.to_dict("records")[0]
+        regime = row["regime"] if isinstance(row["regime"], str) else None
+        odd = regime is not None and not regime.startswith("orthogonal")
+        if cell not in rounding_model.CELLS or row["layers"] != 1 or row["resets"] or odd:
+            continue
+        inputs = "H" if row["inputs"] == "H" else int(row["inputs"])
+        same = {name: row[name] for name in names} | {"I": inputs, "dtype": row["number"]}
+        sizes, curve = sorted({int(size) for size in here[axis]}), []
+        for size in sizes:
+            case = make_case(**same | {axis: size, "pass": "fwd"})
+            steps = rounding_model.growth(case, case.T, regime)
+            curve.append(float(np.sqrt(np.mean(steps**2))))
+        found[str(cell)] = (sizes, curve)
     return found
 
 

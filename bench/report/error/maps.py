@@ -1,7 +1,6 @@
 """Maps of numerical error over hidden size and batch, in unit roundoffs."""
 
 import functools
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from bench.report import frames, terms
 from bench.report.error import selection
 from bench.report.style import looks, maps, plots
 from bench.report.style.numbers import short
-from bench.report.style.sheet import Job, panel_title
+from bench.report.style.sheet import Job
 
 
 def jobs(error: pd.DataFrame) -> Iterator[Job]:
@@ -38,7 +37,7 @@ def jobs(error: pd.DataFrame) -> Iterator[Job]:
         for name in ("cell", "H", "B"):
             failed = failed[failed[name].isin(rows[name])]
         for provider in terms.ordered_providers(rows["provider"]):
-            for parts_shown in maps.beside(terms.ordered_parts(rows["part"]), rows["H"]):
+            for parts_shown in maps.by_figure(terms.ordered_parts(rows["part"]), rows["H"]):
                 everyone = rows[rows["part"].isin(parts_shown)]
                 bad = failed[failed["provider"] == provider]
                 yield functools.partial(error_map, everyone, bad, provider, setting, {"T": steps})
@@ -52,25 +51,24 @@ def error_map(
     sizes: dict[str, int],
     folder: Path,
 ) -> list[Path]:
-    """Relative L2 error over the format's unit roundoff u; colours mean the same for everyone."""
+    """Relative L2 error over the format's unit roundoff u, all providers on one colour scale."""
     rows = everyone[everyone["provider"] == provider]
     cells = terms.ordered_cells([*rows["cell"], *failed["cell"]])
     parts = terms.ordered_parts(rows["part"])
-    widths, heights = sorted(set(everyone["H"])), sorted(set(everyone["B"]))
     number = setting["number"].partition(":")[0]
     counted = selection.seeds(rows, "B", "H")
-    sheet = maps.map_sheet(
+    sheet = maps.MapSheet(
         len(cells),
         len(parts),
-        widths,
-        heights,
+        everyone["H"],
+        everyone["B"],
         title=f"Error of {provider} over B and H: {terms.where(setting, sizes)}",
         origin=frames.provenance(rows),
         notes=[
             "Relative L2 error against float64 on the same inputs, in unit roundoffs "
             f"(u = {ROUNDOFF[number]:.2g} of {number})"
             + (f"; median of {counted}." if counted != "1 seed" else "."),
-            "A grey square was not asked for.",
+            "A grey square was not measured.",
             *selection.notes(rows),
             *plots.failure_notes(failed),
         ],
@@ -80,17 +78,14 @@ def error_map(
     low, high = (shown.min(), shown.max()) if len(shown) else (0.1, 1.0)
     norm = LogNorm(min(low, 0.25), max(high, 4.0))
     colors = matplotlib.colormaps[looks.ERROR_MAP]
-    for (r, cell), (c, part) in itertools.product(enumerate(cells), enumerate(parts)):
-        axes = sheet.axes[r, c]
-        panel_title(axes, f"{terms.cell_name(cell)}, {terms.PART_NAMES[part]}")
+    for axes, cell, part in sheet.panels(cells, parts, terms.PART_NAMES):
         here = data[(data["cell"] == cell) & (data["part"] == part)]
         medians = here.groupby(["H", "B"])["roundoffs"].median()
         shades = colors(norm(medians.clip(lower=low).to_numpy()))
         for ((H, B), found), color in zip(medians.items(), shades, strict=True):
-            x, y = widths.index(H), heights.index(B)
-            maps.draw_value(axes, x, y, short(found), color, len(widths) * len(parts))
+            sheet.draw_value(axes, H, B, short(found), color)
         for H, B, status in failed.loc[failed["cell"] == cell, ["H", "B", "status"]].to_numpy():
-            maps.draw_failure(axes, widths.index(H), heights.index(B), status)
+            sheet.draw_failure(axes, H, B, status)
     one_part = f"-{parts[0]}" if everyone["H"].nunique() > maps.NARROW else ""
     slug = terms.setting_slug({**setting, "mode": setting["regime"]})
     return sheet.save(folder, f"error-map-{provider}{one_part}-{slug}", data)

@@ -23,7 +23,7 @@ from bench.report.topics import TOPICS
 TEMPLATES = Path(__file__).parent / "templates"
 # What leads from results/<device>/ to a file of the suite, and nowhere from elsewhere.
 SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
-# The device that `bench resources` is asked for, by the architecture that it compiles for.
+# The argument of `bench resources --device`, by the architecture that it compiles for.
 TARGETS = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
 DOWNLOAD = "data.zip"
 MODE = 0o644 << 16  # where zip keeps a Unix file's permissions
@@ -124,8 +124,8 @@ def caveats(run: Run) -> list[str]:
     if any(r["interpreted"] for r in run.of("error")):
         found.append(
             "Errors of our kernels come from Triton's interpreter on the CPU: the same algorithm, "
-            "but NumPy's sums and exponentials, at sizes it can do. Time in the interpreter says "
-            "nothing and was not taken."
+            "but NumPy's sums and exponentials, at sizes it can do. Time in the interpreter is "
+            "meaningless and was not measured."
         )
     commits = terms.distinct(frames.commit(r) for r in run.records)
     if any(commit.endswith("+") for commit in commits):
@@ -133,7 +133,7 @@ def caveats(run: Run) -> list[str]:
     if len(commits) > 1:
         found.append(f"Records come from {len(commits)} commits; no curve joins different code.")
     found += [line for topic in TOPICS for line in topic.caveats(run)]
-    return found + [f"{count:,} records were set aside: {why}." for why, count in run.aside.items()]
+    return found + [f"{count:,} records were left out: {why}." for why, count in run.aside.items()]
 
 
 def missing(run: Run) -> list[str]:

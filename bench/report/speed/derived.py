@@ -1,6 +1,7 @@
 """What is computed from time records: speed over torch.nn, and growth with the steps T."""
 
 from collections.abc import Sequence
+from statistics import linear_regression
 from typing import Any
 
 import numpy as np
@@ -75,20 +76,14 @@ def growth_table(time: pd.DataFrame) -> pd.DataFrame:
         times = np.array([point["median_ms"] for point in points.values()], float)
         row = dict(zip(keys, values, strict=True))
         row |= {"T_from": min(points), "T_to": max(points), "points": len(points)}
-        row["us_per_step_fit"] = 1e3 * slope(steps, times)
-        row["time_exponent"] = slope(np.log(steps), np.log(times))
+        row["us_per_step_fit"] = 1e3 * linear_regression(steps, times).slope
+        row["time_exponent"] = linear_regression(np.log(steps), np.log(times)).slope
         memory = np.array([point["peak_bytes"] or 0 for point in points.values()], float)
         held = memory > 0
         if held.sum() >= 3:
-            row["bytes_per_step_fit"] = slope(steps[held], memory[held])
-            row["memory_exponent"] = slope(np.log(steps[held]), np.log(memory[held]))
+            steps, memory = steps[held], memory[held]
+            row["bytes_per_step_fit"] = linear_regression(steps, memory).slope
+            row["memory_exponent"] = linear_regression(np.log(steps), np.log(memory)).slope
         rows.append(row)
     extra = ["T_from", "T_to", "points", "us_per_step_fit", "time_exponent"]
     return pd.DataFrame(rows, columns=[*keys, *extra, "bytes_per_step_fit", "memory_exponent"])
-
-
-def slope(x: Any, y: Any) -> float:
-    """The least-squares slope of y over x."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    x = x - x.mean()
-    return float((x * y).sum() / (x * x).sum())

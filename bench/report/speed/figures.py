@@ -8,13 +8,13 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report import frames, terms
-from bench.report.speed.derived import slope
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet, panel_title
 
@@ -147,7 +147,8 @@ def growth(
                 y, low, high = (line[name].astype(float) * unit for name in (column, *ends))
                 plots.draw_line(axes, provider, line["T"], y, low, high)
                 if line["T"].nunique() >= 3:
-                    exponents.append((provider, slope(np.log(line["T"]), np.log(y))))
+                    fit = linear_regression(np.log(line["T"]), np.log(y))
+                    exponents.append((provider, fit.slope))
             values = ok.loc[ok[column].gt(0), column].astype(float) * unit
             plots.size_axis(axes, rows["T"], most=4 if len(sides) > 1 else 6)
             if not values.empty:

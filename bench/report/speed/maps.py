@@ -1,7 +1,6 @@
 """Maps of speed over torch.nn, over hidden size and batch."""
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +16,17 @@ from bench.report.speed.derived import speedups
 from bench.report.speed.figures import DATA
 from bench.report.style import looks, maps, plots
 from bench.report.style.numbers import short
-from bench.report.style.sheet import Job, panel_title
+from bench.report.style.sheet import Job
 
-# A corner mark for what torch's rule asks of cuDNN; "standard" is unmarked.
+# The corner mark of the cuDNN algorithm that torch's rule selects; "standard" has none.
 ALGORITHMS = {"standard": "", "small-h": "●", "persist": "▲"}
 
 
 def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
     """Per setting and provider a map of each cell and pass; wide maps make a figure per pass."""
-    table = speedups(time)
-    for setting, rows in frames.settings(table):
+    for setting, rows in frames.settings(speedups(time)):
         providers = terms.ordered_providers(rows["provider"])
-        # The reference is no rival; its map is drawn where nobody else could run.
+        # The reference gets a map only where no other provider ran.
         rivals = [name for name in providers if not name.startswith("reference")]
         able = set(rows.loc[rows["speedup"].notna(), "provider"])
         for provider in rivals if able & set(rivals) else providers:
@@ -41,7 +39,7 @@ def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
             here = here[here["T"] == steps]
             if here["H"].nunique() * here["B"].nunique() < 2:
                 continue
-            for passes in maps.beside(terms.ordered_passes(here["pass"]), here["H"]):
+            for passes in maps.by_figure(terms.ordered_passes(here["pass"]), here["H"]):
                 some = here[here["pass"].isin(passes)]
                 yield functools.partial(speedup_map, some, provider, setting, {"T": steps})
 
@@ -52,14 +50,13 @@ def speedup_map(
     """``derived.speedups`` in each square: above 1 (warm) the provider is faster."""
     cells = terms.ordered_cells(rows["cell"])
     passes = terms.ordered_passes(rows["pass"])
-    widths, heights = sorted(set(rows["H"])), sorted(set(rows["B"]))
     baseline = terms.BASELINES.get(str(setting["mode"]), "torch.nn")
     unpaired = (rows["speedup"].isna() & (rows["status"] == "ok")).any()
-    sheet = maps.map_sheet(
+    sheet = maps.MapSheet(
         len(cells),
         len(passes),
-        widths,
-        heights,
+        rows["H"],
+        rows["B"],
         title=f"Speed of {provider} over {baseline}: {terms.where(setting, sizes)}",
         origin=frames.provenance(rows),
         notes=[
@@ -72,17 +69,16 @@ def speedup_map(
     largest = max(2.0, float(np.nanmax(np.abs(np.log2(rows["speedup"].astype(float))))))
     norm = TwoSlopeNorm(0.0, -largest, largest)
     colors = matplotlib.colormaps[looks.RATIO_MAP]
-    for (r, cell), (c, pass_) in itertools.product(enumerate(cells), enumerate(passes)):
-        axes = sheet.axes[r, c]
-        panel_title(axes, f"{terms.cell_name(cell)}, {terms.PASS_TITLES[pass_]}")
+    for axes, cell, pass_ in sheet.panels(cells, passes, terms.PASS_TITLES):
         here = rows[(rows["cell"] == cell) & (rows["pass"] == pass_)]
         for row in here.to_dict("records"):
-            x, y = widths.index(row["H"]), heights.index(row["B"])
-            if row["speedup"] != row["speedup"]:
-                maps.draw_failure(axes, x, y, str(row["status"]))
+            H, B, speedup = row["H"], row["B"], row["speedup"]
+            if math.isnan(speedup):
+                sheet.draw_failure(axes, H, B, str(row["status"]))
                 continue
-            color = colors(norm(math.log2(row["speedup"])))
-            maps.draw_value(axes, x, y, short(row["speedup"]), color, len(widths) * len(passes))
+            color = colors(norm(math.log2(speedup)))
+            sheet.draw_value(axes, H, B, short(speedup), color)
+            x, y = sheet.centre(H, B)
             for k, name in enumerate(reversed(str(row["algorithm"] or "").split("/"))):
                 axes.text(
                     x + 0.46 - 0.16 * k, y + 0.42, ALGORITHMS.get(name, ""), fontsize=2.6,

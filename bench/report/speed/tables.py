@@ -1,6 +1,6 @@
 """Tables of speed: times, speed over torch.nn, growth with the number of steps T."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,21 @@ def time_table(time: pd.DataFrame) -> Table:
     found = next(filter(None, (frames.best_slice(rows, axis) for axis in ("H", "B", "T"))), None)
     rows = rows if found is None else found[1]
     providers = terms.ordered_providers(rows["provider"])
-    # A provider that could not run anywhere in the slice is said once, in the caption.
+    # The caption names the providers that ran nowhere in the slice.
     able = terms.ordered_providers(rows.loc[rows["status"] == "ok", "provider"])
     keys = ["cell", "pass", *terms.SIZES]
-    wide: dict[tuple[Any, ...], dict[str, str]] = {}
-    thin: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in named(rows).to_dict("records"):
-        key, ends = tuple(row[name] for name in keys), (row["ci_low_ms"], row["ci_high_ms"])
-        ok = row["status"] == "ok"
-        for lines, text in ((wide, interval), (thin, uncertain)):
-            line = lines.setdefault(key, dict(zip(keys, key, strict=True)))
-            line[row["provider"]] = text(row["median_ms"], *ends) if ok else row["status"]
 
-    def frame(lines: Mapping[Any, dict[str, str]]) -> tuple[pd.DataFrame, str]:
+    def frame(text: Callable[..., str]) -> tuple[pd.DataFrame, str]:
+        lines: dict[tuple[Any, ...], dict[str, str]] = {}
+        for row in named(rows).to_dict("records"):
+            key, ends = tuple(row[name] for name in keys), (row["ci_low_ms"], row["ci_high_ms"])
+            line = lines.setdefault(key, dict(zip(keys, key, strict=True)))
+            ok = row["status"] == "ok"
+            line[row["provider"]] = text(row["median_ms"], *ends) if ok else row["status"]
         table = pd.DataFrame(list(lines.values()), columns=[*keys, *able])
         return drop_constant_columns(table.head(MOST_ROWS), terms.SIZES)
 
-    shown, sizes = frame(wide)
+    shown, sizes = frame(interval)
     out = [name for name in providers if name not in able]
     left = f" Not able to run here: {', '.join(out)}." if out else ""
     where = ", ".join(filter(None, (terms.setting_words(setting), sizes)))
@@ -60,7 +58,7 @@ def time_table(time: pd.DataFrame) -> Table:
         time[FULL],
         dict.fromkeys(terms.SIZES, 0),
         frames.provenance(rows),
-        frame(thin)[0],
+        frame(uncertain)[0],
     )
 
 
@@ -119,24 +117,21 @@ def growth(time: pd.DataFrame) -> Table | None:
     shown = named(full)[["provider", "cell", "pass"]].assign(setting=settings)
     shown["B"], shown["H"] = full["B"], full["H"]
     shown["T"] = [f"{a} to {b}" for a, b in zip(full["T_from"], full["T_to"], strict=True)]
-    for name, column in (
-        ("µs per step", "us_per_step_fit"),
-        ("time exponent", "time_exponent"),
-        ("bytes per step", "bytes_per_step_fit"),
-        ("memory exponent", "memory_exponent"),
-    ):
-        if full[column].notna().any():
-            shown[name] = full[column]
+    fits = {
+        "us_per_step_fit": "µs per step",
+        "time_exponent": "time exponent",
+        "bytes_per_step_fit": "bytes per step",
+        "memory_exponent": "memory exponent",
+    }
+    shown = shown.join(full[list(fits)].dropna(axis="columns", how="all").rename(columns=fits))
     shown, said = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "B", "H", "T"))
-    numbers = {"B": 0, "H": 0, "µs per step": 3, "time exponent": 3}
-    numbers |= {"bytes per step": 3, "memory exponent": 3}
     return Table(
         "growth",
         "Growth with the number of steps T: slope of a straight line through the medians, and "
         f"exponent p of a fit proportional to T to the power of p{'; ' if said else ''}{said}.",
         shown,
         full.assign(**joined_origin(time)),
-        {name: digits for name, digits in numbers.items() if name in shown},
+        {"B": 0, "H": 0} | dict.fromkeys(fits.values(), 3),
         frames.provenance(time),
     )
 

@@ -17,8 +17,8 @@ from bench.report.topic import Section, Topic
 SECTIONS = (
     Section(
         "Throughput",
-        "Median with its 95 % interval, logarithmic axes. A letter at the foot of a panel is a "
-        "point that could not be measured; its reason stands below the figure.",
+        "Median with its 95 % interval, logarithmic axes. A letter at the bottom of a panel is "
+        "a point that could not be measured; the reason is below the figure.",
         figures=("throughput-",),
         tables=("time",),
     ),
@@ -47,7 +47,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 
 def headlines(run: Run) -> list[str]:
-    """Our speed over torch.nn, or of whoever else was compared with it, per cell and pass."""
+    """The speed of ours over torch.nn, else that of other providers, per cell and pass."""
     table = tables.speedup_table(run.time) if run.timed else None
     if table is None:
         return []
@@ -98,7 +98,7 @@ def _speed(row: dict[Any, Any]) -> str:
 
 
 def protocol(run: Run) -> list[str]:
-    """By which clock and how often time was taken."""
+    """The clocks, and the numbers of timings, samples and visits."""
     timed = run.ok("time")
     if not timed:
         return []
@@ -112,39 +112,39 @@ def protocol(run: Run) -> list[str]:
         f"{len(timed):,} timings of {counts[0]} to {counts[-1]} samples each (half have at "
         f"least {counts[len(counts) // 2]}), taken in turns: providers of one case are visited "
         f"in random order ({visits[0]} to {visits[-1]} visits). Median with a 95 % bootstrap "
-        f"interval; {converged:,} of {len(timed):,} met the interval's target before their "
-        "time ended.",
+        f"interval; {converged:,} of {len(timed):,} reached the interval's target "
+        "width in time.",
         "Before its time is taken, each provider's outputs and gradients are checked against "
         "a float64 reference at that very shape.",
     ]
 
 
 def caveats(run: Run) -> list[str]:
-    """Clocks that were held down, intervals that are wide, and a machine without a GPU."""
+    """Throttled clocks, wide intervals, and a machine without a GPU."""
     found = []
     throttled = Counter(
         reason for r in run.of("time") for reason in (r["device"].get("throttle") or [])
     )
     if throttled:
         words = ", ".join(f"{reason} ({count})" for reason, count in sorted(throttled.items()))
-        found.append(f"The card held its clocks down during some timings: {words}.")
+        found.append(f"The card throttled its clocks during some timings: {words}.")
     timed = run.ok("time")
     unsure = sum(not r["converged"] for r in timed)
     if unsure:
         found.append(
-            f"{unsure:,} of {len(timed):,} medians are known less well than asked for; their "
-            "intervals say how well (`converged` in the download's time.csv)."
+            f"{unsure:,} of {len(timed):,} medians did not reach the target width of the "
+            "interval (`converged` in the download's time.csv)."
         )
     if timed and all(r["mode"] == "host" for r in timed):
         found.append(
-            "A CPU run: other work on the machine shows in the times, and nothing here says how "
-            "fast a GPU would be."
+            "A CPU run: other load on the machine affects the times, and they do not predict a "
+            "GPU's."
         )
     return found
 
 
 def missing(run: Run) -> list[str]:
-    """Figures of speed that the records do not fill, and what would."""
+    """The figures of speed that lack data, and what would measure it."""
     ok = run.time[run.time["status"] == "ok"]
     ours = ok["provider"].str.startswith("ours").any()
     columns = (

@@ -141,15 +141,12 @@ def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:
     """What the letters mean, with the reasons recorded, most frequent first."""
     if rows.empty:
         return []
-    counts: dict[tuple[str, str], list[str]] = {}
-    for status, reason, provider in rows[["status", "reason", "provider"]].to_numpy():
-        key = (str(status), str(reason or "no reason recorded"))
-        counts.setdefault(key, []).append(str(provider))
-    ranked = sorted(counts.items(), key=lambda item: (-len(item[1]), item[0]))
+    groups = rows.fillna({"reason": "no reason recorded"}).groupby(["status", "reason"])["provider"]
+    ranked = sorted(groups, key=lambda group: (-len(group[1]), group[0]))
     notes = []
     for (status, reason), who in ranked[:most]:
-        letter, words = LETTERS[status]
-        reason = textwrap.shorten(reason, 150, placeholder=" …")
+        letter, words = LETTERS[str(status)]
+        reason = textwrap.shorten(str(reason), 150, placeholder=" …")
         notes.append(f"{letter} {words} ({', '.join(terms.ordered_providers(who))}): {reason}")
     if len(ranked) > most:
         notes.append(f"{len(ranked) - most} more reasons: see this figure's CSV in the download.")

@@ -17,13 +17,15 @@ from bench.report.style.numbers import significant
 from bench.report.style.sheet import write_csv
 
 FORMATS = ("md", "tex", "csv")
+# Digits before and after the point, of the uncertainty and of the exponent.
+NUMBER = re.compile(r"-?(\d+)\.?(\d*)(?:\((\d+)\))?(?:e-?(\d+))?")
 MOST_ROWS = 40  # of a table in Markdown or LaTeX: about what one page holds
 SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is written under one name.
+    """A table and the files it is written to.
 
     Attributes:
         shown: the columns and rows a reader sees.
@@ -31,7 +33,7 @@ class Table:
         numbers: columns aligned at the decimal point, with their significant digits; 0 means
             whole numbers, a negative count scientific notation.
         origin: device, versions, runs and commits.
-        narrow: what LaTeX shows instead of ``shown``, where a page is too narrow for that.
+        narrow: what LaTeX shows instead of ``shown``, where that is too wide for a page.
     """
 
     name: str
@@ -52,19 +54,19 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def drop_constant_columns(shown: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """Of such columns those that never change are taken out and put into words instead."""
+    """The table without those of the columns that hold one value, and these values as text."""
     same = [name for name in names if name in shown and shown[name].nunique() == 1]
     words = []
     for name in same:
         value = shown[name].iloc[0]
         if name in ("failed", "unsupported") and not value:
-            continue  # that nobody failed needs no word
+            continue
         words.append(str(value) if name == "setting" else f"{name}={value}")
     return shown.drop(columns=same), ", ".join(words)
 
 
 def joined_origin(rows: pd.DataFrame) -> dict[str, str]:
-    """Where rows come from, for the one row that is made of them: each column's values in one."""
+    """The origin of an aggregated row: each origin column's distinct values, joined."""
     return {
         name: " ".join(sorted({str(value) for value in rows[name].dropna()})) for name in ORIGIN
     }
@@ -109,12 +111,12 @@ def latex(table: Table) -> str:
     columns = ""
     for name in cells:
         aligned = str(name) in table.numbers or (
-            table.narrow is not None and cells[name].map(_is_number).any()
+            table.narrow is not None and cells[name].map(NUMBER.fullmatch).any()
         )
         columns += _siunitx(cells[name]) if aligned else "l"
-        # What is no number in a column of numbers (a failure's name) must stand in braces.
+        # Text in a column of numbers (a failure's name) must be in braces.
         cells[name] = [
-            f"{{{escape(v)}}}" if aligned and v and not _is_number(v) else escape(v)
+            f"{{{escape(v)}}}" if aligned and v and not NUMBER.fullmatch(v) else escape(v)
             for v in cells[name]
         ]
     cells.columns = pd.Index([escape(str(name)) for name in cells])
@@ -133,20 +135,11 @@ def latex(table: Table) -> str:
     return "% Needs \\usepackage{booktabs,graphicx,siunitx}\n" + text
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9.]+(\(\d+\))?(e-?\d+)?", text) is not None
-
-
 def _siunitx(column: Iterable[str]) -> str:
     """The S column that is as wide as its widest number."""
-    whole, part, power, unsure = 1, 0, 0, 0
-    for text in filter(_is_number, column):
-        mantissa, _, exponent = text.partition("e")
-        mantissa, _, uncertainty = mantissa.partition("(")
-        before, _, after = mantissa.lstrip("-").partition(".")
-        whole, part = max(whole, len(before)), max(part, len(after))
-        power = max(power, len(exponent.lstrip("-")))
-        unsure = max(unsure, len(uncertainty.rstrip(")")))
+    found = filter(None, map(NUMBER.fullmatch, column))
+    lengths = ([len(digits) for digits in match.groups("")] for match in found)
+    whole, part, unsure, power = map(max, zip([1, 0, 0, 0], *lengths, strict=True))
     width = f"{whole}.{part}" + (f"({unsure})" if unsure else "")
     return f"S[table-format={width}{'e-' + '1' * power if power else ''}]"
 

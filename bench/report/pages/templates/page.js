@@ -51,7 +51,7 @@ const CONTROLS = [
   { id: "provider", label: "Map of", field: "provider", say: String },
 ];
 for (const r of records) {
-  const words = [r.track === "layer" ? "layer" : "loop alone", `${r.directions} direction${r.directions > 1 ? "s" : ""}`];
+  const words = [r.track === "layer" ? "layer" : "loop only", `${r.directions} direction${r.directions > 1 ? "s" : ""}`];
   if (r.layers > 1) words.push(`${r.layers} layers`);
   if (r.I !== null && r.I !== r.H) words.push(`I=${r.I}`);
   if (r.resets) words.push(`${100 * r.resets} % resets`);
@@ -222,7 +222,7 @@ const show = async (id, spec) => {
 };
 
 let visible = [];
-const MEASURED = ["value", "interval", "algorithm"]; // of a failure its reason stands there
+const MEASURED = ["value", "interval", "algorithm"]; // a failure has its reason there
 const RIGHT = [...SIZES, "value", "seed"];
 const columns = (points) => {
   const may = { device: chosen("other") !== "", interval: points.some((p) => p.interval), algorithm: points.some((p) => p.algorithm), seed: distinct(points, "seed").length > 1 };
@@ -297,7 +297,7 @@ const copy = async (text, what) => {
   } catch {
     element("record").textContent = text;
     element("record").hidden = false;
-    element("status").textContent = `The browser does not allow copying; ${what} stands below instead.`;
+    element("status").textContent = `The browser does not allow copying; ${what} is shown below instead.`;
   }
 };
 element("copy-latex").addEventListener("click", () => copy(latex(), "the table as LaTeX"));
@@ -307,7 +307,7 @@ element("copy-citation").addEventListener("click", () => copy(data.devices[Numbe
 const notes = (good, bad) => {
   const reasons = [...new Set(bad.map((p) => `${p.letter} ${data.letters[p.status][1]} (${p.provider}): ${p.reason}`))];
   const more = reasons.length > 6 ? [`${reasons.length - 6} more reasons in the table`] : [];
-  const zero = good.some((p) => p.y === 0) ? "An error of zero stands at the foot of the logarithmic axis. " : "";
+  const zero = good.some((p) => p.y === 0) ? "An error of zero is drawn at the bottom of the logarithmic axis. " : "";
   return zero + [...reasons.slice(0, 6), ...more].join(" · ");
 };
 const why = () => {

@@ -29,7 +29,7 @@ const ticks = (least, most) => {
 };
 
 // The logarithmic axis: its ends around the values, with room below for errors of zero, which
-// stand at `foot`, and for so many rows of failure letters.
+// are drawn at `zero`, and for so many rows of failure letters.
 const HEIGHT = 270;
 const upright = (points, marks) => {
   const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((v) => v > 0);
@@ -41,12 +41,12 @@ const upright = (points, marks) => {
   const whole = Math.log(most / least) / (1 - (below + (zeros ? 30 : 0)) / HEIGHT);
   const bottom = most / Math.exp(whole);
   return { domain: [bottom, most], ticks: values.length ? ticks(least, most) : [],
-    foot: zeros ? bottom * Math.exp(whole * below / HEIGHT) : null };
+    zero: zeros ? bottom * Math.exp(whole * below / HEIGHT) : null };
 };
 // The axis in Vega-Lite's words.
-const yAxis = ({ domain, ticks: round, foot }) => {
-  const values = foot === null ? round : [foot, ...round];
-  const labels = Object.fromEntries(values.map((v) => [v, v === foot ? "0" : trimmed(v)]));
+const yAxis = ({ domain, ticks: round, zero }) => {
+  const values = zero === null ? round : [zero, ...round];
+  const labels = Object.fromEntries(values.map((v) => [v, v === zero ? "0" : trimmed(v)]));
   return { field: "height", type: "quantitative", title: METRICS[chosen("metric")].label,
     scale: { type: "log", nice: false, padding: 12, domain }, axis: { values, labelExpr: `${JSON.stringify(labels)}[datum.value]` } };
 };
@@ -62,7 +62,7 @@ const lineSpec = (points, failures, devices) => {
   const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: saying("axis")(chosen("axis")), axis: { values: roomy(sizes), format: "d", grid: false } };
   const upwards = upright(points, distinct(failures, "provider").length);
   const y = yAxis(upwards);
-  const drawn = points.map((p) => ({ ...p, height: p.y === 0 ? upwards.foot : p.y }));
+  const drawn = points.map((p) => ({ ...p, height: p.y === 0 ? upwards.zero : p.y }));
   const present = data.looks.map((look) => look.name).filter((name) => [...points, ...failures].some((p) => p.provider === name));
   const legend = { title: null, columns: element("lines").clientWidth < 480 ? 2 : 4, values: present };
   const color = { field: "provider", type: "nominal", scale: scale("color"), legend };
