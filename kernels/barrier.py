@@ -4,8 +4,8 @@ Each group has one counter on a cache line of its own, which only grows: every p
 it has finished a step, and waits until the counter reaches the number of programs times the steps.
 Arriving is a release of what the program wrote; the poll is an acquire of what the others wrote.
 After `max_polls` failed polls a program sets the counter to ABORTED; all waiters leave and mark
-their outputs invalid. Nobody waits after the last step, so a program that dies there is not noticed
-here; the driver reports it.
+their outputs invalid. No program waits after the last step; if one dies there, only the driver
+reports it.
 """
 
 import triton

@@ -14,7 +14,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 @triton.jit
 def sequence_steps(lengths_ptr, batch, step, T, B):
-    """Each sequence's length, and whether it has a step `step`, which lies below T."""
+    """Each sequence's length, and whether `step` (less than T) lies within it."""
     if lengths_ptr is None:
         length, active = T, batch < B
     else:
@@ -25,7 +25,7 @@ def sequence_steps(lengths_ptr, batch, step, T, B):
 
 @triton.jit
 def row_of(step, length, mirrored, batch, B):
-    """The row of a step: a mirrored sequence begins at its own last element."""
+    """The row of a step; in a mirrored direction a sequence begins at its own last element."""
     return tl.where(mirrored, length - 1 - step, step) * B + batch
 
 

@@ -1,6 +1,6 @@
-"""What the public functions accept: all else raises one sentence, before anything is launched.
+"""Argument checks of the public functions: bad input raises an error before anything is launched.
 
-Each sentence has the form "NAME is VALUE; accepted: ...".
+Each message has the form "NAME is VALUE; accepted: ...".
 """
 
 from collections.abc import Collection, Sequence
@@ -42,7 +42,7 @@ def check_flags(**flags: object) -> None:
 
 
 def check_how(mode: object, precision: object, dtype: torch.dtype, modes: Collection[str]) -> None:
-    """Check how to launch, and how float32 products are rounded."""
+    """Check `mode` and `precision`."""
     check_choice("mode", mode, modes)
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
@@ -58,7 +58,7 @@ def check_dropout(dropout: object) -> None:
 
 
 def check_input(name: str, value: Any, ranks: Collection[int], accepted: str) -> None:
-    """Check the tensor that all others must agree with."""
+    """Check x or gx, whose dtype and device all other tensors must have."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
     if value.dim() not in ranks:
@@ -73,7 +73,7 @@ def check_dtype(name: str, dtype: torch.dtype) -> None:
 
 
 def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    """Require a tensor of this shape, which `dims` spells in letters, otherwise like `like`."""
+    """Require a tensor of this shape (`dims` in messages), with the dtype and device of `like`."""
     accepted = f"{dims} = {list(shape)}"
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
@@ -90,7 +90,7 @@ def check_device(name: str, value: Tensor, like: Tensor) -> None:
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether a tensor's values can be read now: not in tracing, nor in a graph's capture."""
+    """Whether a tensor's values can be read now: not while tracing or capturing a CUDA graph."""
     if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
@@ -116,7 +116,7 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
 
 
 def whole_numbers(lengths: Any) -> list[int]:
-    """The lengths in a sequence of ints, numpy's and its arrays included."""
+    """Lengths as ints, from a sequence of integers or a NumPy array."""
     found = lengths.tolist() if hasattr(lengths, "tolist") else lengths
     if not isinstance(found, Sequence) or not all(
         isinstance(n, Integral) and not isinstance(n, bool) for n in found
@@ -138,7 +138,7 @@ def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) 
 
 
 def check_steps(lengths: Any, resets: object, x: Tensor, batch_first: bool) -> None:
-    """Check what `layers` is given for each step of its input."""
+    """Check `lengths` and `resets` of `layers` against x."""
     batched = x.dim() == 3
     if lengths is not None and not batched:
         raise ArgumentError(f"lengths is {kind(lengths)}; accepted: None for one sequence [T, I]")
@@ -181,7 +181,7 @@ def check_recurrence(
 def check_layers(
     cell: Cell, x: Any, weights: Any, hx: Any, direction: Any, merge: Any, batch_first: bool
 ) -> None:
-    """Check the tensors of `layers` but those of `check_steps`."""
+    """Check the arguments of `layers` except those that `check_steps` checks."""
     D = len(DIRECTIONS[check_choice("direction", direction, DIRECTIONS)])
     check_choice("merge", merge, ("concat", "sum"))
     check_input("x", x, (2, 3), f"{'[B, T, I]' if batch_first else '[T, B, I]'} or [T, I]")
@@ -246,7 +246,7 @@ def check_states(
 
 
 def kind(value: object) -> str:
-    """How a message names a value of the wrong type or shape."""
+    """A value in a message: a tensor by shape and dtype, anything else by its type."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"
     name = type(value).__name__

@@ -47,8 +47,8 @@ def check(wait: bool = True) -> None:
 
 
 def describe(code: int, device: torch.device) -> str:
-    """The message for a code: `(step + 1) << 32 | group << 1`, or of the backward kernel
-    `(step + 2) << 32 | group << 1 | 1`, whose last step, before the first, is -1.
+    """The message for a code: `(step + 1) << 32 | group << 1` from the forward kernel, and from the
+    backward kernel `(step + 2) << 32 | group << 1 | 1`, where step -1 is the one before the first.
     """
     kernel, shift = ("backward", 2) if code & 1 else ("forward", 1)
     return (

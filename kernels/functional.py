@@ -1,5 +1,5 @@
-"""The public functions: the loop alone, and whole networks with their input projections (one GEMM
-a layer), directions, dropout and recomputation.
+"""The public functions: `recurrence`, the loop over time of one layer, and `layers`, whole networks
+with input projections (one GEMM a layer), directions, dropout and recomputation.
 """
 
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ def recurrence(
         h0, c0: [D, B, H]; None is zero. c0 is for cells with a second state tensor (and a tuple
             for cells with more).
         lengths: [B] integers in 1..T. A sequence that has ended keeps its state and gives zeros;
-            the reverse direction begins at the sequence's own last element. The values of a tensor
-            on a GPU are awaited and checked, except in a graph's capture or under torch.compile:
-            there they are taken as at least 1 and at most T.
+            the reverse direction begins at the sequence's own last element. Checking a tensor on a
+            GPU waits for its values; while a CUDA graph is captured and under torch.compile they
+            are clamped to 1..T instead.
         resets: [T, B] bool: the state returns to h0, c0 before that step.
         mode: "persistent" (one launch for all steps), "stepwise" (one a step), "gemm" (a GEMM and
             a launch a step), "auto" (what the plan expects to be fastest), or "auto-graph" (the
@@ -123,15 +123,15 @@ def layers(
         hx: the initial state, [L*D, B, H] ([L*D, H] for one sequence), a tuple of such tensors
             for cells with more than one; None is zero.
         direction: "forward", "reverse" or "both".
-        merge: how "both" are put together, "concat" ([.., 2*H]) or "sum" ([.., H]).
+        merge: how the outputs of "both" are combined, "concat" ([.., 2*H]) or "sum" ([.., H]).
         lengths: [B] integers in 1..T, of a batch. A sequence that has ended keeps its state and
             gives zeros, whatever x holds there; the reverse direction begins at the sequence's own
             last element. For a tensor on a GPU see `recurrence`.
         resets: [T, B] bool ([B, T] with `batch_first`, [T] for one sequence): the state returns to
             the initial one before that step, in each direction's own order.
         dropout: probability of zeroing an output between two layers, only if `training`.
-        recompute: keep no activations of a layer but its input, and compute them again in the
-            backward pass.
+        recompute: keep only each layer's input for the backward pass, which computes the
+            activations again.
         mode: "persistent" (one launch for all steps), "stepwise" (one a step), "gemm" (a GEMM and
             a launch a step), "auto" (what the plan expects to be fastest), or "auto-graph" (the
             same for calls that a CUDA graph replays, where launches cost less).
@@ -144,9 +144,9 @@ def layers(
         The last layer's output, [T, B, H] or [T, B, 2*H], laid out as x; and the last state, shaped
         as hx.
 
-    Under autocast all tensors are cast to the dtype that it gives torch's own layers, and so are
-    the results. On a GPU that is float16, also where bfloat16 was asked for, unless
-    `torch.backends.cudnn.enabled` is False; to compute in bfloat16, give bfloat16 tensors outside
+    Under autocast all tensors are cast to the dtype that torch's own layers compute in, which is
+    also the results' dtype. On a GPU that is float16, even under autocast to bfloat16, unless
+    `torch.backends.cudnn.enabled` is False; to compute in bfloat16, pass bfloat16 tensors outside
     of autocast.
 
     Raises:
@@ -303,12 +303,12 @@ def _check_transforms(tracked: bool) -> None:
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """[D, ...] of D tensors, without a copy of a single one."""
+    """D tensors stacked to [D, ...]; a single one is not copied."""
     return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _int32(lengths: Sequence[int] | Tensor | None, T: int, device: torch.device) -> Tensor | None:
-    """Lengths as the kernels read them; values that could not be checked are kept in range."""
+    """Lengths as int32 on `device`, clamped to 1..T if their values could not be checked."""
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
@@ -324,10 +324,10 @@ def autocasts(tensor: Tensor) -> bool:
 
 
 def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:
-    """What autocast computes torch's layer in: its own dtype, with two exceptions.
+    """The dtype that torch's layer computes in under autocast: autocast's, with two exceptions.
 
-    cuDNN's layers (and MIOpen's) are float16 whatever was asked for (`_cudnn_rnn_cast_reflatten` in
-    torch's aten/src/ATen/cudnn/AutocastRNN.cpp), and the GRU on the CPU keeps the state's dtype.
+    cuDNN's layers (and MIOpen's) always compute in float16 (`_cudnn_rnn_cast_reflatten` in torch's
+    aten/src/ATen/cudnn/AutocastRNN.cpp), and the GRU on the CPU promotes to the state's dtype.
     """
     if x.device.type == "cuda" and torch.backends.cudnn.enabled:
         return torch.float16
@@ -338,7 +338,7 @@ def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:
 
 
 def _cast(dtype: torch.dtype, *values: Any) -> Any:
-    """All tensors, also in tuples and lists, in `dtype`; other values are left to the checks."""
+    """The values with all tensors cast to `dtype`, also those in tuples and lists."""
     return tuple(
         v.to(dtype)
         if isinstance(v, Tensor) and v.dtype in checks.DTYPES

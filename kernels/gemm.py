@@ -66,7 +66,7 @@ def forward_products(
 ) -> Callable[[int], None]:
     """A function of the step that computes out = h(step - 1) R^T + b, for each direction.
 
-    What all steps share is made once, in advance: the loop waits for Python at each step.
+    What the steps share is prepared before the loop, since the GPU waits for Python at each step.
     """
     w_hh, b_hh, resets = recurrence.w_hh, recurrence.b_hh, recurrence.resets
     D, _, H = w_hh.shape

@@ -1,4 +1,4 @@
-"""What one call of the loop works with, in one piece: `Recurrence`."""
+"""`Recurrence`: the arguments of the loop that always travel together."""
 
 from typing import NamedTuple
 

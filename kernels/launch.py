@@ -1,7 +1,7 @@
-"""From tensors and a plan to launches: persistent, stepwise, or beside a GEMM for each step.
+"""Launches of the loop: one for all steps, one for each step, or one for each step after a GEMM.
 
 `forward` and `backward` take contiguous tensors of one device that `checks.py` has accepted. Every
-mode launches the same two kernels with the same arguments, but for the range of steps.
+mode launches the same two kernels; the arguments differ only in the range of steps.
 """
 
 from collections.abc import Callable
@@ -188,7 +188,7 @@ def _common_arguments(
     sequence: Tensor,  # [T, B, ...]
     counters: int,
 ) -> dict[str, Any]:
-    """What both kernels take alike; `counters` is how many a launch with a barrier needs."""
+    """The arguments that both kernels share; `counters`: how many a launch with a barrier needs."""
     (T, B), cell = sequence.shape[:2], recurrence.cell
     zeroed = error = None
     if plan.mode == "persistent" and plan.group > 1:
@@ -238,7 +238,7 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Make `device` the current one: Triton launches there, wherever the arguments are."""
+    """Make `device` the current one: Triton launches there, not where the arguments are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

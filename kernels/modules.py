@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU: torch.nn's own modules, with only the computation replaced.
+"""RNN, LSTM and GRU: subclasses of torch.nn's modules, computed by the kernels.
 
 Constructors, parameters, checkpoints, shapes and PackedSequence are torch's. Beyond torch,
 `recompute` keeps no activations for the backward pass, and `forward` takes `resets`. Precision and
@@ -28,11 +28,11 @@ ONLY_LSTM = "proj_size argument is only supported for LSTM, not RNN or GRU"
 
 
 class ProjectionError(NotImplementedError, ValueError):
-    """proj_size is given; torch raises a ValueError where the cell has no projection."""
+    """proj_size is not supported; a ValueError too, as torch raises for RNN and GRU."""
 
 
 class _Kernels(Base):
-    """Replaces the computation of torch.nn's class, which follows it among the bases."""
+    """A base class placed before torch.nn's, whose computation it replaces."""
 
     recompute = False
 
@@ -47,7 +47,7 @@ class _Kernels(Base):
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         check_flags(recompute=recompute)
         size = kwargs.get("proj_size")
-        if isinstance(size, int) and size > 0:  # what no module takes is torch's to refuse
+        if isinstance(size, int) and size > 0:  # torch refuses other values
             why = PROJECTION if isinstance(self, nn.LSTM) else ONLY_LSTM
             raise ProjectionError(f"proj_size is {size!r}; accepted: 0 ({why})")
         super().__init__(*args, **kwargs)
@@ -67,8 +67,7 @@ class _Kernels(Base):
                 state returns to the initial one before that step.
 
         Raises:
-            TypeError, ValueError or RuntimeError: as torch's module, and where it gives no reason
-                with one; float64 is refused.
+            TypeError, ValueError or RuntimeError: where torch's module raises, and for float64.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, resets)
@@ -196,7 +195,7 @@ def _one_or_all(states: tuple[Tensor, ...]) -> Any:
 # Each class has a `forward` of its own because Dynamo counts compilations, of which it allows only
 # so many, by function.
 class RNN(_Kernels, nn.RNN):
-    """`torch.nn.RNN` computed by the kernels, with `recompute` and `resets` beyond it."""
+    """`torch.nn.RNN` computed by the kernels, with the additions `recompute` and `resets`."""
 
     def forward(
         self,
@@ -209,7 +208,7 @@ class RNN(_Kernels, nn.RNN):
 
 
 class LSTM(_Kernels, nn.LSTM):
-    """`torch.nn.LSTM` computed by the kernels, with `recompute` and `resets` beyond it."""
+    """`torch.nn.LSTM` computed by the kernels, with the additions `recompute` and `resets`."""
 
     def forward(
         self,
@@ -222,7 +221,7 @@ class LSTM(_Kernels, nn.LSTM):
 
 
 class GRU(_Kernels, nn.GRU):
-    """`torch.nn.GRU` computed by the kernels, with `recompute` and `resets` beyond it."""
+    """`torch.nn.GRU` computed by the kernels, with the additions `recompute` and `resets`."""
 
     def forward(
         self,

@@ -7,15 +7,15 @@ ends each step; a program that is a group by itself needs none. Blocks are unit-
 `[units, batch]`: the weights are the left operand of the product, which stays in shared memory, and
 wgmma reads it there without a layout conversion.
 
-A kernel runs the steps `begin` to `end`. A persistent launch runs them all; stepwise, each step is
-a launch of its own and `state_ptr` holds the state between them (`launch.py`).
+A kernel runs the steps `begin` to `end`. A persistent launch runs all steps; in stepwise mode each
+step is a separate launch, and `state_ptr` holds the state between launches (`launch.py`).
 
-Shapes stand beside the pointers: T time, B batch, D directions, G gates, H hidden units.
+Comments give the shapes of pointers: T time, B batch, D directions, G gates, H hidden units.
 
 The loops over time disable loop-invariant code motion, which would hold the addresses of all
 resident chunks in registers, three times as many as the kernels need. They have one pipeline
-stage: else, in a loop without a barrier, the compiler reserves shared memory to prefetch the next
-step's operand, which a launch for one step does not have.
+stage: with more, in a loop without a barrier, the compiler reserves shared memory to prefetch the
+next step's operand, which a launch for one step does not have.
 """
 
 import triton

@@ -1,9 +1,9 @@
-"""What is computed: recurrent networks in plain PyTorch, read like the equations.
+"""The definition of what is computed: recurrent networks in plain PyTorch that read like equations.
 
 Import `rnn`, `lstm`, `gru` and `slstm` for whole networks, `recurrence` for the loop over time of
 one layer, and `rnn_step`, `lstm_step`, `gru_step` and `slstm_step` for the equations. To add a
-cell, write its step in a file of its own and give it a line in `cells`; `layers` and `recurrence`
-then take it by its name.
+cell, write its step in a new file and add a line to `cells`; `layers` and `recurrence` then take
+it by name.
 """
 
 from reference.cells import CELLS, Cell

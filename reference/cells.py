@@ -1,4 +1,4 @@
-"""The table of cells: what the loop over time knows of each."""
+"""The table of cells: the step, the number of gates and the states of each."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,6 +1,6 @@
-"""What the public functions accept: all else raises one sentence, before anything is computed.
+"""Argument checks of the public functions: bad input raises an error before anything is computed.
 
-Checked is what torch would broadcast, promote, or refuse without naming the argument.
+They check only what torch would broadcast, promote, or refuse without naming the argument.
 """
 
 from collections.abc import Collection, Sequence

@@ -41,7 +41,7 @@ def layers(
         hx: the initial state, [L*D, B, H] ([L*D, H] for one sequence), a tuple of such tensors for
             cells with more than one; None is zero.
         direction: "forward", "reverse" or "both".
-        merge: how "both" are put together, "concat" ([.., 2*H]) or "sum" ([.., H]).
+        merge: how the outputs of "both" are combined, "concat" ([.., 2*H]) or "sum" ([.., H]).
         lengths: [B] integers in 1..T, of a batch. A sequence that has ended keeps its state and
             gives zeros; the reverse direction begins at the sequence's own last element.
         resets: [T, B] bool ([B, T] with `batch_first`, [T] for one sequence): the state returns to

@@ -12,9 +12,9 @@ C and N outgrow every number type, so the state holds c = C exp(-m) and n = N ex
 
     m_t = max(log f_t + m_(t-1), log i_t)                    stabiliser
 
-but m_t = log i_t where n_(t-1) is 0: before anything is remembered, every m_(t-1) says the same.
-Then c_t = exp(log f_t + m_(t-1) - m_t) c_(t-1) + exp(log i_t - m_t) z_t, n_t likewise, and h is
-what it was: it does not depend on the choice of m_t.
+but m_t = log i_t where n_(t-1) is 0, that is, where nothing is remembered and m_(t-1) is arbitrary.
+Then c_t = exp(log f_t + m_(t-1) - m_t) c_(t-1) + exp(log i_t - m_t) z_t, and n_t likewise; h does
+not depend on the choice of m_t.
 
 Source: M. Beck et al., xLSTM: extended long short-term memory, NeurIPS 2024 (arXiv 2405.04517),
 section 2.2 and its appendix. Of the two forget gates given there this is the sigmoid, as in the

@@ -1,7 +1,7 @@
 """The command line: one file for each command, which parses arguments and prints.
 
-Nothing but `bench.__main__` and the tests import from here. What a command alone needs and what
-takes long to import (torch, pandas, matplotlib) is imported in its function.
+Only `bench.__main__` and the tests import from here. What takes long to import (torch, pandas,
+matplotlib) is imported in the function of the command that needs it.
 """
 
 import sys

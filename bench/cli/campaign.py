@@ -16,12 +16,12 @@ from bench.records import archive, environment, files
 from bench.sweep import sweep, toolchain
 from bench.sweep.process import exiting_on_signals
 
-# Seconds of silence that mean a hang: a tenth of the call, within these bounds.
+# Seconds of silence that count as a hang: a tenth of the call, within these bounds.
 HANG_SHARE, LEAST_HANG, MOST_HANG = 0.1, 20.0, 180.0
 
 
 def build_report(folder: Path) -> None:
-    """Make a device's tables, figures and pages; nothing is printed of a report that is ended."""
+    """Make a device's tables, figures and pages, and print what was made once all is."""
     from bench.report import build
 
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -30,7 +30,7 @@ def build_report(folder: Path) -> None:
 
 
 def check_places(rehearse: bool, out: Path | None, archive_file: Path | None) -> None:
-    """Raise ValueError unless results go to one place, and to none of results/ in a rehearsal."""
+    """Raise ValueError if both --out and --archive are given, or neither in a rehearsal."""
     if out is not None and archive_file is not None:
         raise ValueError(
             f"out is {out} and archive {archive_file}; accepted: one of them, since an archive is "
@@ -73,11 +73,11 @@ def command(
 ) -> None:
     """Turn minutes or an hour on a GPU into a page: values, floor, speed, error, report.
 
-    A failed check of check-gpu is printed whole and costs what it concerns; the rest is measured,
-    and the exit code is 1. The same command goes on where the last call ended. Each call stops
-    within its minutes; one that is interrupted (Ctrl-C) stops measuring at once, and then reports
-    or, with --archive, saves. Needs no network; on a GPU, Triton needs a C compiler (CC, gcc or
-    clang) and Python's headers.
+    A failed check of check-gpu is printed in full, and cases that use the failing kernels are
+    recorded as incorrect; the rest is measured, and the exit code is 1. A call ends within its
+    minutes, and the same command resumes; Ctrl-C stops measuring at once and then reports or, with
+    --archive, saves. Needs no network; on a GPU, Triton needs a C compiler (CC, gcc or clang) and
+    Python's headers.
     """
     arguments.minutes(max_minutes)
     machine = environment.probe()

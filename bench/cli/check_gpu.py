@@ -28,7 +28,7 @@ COLOURS = {PASS: "green", FAIL: "bold red", LEFT_OUT: "yellow", NOT_DONE: "bold 
 
 @contextlib.contextmanager
 def show_progress(total: int) -> Iterator[Callable[[Row], None]]:
-    """What it yields is called with each outcome: it counts, and prints failures in full."""
+    """Yield a function to call with each outcome: it counts them and prints failures in full."""
     console = Console(stderr=True)
     done = reports = 0
     with console.status("checking") as status:
@@ -47,7 +47,7 @@ def show_progress(total: int) -> Iterator[Callable[[Row], None]]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The outcomes; the comparisons of a cell and number type that passed share a line."""
+    """A table of outcomes, with one line for all passed comparisons of a cell and number type."""
     shown = Table("check", "what", "outcome", "detail", "s")
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -84,11 +84,11 @@ def command(
 ) -> None:
     """Check the kernels on this GPU: values, repetitions, streams, graphs, failures, memory.
 
-    A failure is printed whole: every tensor's error, where the wrong entries are, and the plans.
+    A failure is printed in full: every tensor's error, where the wrong entries are, and the plans.
 
     Exit code 0 if all that can be checked here passed, 1 if anything failed (a wrong value, bits
     that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
-    but something was not done, for want of time or by the fault of what is around it.
+    but some checks were not done, for lack of time, memory or a tool.
     """
     arguments.minutes(max_minutes)
     cuda = environment.probe().is_cuda or environment.machine().is_cuda

@@ -12,7 +12,7 @@ def command(
         typer.Argument(help="A results folder or record file; without one, only the suite."),
     ] = None,
 ) -> None:
-    """Print BibTeX of the suite and of whom a run measured, and a methods paragraph."""
+    """Print BibTeX of the suite and of the providers in a run, and a methods paragraph."""
     from bench.report import runs  # here, so that --help need not wait for pandas
     from bench.report.pages import cite
 

@@ -14,5 +14,5 @@ def command(
         Path, typer.Option(help="The new file; compressed if its name ends in .jsonl.gz.")
     ],
 ) -> None:
-    """Join shards, or several calls of one run, into one file; the later record counts."""
+    """Join the files of shards or runs; of several records of one case the latest counts."""
     print(f"{store.merge(sources, out)} records in {out}")

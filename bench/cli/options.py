@@ -1,4 +1,4 @@
-"""Options that belong together are one dataclass: a command takes it as one parameter."""
+"""Dataclasses as parameters of commands: each field becomes an option."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Which cases of a preset to measure for whom, for how long, and where records go."""
+    """The options that `sweep` and `error` share."""
 
     preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS
     providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None
@@ -64,7 +64,7 @@ class RunOptions:
         arguments.minutes(self.max_minutes)
 
     def of_sweep(self, preset: str, kinds: tuple[str, ...], shard: str = "1/1") -> Options:
-        """What a sweep of a preset gets."""
+        """The sweep's options, for a preset and the kinds of record to measure."""
         return Options(
             preset=preset,
             preset_file=self.preset_file,

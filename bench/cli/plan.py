@@ -32,7 +32,7 @@ PARTS = {
     "launch_us": "launches",
     "host_us": "Python's launching",
 }
-# Of every field of `Rates`: what it is, its unit, and its origin unless it was measured.
+# For each field of `Rates`: what it is, its unit, and its origin unless it was measured.
 RATES = {
     "clock_ghz": ("clock", "GHz", "published"),
     "barriers_us": ("barrier, by programs", "µs", "assumed"),
@@ -49,7 +49,7 @@ RATES = {
     "gemm_tflops": ("large GEMM", "TFLOP/s", "from the peak"),
     "launch_us": ("launch in a CUDA graph", "µs", "assumed"),
 }
-# The same of the constants of `kernels.plan.cost`, which --limits does not replace.
+# The same for the constants of `kernels.plan.cost`, which --limits does not replace.
 MODEL = {
     "HOST_KERNEL_US": ("Python's launch of a kernel", "µs", "of the host, not the card"),
     "HOST_GEMM_US": ("Python's call of a GEMM", "µs", "of the host, not the card"),
@@ -57,7 +57,7 @@ MODEL = {
     "TENSOR_SHARE": ("of the tensor cores' peak", "", "assumed"),
     "FMA_SHARE": ("of the exact peak", "", "assumed"),
     "SHARED_BYTES_PER_CLOCK": ("shared memory", "bytes per clock", "published"),
-    "ALONE_CLOCKS": ("an instruction, one warp an SM", "clocks", "assumed"),
+    "SINGLE_WARP_CLOCKS": ("an instruction, one warp an SM", "clocks", "assumed"),
     "SHARED_CLOCKS": ("the same, with other warps", "clocks", "assumed"),
     "STEP_INSTRUCTIONS": ("instructions of a step", "", "fitted to compiled kernels"),
     "UNIT_INSTRUCTIONS": ("more, each unit and sequence", "", "fitted to compiled kernels"),
@@ -136,7 +136,7 @@ def command(
 
 
 def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[str]:
-    """A plan in words, a fact a line."""
+    """The lines that describe a plan, one fact each."""
     lines = [f"{loop}: {plan.mode}", f"  why        {plan.reason}"]
     if plan.mode == "gemm":
         lines.append("  product    a GEMM per step by torch's library, between steps of the kernel")
@@ -172,7 +172,7 @@ def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[st
 
 
 def constants(rates: Rates, measured: Collection[str], file: Path | None) -> list[str]:
-    """Every constant that the times are made of: its value, and whether it was measured."""
+    """The lines that list the cost model's constants, and whether each was measured."""
     from kernels.plan import cost
 
     count = f"{len(measured)} of {len(RATES)} rates measured ({file})"

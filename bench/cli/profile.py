@@ -25,7 +25,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Leave out one part of the persistent loop at a time: what remains, how much less it is."""
+    """Time the persistent loop with one part left out at a time, or count its instructions."""
     # Here, so that --help need not wait for torch, which the kernels import.
     from bench.compiler import profile, resources
     from kernels.plan.devices import DEVICES

@@ -13,7 +13,7 @@ from bench.sweep.sweep import Progress
 
 @contextlib.contextmanager
 def bar(title: str, max_seconds: float | None = None) -> Iterator[Progress]:
-    """A bar for one sweep; ``max_seconds`` caps the time left that it shows."""
+    """A bar for one sweep, which shows at most ``max_seconds`` as the time left."""
     started = time.monotonic()
     with _bar(title, progress.TextColumn("{task.fields[left]}")) as shown:
         task = shown.add_task("", total=None, left="", now="starting")
@@ -34,7 +34,7 @@ def bar(title: str, max_seconds: float | None = None) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def count_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar over ``total`` equal things; what it yields is called with each one's name."""
+    """A bar over ``total`` steps; call what it yields with each finished step's name."""
     with _bar(title, progress.TimeRemainingColumn()) as shown:
         task = shown.add_task("", total=total, now="starting")
         yield lambda name: shown.update(task, advance=1, now=name)

@@ -14,14 +14,13 @@ from bench.records import environment, files, provenance
 from bench.sweep import sweep
 from bench.sweep.plan import Options, default_run
 
-# Ends of the parts, as shares of the time asked for; the rest is for the compiler's view and the
-# report.
+# When each part must end, as a share of --max-minutes; the rest is for compiling and the report.
 PARTS = (("time", "speed", 0.55), ("error", "numerical error", 0.85))
 
 
 def run_name(preset: str, folder: Path) -> str:
-    """The usual name, so that the next call resumes the last; with a number where those records are
-    committed: another machine of the same name may have made them, and this one shall measure.
+    """A sweep's default name, by which the next call resumes; with a number if its records are
+    committed, since another machine of the same name may have made them.
     """
     name = default_run(preset)
     taken = provenance.committed(folder / "records")
@@ -37,7 +36,7 @@ def command(
     fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
-    """Measure error and speed of what this machine can honestly run, then make tables and plots.
+    """Measure error and speed on this machine in minutes, then make tables and plots.
 
     On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.

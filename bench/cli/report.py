@@ -24,7 +24,7 @@ def command(
 
 
 def unpacked(path: Path) -> list[Path]:
-    """The device folders of an archive, put into results/; any other path as it is.
+    """Unpack an archive into results/ and return its device folders; any other path as it is.
 
     Raises:
         ValueError: for an archive that no campaign wrote.

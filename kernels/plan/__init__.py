@@ -3,7 +3,7 @@ torch.
 
 `forward_plan` and `backward_plan` take, of all tiles that fit the device (`tiles.py`), the one with
 the least expected time per step (`cost.py`), or a GEMM per step where that is expected to win.
-Other rooms import from here, `devices` (GPUs by name) and `cost`; `tiles` is this room's own.
+Other folders import from here, `devices` (GPUs by name) and `cost`; `tiles` is private.
 """
 
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ POINTWISE_BYTES = 16  # of shared memory for each pair: its four activations cha
 
 @dataclass(frozen=True)
 class Plan:
-    """All numbers of a launch; `mode`, `reason` and `cost` are for the user."""
+    """How a loop is launched; `reason` and `cost` say why so."""
 
     mode: str  # "persistent", "stepwise" or "gemm"
     reason: str
     units: int  # hidden units whose product one program computes
-    split: int  # programs that share those units' product (backward)
+    split: int  # programs that divide the K of that product among them (backward)
     block_b: int
     block_k: int
     chunks: int  # chunks of K in all

@@ -14,7 +14,7 @@ SHARED_BYTES_PER_CLOCK = 128
 # Rows and bytes of K that one link of `Rates.product_clocks` takes.
 CHAIN_ROWS, CHAIN_BYTES = 64, 32
 # Clocks per instruction of a warp that is the only one of its scheduler: dependent ones wait.
-ALONE_CLOCKS = 2.0
+SINGLE_WARP_CLOCKS = 2.0
 # The same if several warps share the scheduler and fill each other's waits.
 SHARED_CLOCKS = 1.2
 # Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns and
@@ -113,8 +113,8 @@ def persistent(
     instructions = STEP_INSTRUCTIONS + pointwise * max(owned, 0.5)
     if not problem.exact:
         instructions += PRODUCT_INSTRUCTIONS * columns * tile.rows / 64 / 16
-    lone_warp = instructions * ALONE_CLOCKS / clock
-    gates = max(lone_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
+    single_warp = instructions * SINGLE_WARP_CLOCKS / clock
+    gates = max(single_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
 
     work = gather + crowd * max(weights, product) + stream + gates
     barrier = 0.0 if tile.single_program else rates.barrier_us(tile.group)

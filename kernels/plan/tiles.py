@@ -124,7 +124,7 @@ class Tile:
         return resident * self.chunk_bytes + max(window, exchange) + signals
 
     def residency(self, device: Device) -> Residency | None:
-        """The most resident chunks, with those the most ahead; None if the tile does not fit."""
+        """As many resident chunks as fit, then as many in flight; None if the tile does not fit."""
         threads = self.num_warps * device.warp
         room = EXACT_OPERAND_REGISTERS if self.exact else OPERAND_REGISTERS
         most = max(1, room * 4 * threads // self.operand_bytes)
@@ -190,7 +190,10 @@ def backward_tiles(problem: Problem) -> Iterator[Tile]:
 def single_program_tiles(
     problem: Problem, backward: bool, units: int, rows: int, block_b: int, chunks: int
 ) -> Iterator[Tile]:
-    """One program a batch tile: its weights are one chunk (forward) or one per gate (backward)."""
+    """Tiles with one program for each batch tile.
+
+    Its weights are one chunk (forward) or one per gate (backward).
+    """
     num_warps = min(8, max(4, units * block_b // (32 * SINGLE_OWNED)))
     if units * block_b <= num_warps * 32 * MOST_OWNED:
         yield Tile(
@@ -202,7 +205,7 @@ def single_program_tiles(
 def group_tiles(
     problem: Problem, backward: bool, units: int, rows: int, block_b: int, split: int
 ) -> Iterator[Tile]:
-    """A group of programs a batch tile, with longer and with shorter chunks of K."""
+    """Tiles with a group of programs for each batch tile, and longer or shorter chunks of K."""
     num_warps = 8 if rows * block_b >= 64 * 64 else 4
     most = MOST_OWNED if block_b <= 16 else MOST_OWNED_WIDE
     if units // split * block_b > num_warps * 32 * most:
