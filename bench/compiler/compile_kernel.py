@@ -1,7 +1,7 @@
-"""Compile one planned kernel for a GPU that need not be there, and read what the compiler made.
+"""Compile one planned kernel for a GPU that need not be present, and count what is in the binary.
 
-The arguments come from the same tables as a launch's (``kernels.launch``), filled with tensors that
-have no memory. Needs ``TRITON_INTERPRET`` unset when ``kernels`` is first imported.
+The arguments are those of a launch (``kernels.launch``), with tensors that have no memory. Needs
+``TRITON_INTERPRET`` unset when ``kernels`` is first imported.
 """
 
 import json
@@ -28,9 +28,9 @@ TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "v_mfma")
 class Variant:
     """One kernel to compile: what a call of this cell, pass and plan would launch.
 
-    ``features`` are the options that a call may leave out: "lengths", "resets", "save" (forward:
-    what the backward pass reads), "bias" (a layer's, of which only some cells' loops see a part),
-    "loop bias" (given to the loop itself).
+    ``features`` are the optional arguments that the call has: "lengths", "resets", "save" (forward:
+    keep what the backward pass reads), "bias" (of a layer; only some cells' loops add a part of
+    it), "loop bias" (of the loop itself).
     """
 
     cell: str
@@ -46,7 +46,7 @@ class Variant:
 
 @dataclass
 class Compiled:
-    """What the compiler made. Counts are of machine instructions in the loop over time."""
+    """Facts of a compiled kernel. Counts are of machine instructions in the loop over time."""
 
     registers: int
     stack_bytes: int
@@ -66,9 +66,9 @@ class Compiled:
 def arguments(
     variant: Variant, T: int = 2, B: int | None = None, device: str = "meta"
 ) -> tuple[Any, dict[str, Any]]:
-    """The kernel and the arguments of its launch; on the meta device tensors have no memory.
+    """The kernel and the arguments of its launch.
 
-    On another they are zero, but for lengths, which are T.
+    Tensors are zero, except lengths, which are T; on the meta device they have no memory.
     """
     import torch
 
@@ -89,12 +89,13 @@ def arguments(
     if "lengths" in variant.features:
         lengths = torch.full((B,), T, dtype=torch.int32, device=device)
     resets = tensor(T, B, dtype=torch.uint8) if "resets" in variant.features else None
+    bias = None
+    if variant.pass_ == "fwd" and (
+        "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
+    ):
+        bias = tensor(D, G * H)
+    recurrence = Recurrence(cell, w_hh, bias, initial, lengths, resets, False, variant.precision)
     if variant.pass_ == "fwd":
-        biased = "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
-        bias = tensor(D, G * H) if biased else None
-        recurrence = Recurrence(
-            cell, w_hh, bias, initial, lengths, resets, False, variant.precision
-        )
         found = launch.forward_arguments(
             recurrence, plan, tensor(T, B, D, G * H), "save" in variant.features
         )
@@ -105,9 +106,6 @@ def arguments(
             history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
         if cell.saved:
             saved = tensor(T, B, D, H, cell.saved)
-        recurrence = Recurrence(
-            cell, w_hh, None, initial, lengths, resets, False, variant.precision
-        )
         found = launch.backward_arguments(
             recurrence, plan, tensor(T, B, D * H),
             tensor(cell.states, D, B, H, dtype=torch.float32), tensor(T, B, D * H), history, saved,
@@ -126,7 +124,7 @@ def arguments(
 
 
 def signature(values: dict[str, Any]) -> dict[str, str | None]:
-    """Each argument's type as Triton writes it, or None for what is a constant to the compiler."""
+    """Each argument's type as Triton writes it, or None for a compile-time constant."""
     from kernels.recurrence import RUNTIME
 
     types: dict[str, str | None] = {}
@@ -139,7 +137,7 @@ def signature(values: dict[str, Any]) -> dict[str, str | None]:
 
 
 def identity(variant: Variant, hip: bool = False) -> str:
-    """All that decides the compiled kernel but its source, as JSON."""
+    """Everything but its source that decides what a compiled kernel is, as JSON."""
     from kernels import launch
 
     kernel, values = arguments(variant)
@@ -150,7 +148,7 @@ def identity(variant: Variant, hip: bool = False) -> str:
 
 
 def constant(value: Any) -> str:
-    """A constant in words: device functions by name, whether interpreted or compiled."""
+    """A compile-time constant as text: a device function's name, interpreted or compiled."""
     function = getattr(value, "fn", value)
     return str(getattr(function, "__name__", value))
 
@@ -190,26 +188,22 @@ def inspect(kernel: Any, variant: Variant, device: Device) -> Compiled:
     return found
 
 
-def _tool(name: str) -> str:
+def cuobjdump(kernel: Any, option: str) -> str:
+    """What Triton's cuobjdump prints of a compiled kernel."""
     import triton
 
-    return str(Path(triton.__file__).parent / "backends/nvidia/bin" / name)
-
-
-def _nvidia(kernel: Any) -> Compiled:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
+        return subprocess.check_output([tool, option, file.name], text=True)
 
-        def ask(what: str) -> str:
-            return subprocess.run(
-                [_tool("cuobjdump"), what, file.name], capture_output=True, text=True, check=True
-            ).stdout
 
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", ask("-res-usage"))
-        if usage is None:
-            raise RuntimeError("cuobjdump -res-usage names no registers")
-        code = sass(ask("-sass"))
+def _nvidia(kernel: Any) -> Compiled:
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", cuobjdump(kernel, "-res-usage"))
+    if usage is None:
+        raise RuntimeError("cuobjdump -res-usage names no registers")
+    code = sass(cuobjdump(kernel, "-sass"))
     span = time_loop(code)
     loop = [text for address, text in code if address in span]
     every = Counter(opcode(text) for _, text in code)
@@ -236,7 +230,7 @@ def time_loop(code: list[tuple[int, str]]) -> range:
 
 
 def _widest_span(branches: Iterable[tuple[int, int]]) -> range:
-    """The widest span of a backward branch, from where branches are and where they go."""
+    """The widest span of a backward branch; each branch is its own address and its target's."""
     spans = (range(target, at + 1) for at, target in branches if target < at)
     return max(spans, key=len, default=range(0))
 

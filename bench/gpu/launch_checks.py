@@ -1,7 +1,7 @@
-"""Checks of ``bench check-gpu`` on how kernels are launched: again and again, beside other streams,
-in CUDA graphs, without a program that the others wait for, and under compute-sanitizer.
+"""Checks of ``bench check-gpu`` on how kernels are launched: repeatedly, beside other streams, in
+CUDA graphs, with a program missing for which others wait, and under compute-sanitizer.
 
-Like those of ``bench.gpu.value_checks``, each is a function that runs in a process of its own.
+Each is a unit of ``bench.sweep.pool``, like those of ``bench.gpu.value_checks``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SANITIZERS = ("memcheck", "synccheck")
 
 
 def cases(rehearse: bool) -> list[Comparison]:
-    """An LSTM and a GRU, whose gates share an input or do not."""
+    """An LSTM, and a GRU, whose candidate keeps the input's and the state's terms apart."""
     if rehearse:
         lstm = Comparison("lstm", "fp32", "ieee", "both", 2, 2, 5, "auto", masks=True)
     else:
@@ -41,9 +41,9 @@ def cases(rehearse: bool) -> list[Comparison]:
 class Repetitions:
     """Compares calls with the first one, on the device and without synchronizing.
 
-    Tensors that our kernels wrote must be equal bit for bit. What torch computes from them may be
-    summed in another order (cuBLAS may take another algorithm beside other work or in a graph), so
-    it must be within its tolerance only; in mode "gemm" that holds for all tensors.
+    Tensors that our kernels wrote must be equal bit for bit. Those that torch computes from them
+    need only be within their tolerance, since cuBLAS may take another algorithm beside other work
+    or in a graph; in mode "gemm" those are all tensors.
 
     Args:
         first: the first call's tensors.
@@ -173,25 +173,25 @@ def graph(comparison: Comparison, device: str, times: int) -> str:
 
 
 def missing_program(backward: bool, device: str, in_graph: bool) -> str:
-    """A launch without its last program ends by itself, is reported, and the next call works.
+    """A launch without its last program ends, its failure is reported, and the next call works.
 
-    The interpreter can do this too, since no two programs need to run at the same time.
+    The interpreter can run this too: the others give up waiting, whether or not they run at once.
     """
     import torch
 
     import kernels
-    from bench.compiler import compile_kernel
+    from bench.compiler import compile_kernel, resources
     from kernels import failures, launch
     from kernels.autograd import device_limits
-    from kernels.plan import Problem, backward_plan, forward_plan
 
     if in_graph and device == "cpu":
         raise Skipped("a CPU has no CUDA graphs")
     T, B = 3, 4
     H = 512 if device == "cuda" else 20
     limits = device_limits(torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
-    problem = Problem(gates=4, B=B, H=H, directions=1, dtype="bfloat16", precision="ieee")
-    plan = (backward_plan if backward else forward_plan)(problem, limits, "persistent")
+    name, pass_ = ("backward", "bwd") if backward else ("forward", "fwd")
+    variant = resources.plan_variant(limits, "lstm", pass_, H, B, "bf16", "persistent")
+    plan = variant.plan
     if device == "cpu":  # the smallest plan with a barrier: interpreting a program takes long
         plan = replace(
             plan, units=16, split=1, group=2, batch_groups=1, tiles=1, block_k=32, resident=1,
@@ -199,9 +199,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
         )  # fmt: skip
     if plan.group == 1:
         raise NotDone("the plan has no barrier: a group is one program")
-
-    name, pass_ = ("backward", "bwd") if backward else ("forward", "fwd")
-    variant = compile_kernel.Variant("lstm", pass_, H, 1, "bf16", "ieee", plan, ("save",))
+    variant = replace(variant, plan=plan, features=("save",))
     kernel, arguments = compile_kernel.arguments(variant, T, B, device)
     result = arguments["dstate_ptr" if backward else "state_ptr"]
 
@@ -209,7 +207,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
         kernel[(programs,)](**arguments, **launch.options(plan))
 
     if in_graph:
-        run(plan.programs)  # compiled and loaded before the capture, which allows neither
+        run(plan.programs)  # to compile and load it, which a capture does not allow
         failures.check()
         arguments["max_polls"] = FEW_POLLS
         captured = torch.cuda.CUDAGraph()
@@ -242,7 +240,7 @@ def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
     Raises:
         Failed: if it found errors.
         Skipped: where it is not installed, or there is no GPU.
-        NotDone: if it was refused, or took too long.
+        NotDone: if the system refused it, or it took too long.
     """
     folders = os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin"
     program = shutil.which("compute-sanitizer", path=folders)
@@ -250,7 +248,7 @@ def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
         raise Skipped("compute-sanitizer is not installed" if cuda else "needs a GPU")
     code = f"from bench.gpu import value_checks; value_checks.run_sanitizer_case({cell!r})"
     command = [program, "--tool", tool, "--error-exitcode", "9"]
-    if tool == "memcheck":  # torch and Triton ask the driver things that it may refuse
+    if tool == "memcheck":  # torch and Triton make driver calls that may fail
         command += ["--report-api-errors", "no"]
     try:
         done = run_command(
@@ -263,11 +261,11 @@ def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
 
 
 def verdict(output: str, code: int) -> str:
-    """Its summary line, from compute-sanitizer's output and exit code.
+    """The summary line of compute-sanitizer's output.
 
     Raises:
         Failed: naming the first error it found.
-        NotDone: if it was refused by the system, or the program under it ended early.
+        NotDone: if the system refused it, or the program under it ended early.
     """
     lines = [line.strip("= ") for line in output.splitlines() if line.strip("= ")]
     summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
@@ -277,5 +275,5 @@ def verdict(output: str, code: int) -> str:
         raise Failed(f"{summary[1]} errors; first: {first}", output)
     if code or not summary:
         last = lines[-1] if lines else "it printed nothing"
-        raise NotDone(f"compute-sanitizer could not look (exit code {code}): {last[:200]}")
+        raise NotDone(f"compute-sanitizer did not run (exit code {code}): {last[:200]}")
     return summary.string[summary.start() :].splitlines()[0]

@@ -150,7 +150,7 @@ def test_a_sanitizer_that_is_refused_is_not_a_failure() -> None:
     with pytest.raises(Failed, match="12 errors; first: Invalid __global__ read of size 4"):
         launch_checks.verdict(WRONG, 9)
     for output, code in ((REFUSED, 1), ("", 0), (CLEAN, 1), ("no such option", 2)):
-        with pytest.raises(NotDone, match="could not look"):
+        with pytest.raises(NotDone, match="did not run"):
             launch_checks.verdict(output, code)
 
 

@@ -1,11 +1,9 @@
-"""Compile the floor's kernels for an H100 that is not there, and check their instructions.
+"""Compile the floor's kernels for an H100 that need not be present, and check their instructions.
 
-Run as a process by test_microbenchmarks.py, where kernels are interpreted.
+Run as a process by test_microbenchmarks.py, because kernels are interpreted there.
 """
 
 import re
-import subprocess
-import tempfile
 from typing import Any
 
 import triton
@@ -20,7 +18,7 @@ from bench.gpu import microbenchmarks as m
 def sass(
     kernel: Any, constants: dict[str, int], warps: int, **types: str
 ) -> tuple[list[str], list[str]]:
-    """The instructions that an H100 would run: of the loop over time, and all.
+    """The instructions that an H100 would run: those of the loop over time, and all.
 
     Pointers are to int32 unless their types are given.
     """
@@ -32,14 +30,10 @@ def sass(
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
-        file.flush()
-        tool = compile_kernel._tool("cuobjdump")
-        listing = subprocess.check_output([tool, "-sass", file.name], text=True)
+    listing = compile_kernel.cuobjdump(made, "-sass")
     code = compile_kernel.sass(listing)
     span = compile_kernel.time_loop(code)
-    assert not re.search("LDL|STL", listing), "a spill"
+    assert not re.search("LDL|STL", listing), "spills"
     return [text for at, text in code if at in span], [text for _, text in code]
 
 
@@ -48,7 +42,7 @@ def count(texts: list[str], what: str) -> int:
 
 
 def check_order(texts: list[str], *whats: str) -> None:
-    """Each is there, after the one before."""
+    """Assert that each occurs, after the one before."""
     rest = iter(texts)
     for what in whats:
         assert any(re.search(what, text) for text in rest), (what, texts)

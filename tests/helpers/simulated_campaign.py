@@ -1,11 +1,11 @@
-"""A campaign on an H100 in simulated time: what a call of so many minutes gets done.
+"""A campaign on an H100 in simulated time: what a call of a few minutes gets done.
 
 ``python -m tests.helpers.simulated_campaign 3 6 9`` prints it. The campaign, the pool of processes,
-the sweep and all their deadlines are the real code on a clock that only moves when something is
-waited for. Replaced is what takes time on a card:
+the sweep and all their deadlines are the real code on a clock that moves only while something is
+waited for. What takes time on a card is replaced:
 
-- compiling: the seconds recorded for that kernel, or for the recorded one most like it, when all of
-  ``results/compiled-sm_90`` was compiled with Triton 3.6.0 on two cores of a server;
+- compiling: the seconds recorded for that kernel, or for the recorded one most like it, under
+  ``results/compiled-sm_90`` (Triton 3.6.0, two cores of a server);
 - measuring a case: the suite's own estimate (``bench.sweep.plan.request_seconds``);
 - starting a process, a check, the floor: the assumptions below. No card has been measured yet.
 """
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -41,8 +41,8 @@ from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
 CORES = 16
 # Assumed seconds: importing torch and opening the device, while as many processes as cores do so;
-# looking whether a kernel is compiled; the floor, as it declares itself; a check of each kind whose
-# kernels are compiled; and what a study (activations, repeatability, training) takes.
+# finding whether a kernel is compiled; the floor, as it declares itself; a study (activations,
+# repeatability, training); and a check of each kind whose kernels are compiled.
 START = 12.0
 LOOK = 0.05
 FLOOR = START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
@@ -57,7 +57,7 @@ TRITON = "triton-3.6.0"
 
 @dataclass
 class Clock:
-    """Seconds that pass only when somebody waits."""
+    """A clock that moves only while something is waited for."""
 
     now: float = 0.0
 
@@ -81,17 +81,16 @@ class Compiler:
                 sizes[record["H"]] = max(record["compile_s"], sizes.get(record["H"], 0.0))
 
     def seconds(self, uses: Sequence[precompile.Use]) -> float:
-        """What compiling takes that these uses need and the cache lacks; then it is there.
+        """The seconds of compiling what these uses need and the cache lacks; it has them then.
 
         A kernel takes as long as that of the nearest hidden size, an sLSTM's as an LSTM's.
         """
         total = 0.0
-        for use in uses:
-            case = use.case
-            kernel = identity(precompile.variant(use))
+        for kernel, use in {identity(precompile.variant(use)): use for use in uses}.items():
             if kernel in self.cache:
                 continue
             self.cache.add(kernel)
+            case = use.case
             cell = "lstm" if case.cell == "slstm" else case.cell
             precision = {"tf32x3": "tf32"}.get(case.precision, case.precision)
             sizes = self.times[cell, use.loop, f"{case.dtype} {precision}"]
@@ -100,7 +99,7 @@ class Compiler:
 
 
 class Process:
-    """A process of the pool: a unit ends after its seconds, the first also after the start."""
+    """A process of the pool: a unit takes its seconds, the first one those of the start too."""
 
     def __init__(self, clock: Clock, compiler: Compiler, *_: Any) -> None:
         self.clock, self.compiler = clock, compiler
@@ -130,14 +129,13 @@ class Process:
 
 
 def wait_for(clock: Clock, processes: Sequence[Process], timeout: float) -> list[Process]:
-    """Those that end first, or none if the time is up before."""
-    first = min(process.ends for process in processes)
-    clock.wait_until(min(first, clock.now + timeout))
+    """The processes that end first, or none if the timeout comes before."""
+    clock.wait_until(min(clock.now + timeout, *(process.ends for process in processes)))
     return [process for process in processes if process.ends <= clock.now]
 
 
 class Measuring:
-    """The process that measures cases."""
+    """The process that measures cases, a ``worker_process.Isolated``."""
 
     def __init__(self, clock: Clock, compiler: Compiler, settings: dict[str, Any], *_: Any) -> None:
         assert settings["compiled_before"]
@@ -205,18 +203,18 @@ def simulated(clock: Clock) -> Iterator[None]:
         yield
 
 
-@dataclass
-class Done:
-    """What a call did: its seconds, kernels compiled, checks passed, and cases by preset."""
+class Done(NamedTuple):
+    """What a call did; cases are those timed of a preset."""
 
     seconds: float
     kernels: int
     checks: int
-    cases: dict[str, tuple[int, int]]
+    first_contact: int
+    campaign: int
 
 
 def run(minutes: float, file: Path) -> Done:
-    """A call of so many minutes that leaves its archive in ``file``."""
+    """Make a call that leaves its archive in ``file``."""
     clock = Clock()
     with simulated(clock):
         command_line.command(
@@ -232,19 +230,17 @@ def run(minutes: float, file: Path) -> Done:
             record["case_id"] for record in store.read(folder / "records")
             if record["kind"] == "time" and record["status"] == "ok"
         }  # fmt: skip
-    cases = {}
-    for preset in campaign.PRESETS:
-        asked = {case.case_id for case in load_preset(preset).cases("time")}
-        cases[preset] = (len(asked & timed), len(asked))
     kernels, checks = (sum(row["outcome"] == PASS for row in rows) for rows in (compiled, checked))
-    return Done(clock.now, kernels, checks, cases)
+    first, rest = (
+        len(timed & {case.case_id for case in load_preset(preset).cases("time")})
+        for preset in campaign.PRESETS[:2]
+    )
+    return Done(clock.now, kernels, checks, first, rest)
 
 
 def row(minutes: float, done: Done) -> str:
     """A line of the table in bench/README.md."""
-    cells = [done.seconds, done.kernels, done.checks]
-    cells += [done.cases[preset][0] for preset in campaign.PRESETS[:2]]
-    return f"| {minutes:g} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |"
+    return f"| {minutes:g} | " + " | ".join(f"{number:.0f}" for number in done) + " |"
 
 
 if __name__ == "__main__":
