@@ -1,8 +1,9 @@
-"""The profile: planned for the GPU at hand, timed for no other, nor over a failed barrier."""
+"""The profile: planned for the present GPU, timed on no other, nor over a failed barrier."""
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -35,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, here: Any, *words: str) -> tuple[str, l
     return found.output, timed
 
 
-def test_times_are_of_what_is_planned_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_of_what_is_planned_for_the_present_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     said, timed = run(monkeypatch, HERE)
     assert "forward on half a card" in said and "µs a step" in said
     assert len(timed) == len(available("fwd")) + len(available("bwd"))
@@ -56,40 +57,30 @@ def test_another_gpus_plan_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) ->
     assert "saving    cannot be left out: the backward loop stores" in backward
 
 
-def test_a_time_over_an_aborted_barrier_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The barrier gives up while the clock runs; nobody would see it but for the check after."""
+def test_a_time_over_a_barrier_that_gave_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The barrier gives up while the clock runs, which only the check afterwards can see."""
     variant = profile.variants(DEVICES["h100"], "lstm", 512, 16, "bf16", "fwd")[0]
-    launched: list[dict[str, Any]] = []
-
-    class Kernel:
-        def __getitem__(self, grid: Any) -> Any:
-            return lambda **arguments: launched.append(arguments)
-
-    failures: list[str] = []
+    kernel, check = MagicMock(), Mock()
 
     def do_bench(once: Any, return_mode: str) -> float:
         once()
-        failures.append("a program never arrived")
+        check.side_effect = kernels.BarrierError("a program never arrived")
         return 1.024
 
-    def check() -> None:
-        if failures:
-            raise kernels.BarrierError(failures.pop())
-
-    values = {"counters_ptr": None}
-    monkeypatch.setattr(compile_kernel, "arguments", lambda *a, **k: (Kernel(), values))
+    found = (kernel, {"counters_ptr": None})
+    monkeypatch.setattr(compile_kernel, "arguments", lambda *a, **k: found)
     monkeypatch.setattr("torch.cuda.synchronize", lambda *_: None)
     monkeypatch.setattr("triton.testing", SimpleNamespace(do_bench=do_bench))
     monkeypatch.setattr(kernels, "check", check)
     with pytest.raises(kernels.BarrierError, match="never arrived"):
         profile.step_microseconds(variant, 16)
-    assert len(launched) == 2
+    assert kernel[variant.plan.programs,].call_count == 2
     monkeypatch.setattr(kernels, "check", lambda: None)
     assert profile.step_microseconds(variant, 16) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    ("words", "message"),
     [
         (("--hidden", "0"), "hidden is 0; accepted: an integer from 1 to 65536"),
         (("--hidden", "65537"), "hidden is 65537; accepted"),
@@ -98,6 +89,6 @@ def test_a_time_over_an_aborted_barrier_is_an_error(monkeypatch: pytest.MonkeyPa
     ],
 )
 @pytest.mark.parametrize("command", ["profile", "plan"])
-def test_sizes_that_no_loop_has_are_refused(command: str, words: Any, told: str) -> None:
+def test_sizes_that_no_loop_has_are_refused(command: str, words: Any, message: str) -> None:
     found = CliRunner().invoke(app, [command, *words])
-    assert isinstance(found.exception, ValueError) and told in str(found.exception)
+    assert isinstance(found.exception, ValueError) and message in str(found.exception)
