@@ -1,8 +1,8 @@
-"""A campaign: from a bare GPU to a complete page, in as many calls as it takes.
+"""A campaign: everything that a device's page shows, measured in as many calls as it takes.
 
 Its order: compile what comes next, check-gpu, the floor, the first-contact preset's speed, then
 speed and error of the campaign and paper presets. Each step gets a share of the time that is left,
-so that a call of three minutes gets as far as the speed; each call goes on where the last ended.
+so that a call of three minutes still measures speed. A call resumes where the last one ended.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from bench.sweep import process, sweep
 from bench.sweep.plan import Options, default_run, record_file
 from bench.sweep.pool import Pool
 
-# What a step gets: a share of the time that is left when it begins, and the most seconds.
+# A step's limits: a share of the time that is left when it begins, and a number of seconds.
 COMPILE = 0.2, 180.0
 CHECK = 0.25, 300.0
 FLOOR = 0.2, 60.0
-SPEED = 0.75, float("inf")  # of a preset that has errors to measure too
+SPEED = 0.75, float("inf")  # of a preset whose errors are measured too
 ALL = 1.0, float("inf")
 
 FIRST_PRESET = "first-contact"
 PRESETS = (FIRST_PRESET, "campaign", "paper")
 REHEARSAL = ("tiny",)
-STUDIED = ("campaign", "tiny")  # the presets after whose speed the studies below are made
+STUDIED = ("campaign", "tiny")  # the presets after whose speed the studies below run
 # Studies of error, which run in processes of their own, and a rehearsal's argument for each.
 STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
     (studies.activations, files.ACTIVATIONS, 64),
@@ -43,20 +43,20 @@ STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
 )
 
 FIRST_REPORT_SECONDS = 60.0  # assumed of the first report; later ones take as long as the last
-LEAST_STUDY_SECONDS = 60.0  # a study is not begun with less, since it leaves nothing if it is ended
-LEAST_SWEEP_SECONDS = 20.0  # the same of a sweep, whose process takes half of that to start
+LEAST_STUDY_SECONDS = 60.0  # a study is not begun with less, since it leaves nothing if killed
+LEAST_SWEEP_SECONDS = 20.0  # nor is a sweep, whose process takes half of that to start
 END_SECONDS = 3.0  # to end the processes that measure and to save
-SAVE_SECONDS = 30.0  # between two savings during a sweep
+SAVE_SECONDS = 30.0  # between two saves within a step
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the caller of a campaign does with what it measures.
+    """Callbacks of a campaign.
 
     Args:
         save: puts the results where they outlast this process.
-        show_checks: for a number of checks, gives what to call with each outcome.
-        show_sweep: for a title and the seconds it may take, gives what a sweep calls.
+        show_checks: takes the number of checks; opens what is called with each outcome.
+        show_sweep: takes a title and the seconds it may take; opens a sweep's progress callback.
         build_report: makes tables, figures and pages in a device's folder; None for no report.
     """
 
@@ -68,13 +68,12 @@ class Outputs:
 
 @dataclass
 class Campaign:
-    """One call.
+    """One call of ``python -m bench campaign``.
 
     Args:
-        results: the folder of results, in which the device has its own.
+        results: the folder of results, with a folder for each device.
         deadline: of ``time.monotonic``.
         settings: of ``bench.sweep.worker.Settings``.
-        outputs: what to do with what is measured.
         timeout: seconds of silence after which a measuring process counts as hanging.
         rehearse: run every step on a tiny grid, on any machine.
     """
@@ -97,7 +96,7 @@ class Campaign:
         self._report_begun = False
 
     def seconds_left(self) -> float:
-        """Until the deadline, less what ending the call will take."""
+        """Seconds until the deadline, less those that ending the call will take."""
         remaining = self.deadline - time.monotonic()
         if self.outputs.build_report is None:
             return remaining - END_SECONDS
@@ -105,16 +104,16 @@ class Campaign:
         return remaining - min(report, remaining / 2)
 
     def seconds_for(self, share: float, most: float) -> float:
-        """What a step gets that begins now."""
+        """The seconds that a step may take if it begins now."""
         return min(share * self.seconds_left(), most)
 
     def remember(self, **facts: Any) -> None:
-        """Keep facts for later calls."""
+        """Store facts for later calls."""
         self.state |= facts
         store.write_state(self.folder / files.CAMPAIGN, self.state)
 
     def run(self) -> None:
-        """All steps, in order, as far as the time goes. A step that fails stops no other."""
+        """Run all steps in order until the time is up. A step that fails stops no other."""
         presets = REHEARSAL if self.rehearse else PRESETS
         with Pool(run_checks.workers()) as pool:
             self.step(self.compile_for_checks, presets[0], pool)
@@ -133,7 +132,7 @@ class Campaign:
         self.report()
 
     def step(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Make a step and save; if it fails, that is noted."""
+        """Run a step and save; note it if it fails."""
         try:
             call(*arguments)
         except (RuntimeError, ValueError, OSError) as fault:
@@ -141,13 +140,13 @@ class Campaign:
         self.outputs.save()
 
     def save_sometimes(self) -> None:
-        """Save, unless that was done a moment ago."""
+        """Save, unless that was done within ``SAVE_SECONDS``."""
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.outputs.save()
             self._saved = time.monotonic()
 
     def fail(self, sentence: str) -> None:
-        """Note what went wrong; the call goes on and ends with exit code 1."""
+        """Note a failure; the call goes on and ends with exit code 1."""
         self.failures.append(sentence)
         print(f"failed, and the campaign goes on: {sentence}", file=sys.stderr)
 
@@ -166,7 +165,7 @@ class Campaign:
         return precompile.of_requests(requests, loaded.providers)
 
     def precompile(self, what: str, uses: list[precompile.Use], pool: Pool) -> None:
-        """Compile ahead on all cores, into the cache that every process of the call shares."""
+        """Compile kernels before they are launched, into the cache that all processes share."""
         if not self.machine.is_cuda:
             print("compile: Triton's interpreter compiles nothing")
             return
@@ -183,11 +182,11 @@ class Campaign:
         self.remember(compiled=compiled)
 
     def check(self, pool: Pool) -> None:
-        """check-gpu: what is not settled yet for this code and software on such a device.
+        """check-gpu: the checks that have no settled outcome with this code, software and device.
 
-        What is not done in its share of the time is left for the next call and shown on the page.
-        A failure only costs the kernels that it makes suspect: they are not measured, and what was
-        measured of them before does not count (``bench.records.failed_checks``).
+        Those not done in time are left for the next call and shown on the page. A failure makes
+        kernels suspect: they are not measured, and earlier measurements of them no longer count
+        (``bench.records.failed_checks``).
         """
         checks = run_checks.all_checks(self.rehearse, self.machine.is_cuda)
         file = run_checks.ResultFile(self.folder, run_checks.key(self.rehearse))
@@ -214,7 +213,7 @@ class Campaign:
             self.replace_records_of_suspects()
 
     def replace_records_of_suspects(self) -> None:
-        """Let what earlier calls measured of suspect kernels no longer count."""
+        """Replace earlier calls' records of suspect kernels by records that say why."""
         paths = store.record_files(self.folder / files.RECORDS, self.run_id)
         records = [record for path in paths for record in store.read(path)]
         if replacements := failed_checks.replacements(records, self.suspects, provenance.now()):
@@ -224,7 +223,7 @@ class Campaign:
             print(f"check-gpu: {len(replacements)} records of earlier calls no longer count")
 
     def measure_floor(self) -> None:
-        """The bounds of this device, unless this code has measured all of them.
+        """Measure the bounds of this device that this code has not measured yet.
 
         Raises:
             RuntimeError: if a microbenchmark fails.
@@ -243,7 +242,7 @@ class Campaign:
             print(f"floor: {files.FLOOR}")
 
     def run_studies(self) -> None:
-        """Activations, repeatability and a training run, unless this code's are there."""
+        """Run the studies of error that this code has not made yet."""
         for study, name, brief in STUDIES:
             found = store.read_state(self.folder / files.RECORDS / name)
             arguments = [brief] * self.rehearse
@@ -259,7 +258,7 @@ class Campaign:
                 self.step(self.run_study, study, *arguments)
 
     def run_study(self, study: Callable[..., Path], *arguments: Any) -> None:
-        """Run a study in a process of its own, which is ended when the time is up."""
+        """Run a study in a process of its own, which is killed when the time is up."""
         seconds = self.seconds_left()
         try:
             written = process.run_function(study, self.folder, *arguments, seconds=seconds)
@@ -268,7 +267,7 @@ class Campaign:
             print(f"{study.__name__}: left for the next call ({fault})")
 
     def sweep(self, preset: str, kind: str, share: tuple[float, float]) -> None:
-        """A preset's speed or error, as far as a share of the time left goes."""
+        """Measure a preset's speed or error for a share of the time left."""
         title, seconds = f"{preset} {kind}", self.seconds_for(*share)
         if seconds < (0 if self.rehearse else LEAST_SWEEP_SECONDS):
             print(f"{title}: left for the next call")
@@ -289,7 +288,7 @@ class Campaign:
         print(f"{title}: {sweep.summary_line(counts, undone)}")
 
     def report(self) -> None:
-        """Report on everything measured so far, if that is asked for."""
+        """Report on everything measured so far, if this call reports."""
         if self.outputs.build_report is None:
             return
         if not store.record_files(self.folder / files.RECORDS):
@@ -300,7 +299,7 @@ class Campaign:
         self.remember(report_seconds=time.monotonic() - began)
 
     def end_early(self) -> None:
-        """Save what there is and report on it, unless interrupted again or in the report."""
+        """Save and report after Ctrl-C, unless that came during the report or comes again."""
         print("interrupted; nothing finished is lost, the same command goes on")
         with contextlib.suppress(KeyboardInterrupt):
             self.outputs.save()

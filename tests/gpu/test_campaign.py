@@ -1,6 +1,4 @@
-"""A campaign: what failed checks and failed steps cost, how it ends, what a few minutes get done on
-a simulated clock, and a rehearsal.
-"""
+"""A campaign: failed checks and steps, its end, minutes in simulated time, and a rehearsal."""
 
 import subprocess
 import sys
@@ -10,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import typer
@@ -56,9 +55,9 @@ def call(
     sweep: Callable[..., Any] = lambda *_: None,
     **options: Any,
 ) -> list[float]:
-    """One campaign of eight minutes whose checks end so; the seconds that they were given.
+    """Run a campaign of eight minutes whose checks have these outcomes; most steps do nothing.
 
-    Most other steps do nothing.
+    Returns the seconds that the checks were given.
     """
     given: list[float] = []
 
@@ -88,7 +87,7 @@ def test_the_paper_grid_completes_the_campaigns():
     first, rest = load_preset("campaign"), load_preset("paper")
     for kind in ("time", "error"):
         assert set(first.cases(kind)) <= set(rest.cases(kind))
-    # ours-graph beside torch.nn-graph is asked of the first hour only
+    # ours-graph against torch.nn-graph is measured in the first hour only
     assert set(first.providers) - set(rest.providers) == {"ours-graph"}
 
 
@@ -103,7 +102,7 @@ def test_the_paper_grid_completes_the_campaigns():
         (["--archive", "card.tgz"], "accepted: a name that ends in .tar.gz"),
     ],
 )
-def test_places_that_results_cannot_go_to_are_refused(words: list[str], message: str):
+def test_options_that_name_no_single_place_for_results_are_refused(words: list[str], message: str):
     found = CliRunner().invoke(app, ["campaign", "--rehearse", *words])
     assert isinstance(found.exception, ValueError) and message in str(found.exception)
 
@@ -143,22 +142,22 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
         ((NOT_DONE, LEFT_OUT), "check-gpu: not one value was checked"),
     ],
 )
-def test_checks_cost_what_they_concern_and_the_rest_is_measured(
+def test_suspect_kernels_are_not_measured_and_the_rest_is(
     states: tuple[str, ...], message: str, tmp_path: Path, monkeypatch, capsys
 ):
-    asked: list[Any] = []
+    seen: list[Any] = []
 
     def sweep(self: Campaign, *_: Any) -> None:
-        asked.append(self.settings["suspects"])
+        seen.append(self.settings["suspects"])
 
     with pytest.raises(typer.Exit) as ended:
         call(tmp_path, monkeypatch, *states, sweep=sweep)
     assert ended.value.exit_code == 1 and message in capsys.readouterr().err
     suspects = rows_of(FAIL)[0].suspects if FAIL in states else []
-    assert asked and all(each == suspects for each in asked)
+    assert seen and all(each == suspects for each in seen)
 
 
-def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(
+def test_checks_that_are_not_done_stop_nothing_and_are_left_for_the_next_call(
     tmp_path: Path, monkeypatch, capsys, still_clock
 ):
     (seconds,) = call(tmp_path, monkeypatch, PASS, NOT_DONE, LEFT_OUT)
@@ -170,7 +169,7 @@ def test_checks_that_are_not_done_stop_nothing_and_are_gone_on_with(
 
 
 def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monkeypatch, capsys):
-    """Its cell, loop and mode; once."""
+    """Only records of its cell, loop and mode, and each only once."""
     run_id = default_run("campaign")
     path = record_file(tmp_path / DEVICE, run_id)
     with store.Writer(path) as writer:
@@ -195,62 +194,45 @@ def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monk
     assert len(list(store.read(path))) == 5
 
 
-def test_studies_train_no_wrong_cell_and_are_left_if_they_take_too_long(
+def test_no_suspect_cell_is_trained_and_a_study_that_takes_too_long_is_left(
     tmp_path, monkeypatch, capsys
 ):
-    asked: dict[str, Any] = {}
-
-    def run_function(study: Callable[..., Path], folder: Path, *words: Any, seconds: float) -> Path:
-        asked[study.__name__] = words
-        if study is studies.repeatability:
-            raise process.TookTooLong("repeatability took more than 100 s")
-        return Path("file.json")
-
+    run_function = Mock(
+        side_effect=[Path("a.json"), process.TookTooLong("took more than 100 s"), Path("b.json")]
+    )
     monkeypatch.setattr(process, "run_function", run_function)
     made = make_campaign(tmp_path)
     made.suspects = (Suspect("values: lstm", "lstm"),)
     made.run_studies()
-    assert asked == {
-        "activations": (), "repeatability": (), "training": (("gru", "rnn_relu", "rnn_tanh"),),
-    }  # fmt: skip
+    assert [call.args for call in run_function.call_args_list] == [
+        (studies.activations, made.folder),
+        (studies.repeatability, made.folder),
+        (studies.training, made.folder, ("gru", "rnn_relu", "rnn_tanh")),
+    ]
     assert not made.failures and capsys.readouterr().out.count("left for the next call") == 1
 
 
 # --- the floor, and states of earlier calls
 
 
-@pytest.mark.parametrize(
-    ("changes", "again"),
-    [
-        ({}, False),
-        ({"problems": {"chain": "-"}}, True),
-        ({"code": "another"}, True),
-    ],
-)
-def test_the_floor_is_measured_until_nothing_of_it_is_missing(
-    changes: dict[str, Any], again: bool, tmp_path: Path, monkeypatch
-):
-    asked: list[float] = []
-    problems = {"copy": "left out: late"}
-
-    def run(folder: Path, seconds: float) -> dict[str, str]:
-        asked.append(seconds)
-        return problems
-
+def test_the_floor_is_measured_until_nothing_of_it_is_missing(tmp_path: Path, monkeypatch):
+    run = Mock(side_effect=[{"copy": "left out: late"}, {"flag": "failed: x"}])
     monkeypatch.setattr(floor, "run", run)
     made = make_campaign(tmp_path)
     made.measure_floor()
+    run.assert_called_with(made.folder, 60)  # a minute at most
     complete: dict[str, Any] = {"code": provenance.code_hash(), "problems": {}}
-    store.write_state(made.folder / files.FLOOR, complete | changes)
+    for changes in ({"problems": {"chain": "-"}}, {"code": "another"}):
+        store.write_state(made.folder / files.FLOOR, complete | changes)
+        assert not floor.is_complete(made.folder)
+    with pytest.raises(RuntimeError, match=r"floor: flag: failed: x$"):
+        made.measure_floor()
+    store.write_state(made.folder / files.FLOOR, complete)
     made.measure_floor()
-    assert asked == [60] * (1 + again)  # a minute at most
-    problems["flag"] = "failed: x"
-    if again:
-        with pytest.raises(RuntimeError, match=r"floor: flag: failed: x$"):
-            made.measure_floor()
+    assert run.call_count == 2
 
 
-def test_a_state_that_cannot_be_read_is_named_and_counts_as_not_there(tmp_path: Path, capsys):
+def test_a_state_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, capsys):
     path = tmp_path / files.CHECKS
     for content in ('{"a": ', "[1]", "\xff"):
         path.write_text(content, encoding="latin-1")
@@ -278,7 +260,7 @@ def test_an_interrupted_campaign_says_so_and_still_reports(
     assert ended.value.exit_code == 130
     printed = capsys.readouterr().out
     assert "interrupted; nothing finished is lost, the same command goes on\n" in printed
-    # What leaves an archive is reported on elsewhere.
+    # A call with an archive makes no report.
     assert ("reported\n" in printed) != archived and file.exists() == archived
     if archived:
         archive.restore(file, tmp_path)
@@ -286,17 +268,16 @@ def test_an_interrupted_campaign_says_so_and_still_reports(
 
 
 def test_an_interrupted_report_is_not_made_again(tmp_path: Path, monkeypatch, capsys):
-    def report(*_: Path) -> None:
-        reports.append(0)
+    def interrupted(*_: Path) -> None:
         print("half a report")
         raise KeyboardInterrupt
 
-    reports: list[int] = []
+    report = Mock(side_effect=interrupted)
     make_records(tmp_path, device=DEVICE)
     monkeypatch.setattr("bench.report.build.main", report)
     with pytest.raises(typer.Exit) as ended:
         call(tmp_path, monkeypatch, PASS)
-    assert ended.value.exit_code == 130 and reports == [0]
+    assert ended.value.exit_code == 130 and report.call_count == 1
     printed = capsys.readouterr().out
     assert "nothing finished is lost" in printed and "half a report" not in printed
 
@@ -314,7 +295,7 @@ def test_time_is_kept_for_the_report(tmp_path: Path, still_clock):
 
 
 @pytest.mark.parametrize("minutes", [2.0, 3.0, 4.5, 6.0, 9.0, 15.0, 60.0])
-def test_a_call_of_minutes_gets_as_far_as_documented_and_no_longer(minutes: float, tmp_path: Path):
+def test_a_call_gets_as_much_done_as_documented_within_its_minutes(minutes: float, tmp_path: Path):
     done = simulated_campaign.run(minutes, tmp_path / "card.tar.gz")
     assert 0.9 * minutes * 60 <= done.seconds <= minutes * 60
     assert done.first_contact > 5
@@ -323,7 +304,7 @@ def test_a_call_of_minutes_gets_as_far_as_documented_and_no_longer(minutes: floa
         assert simulated_campaign.row(minutes, done) in text.splitlines()
 
 
-def test_a_second_call_goes_on_where_the_first_ended(tmp_path: Path):
+def test_a_second_call_resumes_where_the_first_ended(tmp_path: Path):
     first, second = (simulated_campaign.run(3.0, tmp_path / "card.tar.gz") for _ in range(2))
     assert second.checks > first.checks
     assert second.first_contact == 20 and second.campaign > 0
