@@ -18,10 +18,10 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
 
     Args:
         name: of ``kernels.plan.devices.DEVICES``; None is the card of ``path``, or DEFAULT.
-        path: a file of ``bench.gpu.floor``, or None.
+        path: a file that ``bench.gpu.floor`` wrote, or None.
 
     Raises:
-        ValueError: if the file is none of ``bench.gpu.floor``, or of another GPU than ``name``.
+        ValueError: if the file is not one of those, or of another GPU than ``name``.
     """
     if path is None:
         return DEVICES[name or DEFAULT], frozenset()
@@ -41,8 +41,8 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
                 f"{card.multiprocessors}, or no --device"
             )
     rates = measured_rates(measured, card)
-    followed = {"split_barrier"}  # from another measured rate, not measured itself
-    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - followed
+    derived = {"split_barrier"}  # from another rate, not measured itself
+    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - derived
 
 
 def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
         "gemm_tflops": tuple((TORCH_NAMES.get(n, n), rate) for n, rate in measured.tflops.items()),
     }
     if measured.loaded_barrier_us:
-        rates["split_barrier"] = 1.0  # the barrier of so few was measured itself
+        rates["split_barrier"] = 1.0  # small groups were measured themselves
     if measured.gather_gbps:
         rates["l2_gbps"] = measured.gather_gbps * measured.multiprocessors
     if measured.gather_alone_gbps:

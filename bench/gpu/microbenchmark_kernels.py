@@ -1,6 +1,6 @@
 """The Triton kernels of the floor's microbenchmarks.
 
-The interpreter runs them too; its clocks stand still.
+They run in the interpreter too, where a clock reads 0.
 """
 
 import triton
@@ -11,16 +11,16 @@ from kernels.blocks import INTERPRETED, dot
 
 WORD = 4  # bytes; all but the products move int32
 # What a program of the forward LSTM stores at each step for H=1024, B=16 in bfloat16: 16 units of
-# 16 sequences. The state's slice before it arrives at the barrier, the four activations and the
-# cell state in float32 after it, so that they are dirty as it arrives at the next one.
+# 16 sequences. Its slice of the state before it arrives at the barrier; the four activations and
+# the cell state in float32 after it, so that those lines are dirty as it arrives at the next one.
 PAIRS = 16 * 16
 STATE_WORDS = PAIRS * 2 // WORD
 SAVED_WORDS = PAIRS * (4 * 2 + 4) // WORD
 SAVED_BLOCK = 256  # words that are stored at once
 RING = 256  # steps until the same words are stored again: together more than L2 holds
-FLAG_LINES = 64  # flags of a pair and side, in use in turn: L2's slices are not equally far
+FLAG_LINES = 64  # flags per pair and side, used in turn, since L2's slices are not equally far
 CHAIN_ROWS, CHAIN_COLUMNS = 64, 256
-CHAIN_K = 16  # columns that one instruction takes
+CHAIN_K = 16  # columns of one instruction
 
 _STRIDE = tl.constexpr(COUNTER_STRIDE)
 _SAVED_BLOCK = tl.constexpr(SAVED_BLOCK)

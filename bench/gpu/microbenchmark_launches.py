@@ -1,8 +1,8 @@
 """Launches of the microbenchmarks' kernels, and checks of what they compute.
 
-The interpreter (``TRITON_INTERPRET=1``) can check all but clocks. It runs programs one after
-another, so a group is one program there, and of two programs that answer each other the second
-one's flags are set beforehand.
+Every ``check`` runs a kernel once and raises RuntimeError if its result is wrong. The interpreter
+(``TRITON_INTERPRET=1``) can check all but clocks. It runs programs one after another, so a group is
+one program there, and of two programs that answer each other, the second one's flags are preset.
 """
 
 import numpy as np
@@ -57,12 +57,7 @@ class Barrier:
         )  # fmt: skip
 
     def check(self, steps: int) -> None:
-        """Run it once.
-
-        Raises:
-            RuntimeError: if a program gave up waiting, fewer arrived than should have, or stored
-                something else.
-        """
+        """That no program gave up waiting, and all arrived and stored what they should."""
         self(steps)
         if self.error.item() or not bool((self.counters[:, 0] == self.size * steps).all()):
             groups = len(self.counters)
@@ -75,7 +70,7 @@ class Barrier:
 class Release:
     """Programs that store `words` words and release; call it with the number of steps.
 
-    ``clocks`` ([programs]) has the clock cycles of all the last run's releases.
+    ``clocks`` ([programs]) is the sum of the clock cycles of the last run's releases.
     """
 
     def __init__(self, programs: int, words: int, device: torch.device) -> None:
@@ -91,7 +86,7 @@ class Release:
         )
 
     def check(self, steps: int) -> None:
-        """Run it once; raise RuntimeError if something else was counted or stored."""
+        """That every release was counted, and every word stored."""
         self(steps)
         if not bool((self.counters[:, 0] == steps).all()):
             raise RuntimeError(f"a program that released {steps} times was counted otherwise")
@@ -101,7 +96,7 @@ class Release:
 class Flags:
     """Pairs of programs that answer each other; call it with the number of rounds.
 
-    ``answered`` is whether the second program's flags are set before, for the interpreter.
+    ``answered`` is whether the second programs' flags are preset, for the interpreter.
     """
 
     def __init__(self, pairs: int, device: torch.device) -> None:
@@ -119,7 +114,7 @@ class Flags:
         )  # fmt: skip
 
     def check(self, rounds: int) -> None:
-        """Run it once; raise RuntimeError if a flag was not seen or has not its last number."""
+        """That every flag was seen, and has its last number."""
         self(rounds)
         lines = torch.arange(k.FLAG_LINES, device=self.flags.device)
         used = lines < rounds
@@ -133,7 +128,7 @@ class Flags:
 class Latency:
     """One program that follows links round a cycle of cache lines; call it with the hops.
 
-    The first word of a line names the next one's; ``end`` is where the last run ended.
+    The first word of a line is the index of the next one's; ``end`` is where the last run ended.
     """
 
     def __init__(self, lines: int, device: torch.device) -> None:
@@ -147,7 +142,7 @@ class Latency:
         k.latency_loop[(1,)](self.links, self.end, hops, num_warps=1)
 
     def check(self, hops: int) -> None:
-        """Run it once; raise RuntimeError if it ended elsewhere than its links lead."""
+        """That the loads ended where their links lead."""
         self(hops)
         links, at = self.links.tolist(), 0
         for _ in range(hops):
@@ -157,7 +152,7 @@ class Latency:
 
 
 class Chain:
-    """Programs that accumulate one product, of whole numbers, so that sums are exact.
+    """Programs that accumulate one product of integers, so that sums are exact.
 
     Call it with the number of products; ``total`` is [programs, CHAIN_ROWS, n] in float32.
     """
@@ -180,7 +175,7 @@ class Chain:
         )  # fmt: skip
 
     def check(self, steps: int) -> None:
-        """Run it once; raise RuntimeError unless every sum is exactly what it should be."""
+        """That every sum is exact."""
         self(steps)
         product = self.left.cpu().double() @ self.right.cpu().double().T
         if not bool((self.total.cpu().double() == steps * product).all()):
@@ -188,7 +183,7 @@ class Chain:
 
 
 def run_gather(source: Tensor, sums: Tensor, words: int, warps: int, repeats: int) -> None:
-    """Launch the gather: `words` at once, a program for each row of ``sums`` [programs, words]."""
+    """Launch the gather, `words` at once, with a program for each row of ``sums`` [programs, words]."""
     k.gather_loop[(len(sums),)](source, sums, repeats, len(source) // words, words, num_warps=warps)
 
 

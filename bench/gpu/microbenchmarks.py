@@ -1,7 +1,7 @@
 """The microbenchmarks of the floor: what each runs, how it is timed, and how long it may take.
 
-A time is the difference between a long and a short run, so that the launch is not in it; clock
-cycles are counted on the device. ``bench.gpu.microbenchmark_launches`` launches the kernels.
+A time is the difference between a long and a short run, which excludes the launch; clock cycles
+are counted on the device. ``bench.gpu.microbenchmark_launches`` launches the kernels.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def summarize(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
 
 
 def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """The time of a step by group size, the device full of such groups.
+    """The time of a step by group size, with the device full of such groups.
 
     First with the stores of a real step, then without any; the largest groups first.
     """
@@ -99,7 +99,7 @@ def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def flags(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """A round trip between two SMs through L2: a store, and the answer to it."""
+    """A round trip between two SMs through L2: one stores, the other answers with a store."""
     for pairs in dict.fromkeys((1, max(1, multiprocessors // 2))):
         flag = runs.Flags(pairs, device)
         flag.check(STEPS)
@@ -107,7 +107,7 @@ def flags(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def releases(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Clock cycles of a release at GPU scope (MEMBAR.GPU) after so many bytes of stores."""
+    """Clock cycles of a release at GPU scope (MEMBAR.GPU), by the bytes stored before it."""
     for programs in dict.fromkeys((multiprocessors, 1)):
         for words in RELEASED_WORDS:
             release = runs.Release(programs, words, device)
@@ -122,7 +122,7 @@ def releases(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
     """Clock cycles of a 64 x n x 16 product, each accumulated onto the last, on all SMs.
 
-    ``ghz`` is the clock rate meanwhile.
+    ``ghz`` is the clock rate during the run.
     """
     for n, warps in CHAINS:
         chain = runs.Chain(multiprocessors, n, warps, device)
@@ -142,14 +142,14 @@ def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """From one empty kernel to the next: as nodes of a CUDA graph, and launched by Python."""
+    """The time from one empty kernel to the next: nodes of a CUDA graph, or Python's launches."""
     word = torch.zeros(1, dtype=torch.int32, device=device)
 
     def stream(count: int) -> None:
         for _ in range(count):
             k.nothing[(1,)](word, num_warps=1)
 
-    stream(1)  # what a capture must not do: compile and load
+    stream(1)  # to compile and load it, which a capture does not allow
     graphs = {count: torch.cuda.CUDAGraph() for count in LAUNCHES}
     for count, graph in graphs.items():
         with torch.cuda.graph(graph):
@@ -167,7 +167,7 @@ def latencies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def gathers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Bandwidth from L2 to one SM, while all SMs read and while one does."""
+    """Bandwidth from L2 to one SM, while all SMs read and while only it does."""
     for size in GATHER_BYTES:
         source = torch.randint(-9, 9, (size // k.WORD,), dtype=torch.int32, device=device)
         for words, warps, each in GATHERS:
@@ -216,8 +216,8 @@ class Microbenchmark:
 
     Attributes:
         seconds: that it may take on a card, compiling included; it is not begun with less left.
-        measure: an entry for each variant, the most informative first.
-        check: of its kernels' answers, at a size that the interpreter can do.
+        measure: yields an entry for each variant, the most informative first.
+        check: raises RuntimeError if its kernels' results are wrong; small enough to interpret.
     """
 
     name: str
@@ -226,8 +226,8 @@ class Microbenchmark:
     check: Callable[[torch.device], object] = lambda device: None
 
 
-# The most informative first, since the last are left out for want of time. All take, with
-# START_SECONDS, under a minute.
+# The most informative first, since the last are left out if time is short. With START_SECONDS, all
+# together take under a minute.
 START_SECONDS = 12  # importing torch, making the context, the first compilation
 MICROBENCHMARKS = (
     # 20 variants x 23 runs of 1 + 2 thousand steps of some 1.5 us: 2.1 s, and their intervals

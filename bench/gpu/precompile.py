@@ -1,7 +1,7 @@
 """Compile the kernels that cases will launch, each once, on all cores, into Triton's own cache.
 
-A kernel is compiled by Triton's ``warmup`` with the arguments of a launch, so that the launch
-finds it, in whatever process. Imports no torch; the processes that compile do.
+A kernel is compiled by Triton's ``warmup`` with the arguments of a launch, so that a later launch
+in any process finds it. Imports no torch; the processes that compile do.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ def of_requests(requests: Iterable[Request], providers: Sequence[str]) -> list[U
 
 
 def variant(use: Use) -> Any:
-    """The kernel that this use launches on the GPU at hand, by its plan."""
+    """The kernel that this use launches on the present GPU."""
     import torch
 
     from bench.compiler import resources
@@ -107,7 +107,7 @@ def compile_use(use: Use, claims: Path) -> str:
     """Compile what this use launches, unless another process has begun to.
 
     Args:
-        claims: a folder that gets a file for each kernel that a process takes on.
+        claims: a folder in which a process makes a file for each kernel that it compiles.
 
     Returns:
         ``COMPILED`` or ``CLAIMED``.
@@ -131,12 +131,10 @@ def compile_use(use: Use, claims: Path) -> str:
 
 
 def run(uses: Sequence[Use], seconds: float, pool: Pool) -> list[Row]:
-    """Compile the kernels of these uses, each once, the first ones first.
-
-    What is not compiled when the time is up is compiled where it is first launched.
+    """Compile the kernels of these uses in order, each once, until the time is up.
 
     Returns:
-        A row for each kernel, and for each use that was not looked at in time.
+        A row for each kernel, and for each use that was not begun in time.
     """
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as claims:

@@ -1,6 +1,6 @@
-"""The checks of ``python -m bench check-gpu``: which there are, running them, and their outcomes.
+"""The checks of ``python -m bench check-gpu``: a list of them, running them, and their outcomes.
 
-They show what the CPU tests cannot: compiled kernels at real sizes, programs that really run at
+They cover what the CPU tests cannot: compiled kernels at real sizes, programs that really run at
 once, streams, CUDA graphs (``bench.gpu.value_checks``, ``bench.gpu.launch_checks``). Each runs in
 a process of a pool, the most informative first.
 """
@@ -22,15 +22,14 @@ from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect,
 from bench.sweep.pool import Pool, Unit
 
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
-TRIES = 2  # a check that was not done after so many fair tries is not begun again
+TRIES = 2  # a check that was not done after this many fair tries is not begun again
 
 
 @dataclass
 class Row:
-    """One check's outcome, one of ``bench.sweep.pool``'s four, and how many fair tries it had.
+    """One check's outcome (see ``bench.sweep.pool.Outcome``) and how many fair tries it had.
 
-    ``report`` is a failure's full account; ``suspects`` its rows of
-    ``bench.records.failed_checks``.
+    ``suspects`` are those of a failure, as ``bench.records.failed_checks.to_json`` writes them.
     """
 
     check: str
@@ -48,10 +47,10 @@ class Row:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a later call need not run this check: all but what lacked time or memory.
+        """Whether a later call need not run this check again.
 
-        A failure stays one as long as code and software are the same: if it does not recur, it is
-        a race. A check that was not done after ``TRIES`` tries is settled, too.
+        A failure is settled as long as code and software are the same: if it does not recur, it is
+        a race. A check that was not done is settled after ``TRIES`` tries.
         """
         return self.outcome != NOT_DONE or self.tries >= TRIES
 
@@ -60,7 +59,7 @@ class Row:
 class Check:
     """One check: its kind, what is checked, how, and which kernels are suspect if it fails.
 
-    ``suspects`` is for a check that dies or raises; one that finds a wrong value names its own.
+    A check that finds a wrong value names its own suspects; these are for one that dies or raises.
     """
 
     kind: str
@@ -72,7 +71,7 @@ class Check:
 def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
     """Every check, the most informative first.
 
-    A check that launches another's kernels comes after it and finds them compiled.
+    One that launches the same kernels as another runs after it and finds them compiled.
     """
     found: dict[str, Check] = {}
     device = "cuda" if cuda else "cpu"
@@ -120,12 +119,10 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         compiled = add("streams", bare.name, streams, of=bare)
         graph = partial(launch_checks.graph, bare, device, few)
         add("graph", bare.name, graph, compiled, of=bare)
-    # What "auto-graph" may choose: torch's GEMMs and our kernels in one graph.
+    # "auto-graph" may choose this: torch's GEMMs and our kernels in one graph.
     gemm = replace(launch_checks.cases(rehearse)[0], masks=False, mode="gemm")
     add("graph", gemm.name, partial(launch_checks.graph, gemm, device, few), of=gemm)
-    numbers = [  # the interpreter has no tf32
-        number for number in value_checks.NUMBERS if cuda or number[1] != "tf32"
-    ]
+    numbers = [n for n in value_checks.NUMBERS if cuda or n[1] != "tf32"]  # not interpreted
     for number in (n for n in numbers if n[0] != "fp32"):
         add_comparisons(*number)
     for cell in cells if cuda else cells[:1]:
@@ -137,14 +134,14 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         for tool in launch_checks.SANITIZERS:
             call = partial(launch_checks.run_sanitizer, tool, cell, cuda)
             add("sanitizer", f"{tool} {cell}", call, *after, of=case)
-    for number in (n for n in numbers if n[0] == "fp32"):  # whose products take long to compile
+    for number in (n for n in numbers if n[0] == "fp32"):  # which take long to compile
         add_comparisons(*number)
     add("far offsets", "rnn_tanh bf16", partial(value_checks.far_offsets, device))
     return list(found.values())
 
 
 def key(rehearse: bool) -> dict[str, Any]:
-    """What must be equal for an earlier outcome to count."""
+    """The facts under which an earlier outcome still counts."""
     digest = hashlib.sha256()
     for module in (value_checks.__file__, launch_checks.__file__, __file__):
         digest.update(Path(module).read_bytes())
@@ -188,7 +185,7 @@ def suspects(rows: Sequence[Row]) -> tuple[Suspect, ...]:
 
 
 def workers() -> int:
-    """How many processes to check with: one for each core, as compiling takes most of the time."""
+    """How many processes check: one for each core, since compiling takes most of the time."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
@@ -199,10 +196,10 @@ def run(
     pool: Pool,
     on_row: Callable[[Row], object] = lambda row: None,
 ) -> list[Row]:
-    """Run the checks that ``file`` does not hold as settled; all outcomes, in the checks' order.
+    """Run the checks that have no settled outcome in ``file``, and return all outcomes in order.
 
     Args:
-        file: gets each outcome as it comes, so that a call that is killed loses none.
+        file: each outcome is stored as it comes, so that a call that is killed loses none.
         on_row: called with each outcome after it was stored.
     """
     deadline = time.monotonic() + seconds

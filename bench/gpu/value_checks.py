@@ -1,8 +1,8 @@
 """Checks of ``bench check-gpu`` that compare values with float64.
 
-Each check is a function that runs in a process of its own and returns a line on what it found. If
-the kernels are wrong it raises ``Failed``, or lets through what they raise; ``Skipped`` if this
-machine cannot run it; ``NotDone`` if something other than the kernels kept it from ending.
+Each is a unit of ``bench.sweep.pool`` and returns a line on what it found. It raises ``Failed``, or
+whatever the kernels raise, if they are wrong; ``Skipped`` if this machine cannot run it;
+``NotDone`` if something other than the kernels stopped it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # Times sqrt(u): the tolerance of gradients of rnn_relu; see `tolerance`.
 RELU_FACTOR = 1.6
-MOST_RANGES = 6  # of indices, in a report of where a tensor is wrong
-# What the axes of each tensor of a comparison are; a gradient has those of its tensor.
+MOST_RANGES = 6  # of indices, in a report on a wrong tensor
+# The axes of each tensor of a comparison; a gradient has those of its tensor.
 AXES = {
     "y": ("time", "sequence", "unit"),
     "gx": ("time", "sequence", "direction", "gate row"),
@@ -35,7 +35,7 @@ STATE_AXES = ("direction", "sequence", "unit")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison with float64: the forward and the backward loop, without the input GEMM."""
+    """One comparison with float64, of both loops without the input GEMM."""
 
     cell: str
     dtype: str
@@ -74,7 +74,7 @@ def kernel_cells() -> list[str]:
 
 
 def first(cell: str, rehearse: bool) -> Comparison:
-    """The most informative comparison of a cell: both passes, both directions, every option."""
+    """The most informative comparison of a cell: both directions and every option."""
     return next(comparisons(cell, *NUMBERS[0], rehearse))
 
 
@@ -107,7 +107,7 @@ def all_comparisons(rehearse: bool) -> list[Comparison]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a comparison computes on, the tensors named as in ``bench.cases.problem``."""
+    """The inputs of a comparison; tensors are named as in ``bench.cases.problem``."""
 
     comparison: Comparison
     tensors: dict[str, Tensor]
@@ -159,7 +159,7 @@ def run_kernels(inputs: Inputs) -> dict[str, Tensor]:
 
     comparison = inputs.comparison
     precision = None if comparison.precision == "none" else comparison.precision
-    with torch_precision(comparison.precision):  # of what torch multiplies, as in the benchmark
+    with torch_precision(comparison.precision):  # for torch's GEMMs, as in the benchmark
         return run_recurrence(kernels, inputs, mode=comparison.mode, precision=precision)
 
 
@@ -177,8 +177,8 @@ def tolerance(comparison: Comparison, name: str) -> float:
 
     The benchmark allows those 8 sqrt(u), because its tensors may have few elements; here they have
     thousands. The reference computed in bf16 and fp16, which rounds more often than the kernels,
-    is off by at most 0.57 sqrt(u). So 1.6 sqrt(u) is allowed, in bf16 0.1: less than the error of a
-    gradient over 50 steps that lacks the term of one (1 / sqrt(50) = 0.14).
+    is off by at most 0.57 sqrt(u). So 1.6 sqrt(u) is allowed, 0.1 in bf16: less than the error of a
+    gradient over 50 steps that lacks one step's term (1 / sqrt(50) = 0.14).
     """
     from bench.measure.metrics import tolerance as at_any_shape
 
@@ -199,18 +199,15 @@ def ranges(indices: Sequence[int]) -> str:
     >>> ranges([0, 1, 2, 5, 7, 8])
     '0-2, 5, 7-8'
     """
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    words = [f"{low}-{high}" if high > low else f"{low}" for low, high in runs[:MOST_RANGES]]
+    import numpy as np
+
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs[:MOST_RANGES]]
     return ", ".join(words) + (f" and {len(runs) - MOST_RANGES} more" if runs[MOST_RANGES:] else "")
 
 
 def describe_errors(name: str, found: Tensor, exact: Tensor, bound: float) -> list[str]:
-    """Which entries of a tensor are wrong, the first of them, and the worst.
+    """Lines on which entries of a tensor are wrong, the first of them, and the worst.
 
     An entry is listed where it is not finite, or off by more than ``bound`` times the root mean
     square of ``exact``: a tensor whose relative L2 error exceeds ``bound`` has at least one.
@@ -247,12 +244,12 @@ def describe_errors(name: str, found: Tensor, exact: Tensor, bound: float) -> li
 
 
 def compare(comparison: Comparison, device: str) -> str:
-    """The largest error of all outputs and gradients, as a share of its tolerance.
+    """A line on the largest error of all outputs and gradients, as a share of its tolerance.
 
     Raises:
-        Failed: if one is above its tolerance. Its report has every tensor's error, where the
-            wrong ones are wrong, and the plans; suspect is the forward loop if an output is
-            wrong, else the backward loop, in the mode that the plan chose.
+        Failed: if one is above its tolerance. The report has every tensor's error, the wrong
+            entries, and the plans. The suspect is the forward loop if an output is wrong, else the
+            backward loop, in the mode that the plan chose.
     """
     import kernels
     from bench.measure.metrics import errors
@@ -328,12 +325,12 @@ def far_offsets(device: str) -> str:
 
 
 def sanitizer_case(cell: str) -> Comparison:
-    """What runs under compute-sanitizer: groups of several programs, every option."""
+    """The case that runs under compute-sanitizer: groups of several programs, every option."""
     return Comparison(cell, "bf16", "none", "both", 3, 5, 500, "persistent", masks=True)
 
 
 def run_sanitizer_case(cell: str) -> str:
-    """Run that case once, which also compiles its kernels."""
+    """Run that case once, compiling its kernels."""
     import kernels
 
     run_kernels(make_inputs(sanitizer_case(cell), "cuda"))

@@ -1,4 +1,4 @@
-"""The floor's microbenchmarks: what their checks see, and what their kernels compile to."""
+"""The floor's microbenchmarks: what their checks find, and what their kernels compile to."""
 
 import subprocess
 import sys
@@ -22,8 +22,8 @@ interpreted = pytest.mark.skipif(DEVICE.type == "cuda", reason="kernels are not 
 
 
 @interpreted
-def test_programs_that_wait_in_vain_are_seen(monkeypatch):
-    """The interpreter runs programs one after another, so nobody answers the first of two."""
+def test_a_wait_that_gives_up_is_found(monkeypatch):
+    """The interpreter runs programs one after another, so the first of two gets no answer."""
     monkeypatch.setattr(launches, "MAX_POLLS", 3)
     with pytest.raises(RuntimeError, match="among 2 programs in 1 groups was not completed"):
         Barrier(2, 1, CPU).check(2)
@@ -43,7 +43,7 @@ def test_programs_that_wait_in_vain_are_seen(monkeypatch):
         (lambda: Chain(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
     ],
 )
-def test_a_step_too_few_is_seen(made: Callable[[], Any], message: str, monkeypatch):
+def test_a_run_of_a_step_too_few_is_found(made: Callable[[], Any], message: str, monkeypatch):
     run, kind = made(), type(made())
     whole = kind.__call__
     monkeypatch.setattr(kind, "__call__", lambda self, steps: whole(self, steps - 1))
@@ -69,10 +69,8 @@ def test_a_program_stores_as_much_as_in_a_real_step():
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_a_gpu_that_is_not_there():
-    """The instruction that each is to measure stands where its clock or its loop is, and nothing
-    is spilled: the release between two clocks, the products from shared memory in a chain.
-    """
+def test_the_kernels_compile_for_an_h100():
+    """Each timed instruction is where its clock or loop is, and nothing is spilled."""
     command = [sys.executable, "-m", "tests.helpers.compile_microbenchmarks"]
     environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(Path.home())}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)

@@ -63,11 +63,11 @@ def test_each_kernel_is_a_row_and_failures_are_named():
     )
 
 
-def test_only_our_providers_launch_kernels_and_only_what_they_are_asked_for():
+def test_only_our_providers_launch_kernels_and_only_those_of_their_requests():
     assert precompile.of_requests(REQUESTS, ("torch.nn", "reference")) == []
     (first, *_) = REQUESTS
-    asked = replace(first, providers=("ours", "ours-graph"))
-    uses = precompile.of_requests([asked], ("ours-gemm",))
+    request = replace(first, providers=("ours", "ours-graph"))
+    uses = precompile.of_requests([request], ("ours-gemm",))
     assert [(use.loop, use.mode, use.save) for use in uses] == [
         ("fwd", "auto", True), ("bwd", "auto", True),
         ("fwd", "auto-graph", True), ("bwd", "auto-graph", True),

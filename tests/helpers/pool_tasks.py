@@ -1,4 +1,4 @@
-"""Units for the pool of check-gpu. Imports no torch, so that its processes start at once."""
+"""Calls for a pool of processes. Imports no torch, so that its processes start at once."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def needs_a_clean_process() -> str:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, waiting for that a while."""
+    """Whether a process ends within ten seconds."""
     for _ in range(100):
         status = Path(f"/proc/{pid}/stat")
         if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":

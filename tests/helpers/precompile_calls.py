@@ -1,5 +1,5 @@
-"""Kernels compiled ahead, or launched: run as two processes by test_precompile.py, because kernels
-that are imported there are interpreted.
+"""Compile kernels ahead, or launch them. Run as two processes by test_precompile.py, because
+kernels are interpreted there.
 """
 
 import sys
@@ -49,7 +49,7 @@ def compile_ahead() -> None:
 
 
 def launch() -> None:
-    """What the benchmark and check-gpu run; nothing is computed."""
+    """Launch what the benchmark and check-gpu do, with a driver that launches nothing."""
     for comparison in COMPARISONS:
         value_checks.run_kernels(value_checks.make_inputs(comparison, "cpu"))
     providers = load()
