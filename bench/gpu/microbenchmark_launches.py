@@ -57,7 +57,7 @@ class Barrier:
         )  # fmt: skip
 
     def check(self, steps: int) -> None:
-        """That no program gave up waiting, and all arrived and stored what they should."""
+        """Check that no program gave up waiting, and all arrived and stored what they should."""
         self(steps)
         if self.error.item() or not bool((self.counters[:, 0] == self.size * steps).all()):
             groups = len(self.counters)
@@ -86,7 +86,7 @@ class Release:
         )
 
     def check(self, steps: int) -> None:
-        """That every release was counted, and every word stored."""
+        """Check that every release was counted, and every word stored."""
         self(steps)
         if not bool((self.counters[:, 0] == steps).all()):
             raise RuntimeError(f"a program that released {steps} times was counted otherwise")
@@ -114,7 +114,7 @@ class Flags:
         )  # fmt: skip
 
     def check(self, rounds: int) -> None:
-        """That every flag was seen, and has its last number."""
+        """Check that every flag was seen, and has its last number."""
         self(rounds)
         lines = torch.arange(k.FLAG_LINES, device=self.flags.device)
         used = lines < rounds
@@ -142,7 +142,7 @@ class Latency:
         k.latency_loop[(1,)](self.links, self.end, hops, num_warps=1)
 
     def check(self, hops: int) -> None:
-        """That the loads ended where their links lead."""
+        """Check that the loads ended where their links lead."""
         self(hops)
         links, at = self.links.tolist(), 0
         for _ in range(hops):
@@ -175,7 +175,7 @@ class Chain:
         )  # fmt: skip
 
     def check(self, steps: int) -> None:
-        """That every sum is exact."""
+        """Check that every sum is exact."""
         self(steps)
         product = self.left.cpu().double() @ self.right.cpu().double().T
         if not bool((self.total.cpu().double() == steps * product).all()):
@@ -183,7 +183,7 @@ class Chain:
 
 
 def run_gather(source: Tensor, sums: Tensor, words: int, warps: int, repeats: int) -> None:
-    """Launch the gather, `words` at once, with a program for each row of ``sums`` [programs, words]."""
+    """Gather `words` at once, with a program for each row of ``sums`` [programs, words]."""
     k.gather_loop[(len(sums),)](source, sums, repeats, len(source) // words, words, num_warps=warps)
 
 
