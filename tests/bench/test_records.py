@@ -3,9 +3,7 @@
 import gzip
 import json
 import math
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -18,79 +16,47 @@ from bench.cases.cases import DEFAULTS, make_case
 from bench.records import provenance, schema, store
 from bench.report import compare
 from bench.sweep.plan import finished
+from tests.helpers import synthetic
 
 
 def record(**values: object) -> store.Record:
-    base = {
-        **make_case(**DEFAULTS).fields(),
-        "run_id": "r",
-        "kind": "time",
-        "status": "ok",
-        "provider": "torch.nn",
-        "device": {"name": "d", "kind": "cpu"},
-        "software": {},
-        "code": "c",
-        "seed": 0,
-        "time": "2026-01-01T00:00:00+00:00",
-    }
-    return schema.new_record(**base | values)
-
-
-GOOD: list[dict[str, Any]] = [
-    {},
-    {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
-    {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS, 0.5)}},
-    {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS)}},
-    {"status": "oom", "reason": "too large", "I": None},
-]
-BAD: list[dict[str, Any]] = [
-    {"status": "fine"},
-    {"B": "16"},
-    {"B": 1.5},
-    {"B": True},
-    {"B": None},
-    {"median_ms": "fast"},
-    {"mode": "wall"},
-    {"directions": 3},
-    {"converged": 1},
-    {"errors": {"y": {"max_abs": 1.0}}},
-    {"samples_ms": ["1"]},
-    {"samples_ms": 1.0},
-    {"device": None},
-    {"median_ms": 0.0},
-    {"provider": "mine/fast"},
-    {"provider": ""},
-    {"versus": {"provider": "torch.nn", "ratio": 0.5}},
-]
-
-
-@pytest.mark.parametrize("values", GOOD)
-def test_a_record_of_the_right_fields_passes(values):
-    schema.check(record(**values))
-
-
-@pytest.mark.parametrize("values", BAD)
-def test_a_field_of_another_type_or_value_is_named(values):
-    with pytest.raises(schema.BadRecord, match=next(iter(values))):
-        schema.check(record(**values))
-
-
-def test_a_missing_and_an_unknown_field_are_named():
-    with pytest.raises(schema.BadRecord, match="lacks seed"):
-        schema.check({name: value for name, value in record().items() if name != "seed"})
-    with pytest.raises(schema.BadRecord, match="has colour"):
-        schema.check(record() | {"colour": "red"})
+    return synthetic.timed(make_case(**DEFAULTS), "torch.nn", **values)
 
 
 def write(path: Path, *records: store.Record) -> Path:
-    with store.Writer(path) as writer:
-        for each in records:
-            writer.append(each)
-    return path
+    return synthetic.save(path.parent, records, path.name) / path.name
 
 
 def seeds(path: Path) -> list[int]:
     return [each["seed"] for each in store.read(path)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
+        {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS, 0.5)}},
+        {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS)}},
+        {"status": "oom", "reason": "too large", "I": None},
+    ],
+)
+def test_a_record_of_the_right_fields_passes(values: dict[str, Any]):
+    schema.check(record(**values))
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("status", "fine"), ("B", "16"), ("B", 1.5), ("B", True), ("B", None), ("median_ms", "fast"),
+    ("median_ms", 0.0), ("mode", "wall"), ("directions", 3), ("converged", 1), ("device", None),
+    ("errors", {"y": {"max_abs": 1.0}}), ("samples_ms", ["1"]), ("samples_ms", 1.0),
+    ("provider", "mine/fast"), ("provider", ""),
+    ("versus", {"provider": "torch.nn", "ratio": 0.5}), ("colour", "red"),
+])  # fmt: skip
+def test_a_wrong_or_missing_field_is_named(name: str, value: object):
+    with pytest.raises(schema.BadRecord, match=name):
+        schema.check(record() | {name: value})
+    with pytest.raises(schema.BadRecord, match="lacks seed"):
+        schema.check({name: value for name, value in record().items() if name != "seed"})
 
 
 def test_missing_values_are_null_never_nan(tmp_path: Path):
@@ -142,12 +108,10 @@ def test_two_processes_never_write_one_file(tmp_path: Path):
 
 
 WRITE_FOREVER = """
-import sys
+import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from bench.records import store
-import json
-record = json.loads(sys.argv[3])
+record = json.loads(sys.argv[2])
 with store.Writer(Path(sys.argv[1])) as writer:
     for seed in range(10**9):
         writer.append(record | {"seed": seed, "samples_ms": [0.1] * 2000})
@@ -159,30 +123,25 @@ def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
     draw = random.Random(0)
     for attempt in range(6):
         path = tmp_path / f"{attempt}.jsonl"
-        command = [sys.executable, "-c", WRITE_FOREVER, str(path), str(provenance.ROOT)]
-        child = subprocess.Popen(
-            [*command, json.dumps(record())], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        child.stdout.readline()  # it writes
-        time.sleep(draw.uniform(0.0, 0.05))
-        os.kill(child.pid, signal.SIGKILL)
-        written = child.stdout.read().split()
-        child.wait()
-        child.stdout.close()
+        command = [sys.executable, "-c", WRITE_FOREVER, str(path), json.dumps(record())]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=provenance.ROOT, stdout=pipe, text=True) as child:
+            assert child.stdout is not None
+            child.stdout.readline()  # it writes
+            time.sleep(draw.uniform(0.0, 0.05))
+            child.kill()
+            written = child.stdout.read().split()
         finished_ones = int(written[-1]) + 1 if written else 1
         found = seeds(path)
         assert found == list(range(len(found))) and len(found) >= finished_ones
 
 
-def test_the_last_record_of_a_question_counts(tmp_path: Path):
-    records = [record(status="error", reason="x"), record(seed=1), record()]
-    assert [r["status"] for r in store.latest(records)] == ["ok", "ok"]
-
-
 def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
     late = record(time="2026-01-02T00:00:00+00:00")
     failed = record(status="error", reason="x")
+    # Of records of one time the last counts; another seed is another measurement.
+    found = store.latest([failed, record(seed=1), record()])
+    assert [(r["status"], r["seed"]) for r in found] == [("ok", 0), ("ok", 1)]
     for name, each in (("run.1of2", late), ("run", failed)):
         write(tmp_path / "records" / f"{name}.jsonl", each | {"run_id": "run"})
     assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.error import studies, training
-from bench.records import environment, files, schema, store
+from bench.records import environment, files, store
 from bench.report import build
 from tests.helpers import synthetic
 from tests.helpers.paired_modules import DEVICE
@@ -40,9 +40,7 @@ def test_the_bound_sees_a_wrong_gradient(seed):
 
 def test_the_report_draws_the_curves(tmp_path):
     folder = tmp_path / "device"
-    (folder / "records").mkdir(parents=True)
-    lines = [json.dumps(schema.to_json(record)) for record in synthetic.small()[:3]]
-    (folder / "records" / "synthetic.jsonl").write_text("\n".join(lines) + "\n")
+    synthetic.save(folder, synthetic.small()[:3])
     (folder / "records" / files.TRAINING).write_text(json.dumps(synthetic.training()))
     names = {path.name for path in build.build_report([folder])}
     assert {"training.png", "training.pdf", "training.md", "data.zip"} <= names
