@@ -52,7 +52,7 @@ CELLS: dict[str, Cell] = {}
 
 
 def add_cell(cell: Cell) -> Cell:
-    """Register a cell for presets, sweeps and tests; a plugin may call this too."""
+    """Register a cell, the suite's own or a plugin's."""
     CELLS[cell.name] = cell
     return cell
 
@@ -64,24 +64,24 @@ add_cell(Cell("gru", 3, ("h",), "GRU"))
 add_cell(Cell("slstm", 4, ("h", "c", "n", "m")))
 
 
-# Other names of cells: "rnn" is the tanh cell, as in ``kernels.rnn`` and ``torch.nn.RNN``.
+# Short names of cells: "rnn" is the tanh cell, as in ``kernels.rnn`` and ``torch.nn.RNN``.
 FAMILIES = {"rnn": "rnn_tanh"}
 
 
 def by_family(name: Any) -> Any:
-    """The cell that a family's name is short for; any other value unchanged."""
+    """The cell that a short name means; any other value unchanged."""
     return FAMILIES.get(name, name) if isinstance(name, str) and name not in CELLS else name
 
 
 def cell_words(cells: Iterable[str]) -> str:
-    """Names of cells for a message, with the family names that are short for one of them."""
+    """Names of cells for a message, and the short names of some of them."""
     names = list(cells)
     families = [f"{name} (for {cell})" for name, cell in FAMILIES.items() if cell in names]
     return ", ".join([*names, *families])
 
 
 def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
-    """The name of one of some cells (by default of all), given its own or its family's name.
+    """A cell's name, given it or its short name; one of ``cells``, by default of all.
 
     Raises:
         ValueError: for any other name.
@@ -142,7 +142,7 @@ class Case:
         if self.track == "recurrence" and (self.I != 0 or self.layers != 1):
             raise ValueError(
                 f"track recurrence has I={self.I}, layers={self.layers}; accepted: I=0, layers=1, "
-                "because it is the loop alone"
+                "because it is the loop without its input projection"
             )
         number = isinstance(self.resets, int | float) and not isinstance(self.resets, bool)
         if not number or not 0.0 <= self.resets <= 1.0:
@@ -154,12 +154,12 @@ class Case:
 
     @functools.cached_property
     def case_id(self) -> str:
-        """The case as one word; two cases have the same exactly if they are equal."""
+        """The case as one word, different for different cases."""
         number = number_type(self.dtype, self.precision)
         parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
         parts += [f"L{self.layers}", f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
         if self.resets:
-            short = f"{self.resets:g}"  # six digits, unless that would make two fractions one
+            short = f"{self.resets:g}"  # six digits, or all if six change it
             parts.append(f"r{short if float(short) == self.resets else repr(self.resets)}")
         return "-".join(parts)
 
@@ -179,20 +179,11 @@ class Case:
 
 
 _NAMES = [field.name for field in dataclasses.fields(Case)]
-AXES = ("cell", "pass", "track", "directions", "dtype", "layers", "B", "T", "I", "H", "resets")
+# The axes of a preset's grid, in their order, and the value of each that a grid does not name.
 DEFAULTS: dict[str, Any] = {
-    "cell": "lstm",
-    "pass": "fwd",
-    "track": "layer",
-    "directions": 1,
-    "dtype": "bf16",
-    "layers": 1,
-    "B": 16,
-    "T": 1024,
-    "I": "H",
-    "H": 512,
-    "resets": 0.0,
-}
+    "cell": "lstm", "pass": "fwd", "track": "layer", "directions": 1, "dtype": "bf16",
+    "layers": 1, "B": 16, "T": 1024, "I": "H", "H": 512, "resets": 0.0,
+}  # fmt: skip
 
 
 def make_case(**values: Any) -> Case:
@@ -222,7 +213,7 @@ def matches(case: Case, text: str) -> bool:
     All terms must hold; the values after ``=`` are alternatives.
 
     Raises:
-        ValueError: for a term that is no comparison of a field with what the field can be.
+        ValueError: for a term that does not compare a field with values that it can have.
     """
     if not text.strip():
         return True
@@ -273,7 +264,7 @@ def _terms(text: str) -> list[tuple[str, str, tuple[Any, ...]]]:
 
 
 def shard(items: list[Any], which: str) -> list[Any]:
-    """Every n-th item, from the i-th, for ``"i/n"``: each shard has coarse and fine cases.
+    """For ``"i/n"`` every n-th item from the i-th, so that each shard has coarse and fine cases.
 
     Raises:
         ValueError: unless 1 <= i <= n.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.arguments import Choices, check_choice
-from bench.cases.cases import AXES, DEFAULTS, PASSES, REGIMES, Case, make_case
+from bench.cases.cases import DEFAULTS, PASSES, REGIMES, Case, make_case
 
 HERE = Path(__file__).parent
 PRESETS = HERE / "presets.toml"
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named list of requests, the most informative first."""
+    """A named list of requests, coarse grids before fine ones."""
 
     name: str
     about: str
@@ -72,31 +72,30 @@ def coarse_first(n: int) -> list[int]:
 def expand(grid: Mapping[str, Any]) -> list[Case]:
     """All cases of one grid, coarse before fine, so that a sweep stopped early spans the grid.
 
-    Each of ``AXES`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
+    Each of ``DEFAULTS`` may be one value or a list; ``I = "H"`` ties the input to the hidden size;
     ``dtype`` takes ``"fp32:tf32"`` for a precision other than ieee.
 
     Raises:
         ValueError: for an unknown axis or a value that no case takes.
     """
     for key in grid:
-        check_choice("key", key, (*AXES, *OPTIONS))
+        check_choice("key", key, (*DEFAULTS, *OPTIONS))
     axes = {}
-    for axis in AXES:
-        value = grid.get(axis, DEFAULTS[axis])
+    for axis, usual in DEFAULTS.items():
+        value = grid.get(axis, usual)
         axes[axis] = value if isinstance(value, list) else [value]
         if not axes[axis]:
             raise ValueError(f"{axis} is []; accepted: one value, or a list of at least one")
     # Sizes are ranked from coarse to fine; all other values are equally important.
     ranks = {axis: coarse_first(len(axes[axis])) for axis in SIZES}
-    found = []
-    for chosen in itertools.product(*(range(len(values)) for values in axes.values())):
-        at = dict(zip(axes, chosen, strict=True))
+
+    def order(at: dict[str, int]) -> tuple[int, ...]:
         # Of equal rank, one shape comes in every cell, pass and dtype before the next shape.
-        order = sum(ranks[axis][at[axis]] for axis in SIZES)
-        shape = tuple(at[axis] for axis in SIZES)
-        case = make_case(**{axis: axes[axis][k] for axis, k in at.items()})
-        found.append(((order, shape), case))
-    return [case for _, case in sorted(found, key=lambda pair: pair[0])]
+        return sum(ranks[axis][at[axis]] for axis in SIZES), *(at[axis] for axis in SIZES)
+
+    indices = itertools.product(*(range(len(values)) for values in axes.values()))
+    places = sorted((dict(zip(axes, chosen, strict=True)) for chosen in indices), key=order)
+    return [make_case(**{axis: axes[axis][k] for axis, k in at.items()}) for at in places]
 
 
 def preset_names(path: Path = PRESETS) -> list[str]:
@@ -150,7 +149,7 @@ def _check_preset(table: Any) -> None:
 
 
 def _words(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> tuple[str, ...]:
-    """A table's list of strings, at least one, each accepted if any are given; () without a list.
+    """A table's list of at least one string, each one of ``accepted`` if given; () without a list.
 
     Raises:
         ValueError: for any other value.
@@ -175,7 +174,7 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}; accepted: how many, an integer of at least 1")
     for case, regime, seed in itertools.product(expand(grid), regimes, range(seeds)):
-        # The default is no regime, so that a case asked for both ways is one request.
+        # The default regime is None, so that naming it makes no second request.
         yield Request(kind, case, None if regime == "default" else regime, seed, providers)
 
 
@@ -193,7 +192,7 @@ def _shapes(folder: Path, name: Any) -> Iterator[Case]:
     """The published shapes of a CSV file: training sets run both passes, inference sets one.
 
     Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
-    DeepBench asks cuDNN to skip the input projection (CUDNN_SKIP_INPUT).
+    DeepBench has cuDNN skip the input projection (CUDNN_SKIP_INPUT).
     """
     if not (isinstance(name, str) and (folder / name).is_file()):
         raise ValueError(f"shapes is {name!r}; accepted: a CSV file beside the presets")

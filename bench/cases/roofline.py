@@ -66,7 +66,7 @@ class Limits:
 
 
 def layer_inputs(case: Case) -> list[int]:
-    """Input features of each layer."""
+    """Input features of each layer; 0 in the recurrence track."""
     return [case.I] + [case.directions * case.H] * (case.layers - 1)
 
 
@@ -78,18 +78,13 @@ def loop_operations(case: Case) -> int:
     return 2 * case.cell_info.gates * case.H**2 * case.B * case.T * case.directions * case.layers
 
 
-def projection_operations(case: Case) -> int:
-    """Operations of the input projections, forward: 2 G H I_l B T D per layer."""
-    if case.track == "recurrence":
-        return 0
-    per_feature = 2 * case.cell_info.gates * case.H * case.B * case.T * case.directions
-    return sum(per_feature * inputs for inputs in layer_inputs(case))
-
-
 def operations(case: Case) -> int:
-    """All operations of a case. Backward costs twice forward: each product W a has the
-    gradients W^T da' and da' a^T. The layer track counts the input projection."""
-    forward = loop_operations(case) + projection_operations(case)
+    """All operations of a case: the loop's and the input projections', 2 G H I_l B T D per layer.
+
+    Backward costs twice forward: each product W a has the gradients W^T da' and da' a^T.
+    """
+    per_feature = 2 * case.cell_info.gates * case.H * case.B * case.T * case.directions
+    forward = loop_operations(case) + per_feature * sum(layer_inputs(case))
     return forward if case.pass_ == "fwd" else 3 * forward
 
 
@@ -120,7 +115,7 @@ def gemm_bytes(case: Case) -> int:
     b, G, H = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H
     N = case.T * case.B * case.directions
     total = 0
-    for inputs in [0] if case.track == "recurrence" else layer_inputs(case):
+    for inputs in layer_inputs(case):
         x, w_ih, dz = case.T * case.B * inputs, case.directions * G * H * inputs, N * G * H
         if inputs:
             total += x + w_ih + dz
@@ -180,13 +175,12 @@ def rates(case: Case, median_ms: float, limits: Limits | None) -> dict[str, Any]
 
 
 def guess_ms(case: Case, provider: str, cuda: bool) -> float:
-    """A guess of one call's time, used for a dry run's estimate only."""
+    """A guess of one call's time, for estimates of how long a sweep takes only."""
     eager = provider.startswith("reference") or "stepwise" in provider or "gemm" in provider
-    if cuda:
-        per_step, peak = (0.1 if provider.startswith("reference") else 0.02, 1e11)
-        latency = per_step if eager else 0.005
+    if cuda:  # latency of a step in ms, operations per ms
+        slow = 0.1 if provider.startswith("reference") else 0.02
+        latency, peak = slow if eager else 0.005, 1e11
     else:
-        latency, peak = (0.15 if eager else 0.02), 4e7
+        latency, peak = 0.15 if eager else 0.02, 4e7
     passes = 1 if case.pass_ == "fwd" else 3
-    steps = case.T * case.layers * case.directions
-    return steps * latency * passes + operations(case) / peak
+    return case.T * case.layers * case.directions * latency * passes + operations(case) / peak

@@ -1,4 +1,4 @@
-"""Error metrics of a tensor against float64, and how large an error counts as correct."""
+"""Error metrics of a tensor against float64, and how large an error still counts as correct."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
 
 
 class WrongShape(ValueError):
-    """A tensor that is not of the shape it should have, or is not there at all."""
+    """A tensor has a wrong shape, or is missing."""
 
 
 def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
@@ -23,7 +23,7 @@ def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: s
         what: "outputs" or "gradients", for the message.
 
     Raises:
-        WrongShape: naming the first that is missing, too many, not a tensor or of another shape.
+        WrongShape: if one is missing, too many, not a tensor or of another shape.
     """
     if got.keys() != wanted.keys():
         raise WrongShape(f"{what} are {', '.join(got)}; accepted: {', '.join(wanted)}")

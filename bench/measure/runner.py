@@ -18,7 +18,7 @@ from bench.measure.statistics import half_width
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
 
-VISIT_MS = 30.0  # about how long a provider samples before the next one does
+VISIT_MS = 30.0  # about how long a provider is sampled before the next one is
 MOST_PER_VISIT = 20  # samples
 
 
@@ -31,7 +31,7 @@ class Runner:
     accumulates from call to call. The call of a graph provider is captured once and replayed.
 
     Raises:
-        Whatever the provider raises while it is built.
+        Exception: any that the provider raises while it is built.
     """
 
     def __init__(self, provider: Provider, problem: Problem, machine: Machine) -> None:
@@ -51,7 +51,7 @@ class Runner:
             leaf.requires_grad_(self.backward)
 
     def prepare(self) -> None:
-        """Warm up: compile, measure roughly how long a call takes, capture a graph."""
+        """Warm up: compile, time a call roughly, and capture it if the provider is a graph."""
         with torch_precision(self.case.precision):
             first = self._seconds(self._step)
             later = self._seconds(self._step)
@@ -127,7 +127,7 @@ class Runner:
         """Outputs and gradients of the checked batch rows in torch's layout, by the timed call.
 
         Upstream gradients are zero in all other rows, so that weight gradients, which sum over the
-        batch, belong to the checked ones.
+        batch, are those of the checked rows.
         """
         rows = checked_rows(self.problem)
         partial = len(rows) < self.case.B
@@ -140,10 +140,9 @@ class Runner:
         outputs = dict(self.run())
         self._synchronize()
         self.call.after()
-        gradients = {}
-        if self.backward:
-            gradients = {name: outputs.pop(f"d{name}") for name in self.call.leaves}
-        # Checked before rows are selected, which would hide rows that are too many.
+        leaves = self.call.leaves if self.backward else ()
+        gradients = {name: outputs.pop(f"d{name}") for name in leaves}
+        # Before rows are selected, which would hide that there are too many.
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
         if self.backward:
             standard = self.call.standard(gradients) if gradients else {}
@@ -170,11 +169,11 @@ class Runner:
         """Time so many calls by this provider's clock.
 
         Raises:
-            RuntimeError: in Triton's interpreter, whose time means nothing; also whatever the
-                provider's ``after`` raises, such as that a barrier gave up.
+            RuntimeError: in Triton's interpreter, whose times mean nothing; also what the
+                provider's ``after`` raises, such as after a barrier's time-out.
         """
         if self.machine.interpreted:
-            raise RuntimeError("time in Triton's interpreter says nothing and is not measured")
+            raise RuntimeError("times in Triton's interpreter mean nothing and are not measured")
         started = time.perf_counter()
         with torch_precision(self.case.precision):
             clock = self._device_ms if self.machine.is_cuda else self._host_ms
@@ -182,7 +181,7 @@ class Runner:
                 self.samples.append(clock())
                 self.call.after()
         if self._graph is not None and not self._static["y"].isfinite().all():
-            # A barrier that gave up leaves NaN, as other faults may.
+            # A barrier that timed out leaves NaN, as other faults may.
             raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(count)
         self.spent += time.perf_counter() - started
@@ -219,11 +218,6 @@ class Runner:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
-    @property
-    def samples_per_visit(self) -> int:
-        """As many samples as take ``VISIT_MS``, from 1 to ``MOST_PER_VISIT``."""
-        return max(1, min(MOST_PER_VISIT, round(VISIT_MS / max(self.call_ms, 1e-3))))
-
 
 @functools.cache
 def _cache() -> Any:
@@ -235,7 +229,7 @@ def _cache() -> Any:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Keep Python's collector out of the samples."""
+    """Keep Python's garbage collector from running during samples."""
     gc.collect()
     gc.disable()
     try:
@@ -245,10 +239,7 @@ def _no_garbage() -> Iterator[None]:
 
 
 def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
-    """Why a provider with these errors counts as incorrect and is not timed, or None.
-
-    A value that is not finite where the truth is finite is wrong, whatever the norm.
-    """
+    """Why a provider with these errors is incorrect and not timed; None if it is correct."""
     for name, found in errors.items():
         allowed = metrics.tolerance(case, name)
         off = found["rel_l2"]
@@ -273,7 +264,7 @@ def interleave(
     up its ``seconds``.
 
     Args:
-        note: called with the provider whose turn it is.
+        note: called with the provider that is sampled next.
         failed: called with a provider that raised, which is not sampled again; without it the
             exception is raised.
     """
@@ -285,8 +276,9 @@ def interleave(
             order.shuffle(turn)
             for runner in turn:
                 note(runner)
+                count = round(VISIT_MS / max(runner.call_ms, 1e-3))
                 try:
-                    runner.sample(runner.samples_per_visit)
+                    runner.sample(max(1, min(MOST_PER_VISIT, count)))
                 except Exception as problem:
                     if failed is None:
                         raise

@@ -1,4 +1,4 @@
-"""The implementations that are measured: their registry, and one file for each. No torch.
+"""The implementations that are measured: a registry, and a file for each. No torch.
 
 Import `provider` to register one, `load` and `PROVIDERS` to have them all.
 """
@@ -57,9 +57,9 @@ class Provider:
         package: the installed package that computes, whose version is recorded.
         graph: whether the call is captured into a CUDA graph and replayed.
         algorithm: cuDNN's algorithm by torch's rule, None where cuDNN does not compute.
-        patience: seconds without output after which it counts as hanging, for one that compiles or
-            tunes for long; 0 is the sweep's own timeout.
-        baseline: whether the others timed by the same clock are compared with it.
+        patience: seconds without progress after which it counts as hanging, if it compiles or
+            tunes for longer than the sweep's own timeout allows.
+        baseline: whether others timed by the same clock are compared with it.
     """
 
     name: str
@@ -110,11 +110,11 @@ def provider(name: str, **options: Any) -> Callable[[Build], Build]:
 
 
 def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
-    """All providers: built in, of installed packages' entry points, and of plugin files.
+    """All providers: the suite's own, those of installed packages, and those of plugin files.
 
     Raises:
         FileNotFoundError: for a plugin file that does not exist.
-        ValueError: for one that is no Python or fails while it is imported, with its line.
+        ValueError: for one that is not Python, or that raises while it is imported, with the line.
     """
     _load_builtin()
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
@@ -125,7 +125,7 @@ def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
 
 
 def baselines() -> dict[str, str]:
-    """By clock ("event", "host", "graph") the provider that others are compared with."""
+    """The provider that others timed by a clock ("event", "host", "graph") are compared with."""
     _load_builtin()
     marked = {provider.graph: provider.name for provider in PROVIDERS.values() if provider.baseline}
     return {"event": marked[False], "host": marked[False], "graph": marked[True]}
@@ -167,16 +167,12 @@ def _line(fault: Exception, path: Path) -> int | None:
     """The last line of a file in an exception's traceback, or that of its syntax error."""
     if isinstance(fault, SyntaxError) and fault.filename == str(path):
         return fault.lineno
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(fault.__traceback__)
-        if frame.filename == str(path)
-    ]
-    return lines[-1] if lines else None
+    frames = reversed(traceback.extract_tb(fault.__traceback__))
+    return next((frame.lineno for frame in frames if frame.filename == str(path)), None)
 
 
 def unsupported(provider: Provider, case: Case, machine: Machine) -> tuple[str, str] | None:
-    """Why a provider cannot run a case, as a record's status and reason, or None if it can.
+    """Why a provider cannot run a case, as a record's status and reason; None if it can.
 
     The status is "error" if its ``supports`` raises, or returns neither None nor a string.
     """
@@ -200,7 +196,7 @@ def select(names: str | tuple[str, ...]) -> dict[str, Provider]:
 
 
 def require(case: Case, **wanted: tuple[Any, ...]) -> str | None:
-    """Which field of the case is none of the values wanted, or None if none is."""
+    """The first field of a case that has none of the values wanted, in words; None if all have."""
     have = case.fields()
     for name, values in wanted.items():
         if have[name] not in values:

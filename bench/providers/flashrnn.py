@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.cases.problem import Problem
 
 FUNCTIONS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "elman"}
-# Building its CUDA code for a shape takes minutes, which is no hang.
+# Building its CUDA code for a shape takes minutes.
 PATIENCE = 1200.0
 
 
@@ -85,7 +85,7 @@ def build(problem: Problem, backend: str) -> Call:
     w_hh, b_hh = (
         (inputs["w_hh_l0"], inputs["b_hh_l0"]) if layer else (inputs["w_hh"][0], inputs["b_hh"][0])
     )
-    states = [inputs["h0"]] + ([inputs["c0"]] if "c0" in inputs else [])
+    states = [inputs[name] for name in ("h0", "c0") if name in inputs]
     leaves = {
         "R": recurrent_weight(case, w_hh).contiguous(),
         "b": bias(case, b_hh).contiguous(),
@@ -95,8 +95,7 @@ def build(problem: Problem, backend: str) -> Call:
         leaves["x"] = inputs["x"].transpose(0, 1).contiguous()
         leaves |= {name: inputs[name].detach() for name in ("w_ih_l0", "b_ih_l0")}
     else:
-        wx = inputs["gx"].view(case.T, case.B, G, 1, H)
-        leaves["gx"] = wx.transpose(0, 1).contiguous()
+        leaves["gx"] = inputs["gx"].view(case.T, case.B, G, 1, H).transpose(0, 1).contiguous()
     function, dtype = FUNCTIONS[case.cell], TORCH_NAMES[case.dtype]
 
     def forward() -> dict[str, Tensor]:
@@ -113,14 +112,13 @@ def build(problem: Problem, backend: str) -> Call:
             outputs["c_n"] = last[1, :, :, 0].transpose(0, 1)
         return outputs
 
-    def standard(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    def standard(d: dict[str, Tensor]) -> dict[str, Tensor]:
         tail, first = ("_l0", slice(None)) if layer else ("", None)
-        d = dict(gradients)
         found = {
-            f"w_hh{tail}": torch_gates(case, d.pop("R"))[first],
-            f"b_hh{tail}": torch_gates(case, d.pop("b"))[first],
+            f"w_hh{tail}": torch_gates(case, d["R"])[first],
+            f"b_hh{tail}": torch_gates(case, d["b"])[first],
         }
-        state = d.pop("states")[:, :, 0, 0]  # [S,B,H]
+        state = d["states"][:, :, 0, 0]  # [S,B,H]
         found["h0"] = state[:1]
         if "c0" in inputs:
             found["c0"] = state[1:]

@@ -1,8 +1,8 @@
 """TorchRL's Triton kernels (PyPI ``torchrl``, MIT), optional.
 
-They take and give fp32 tensors whatever they multiply in; a bf16 case here gets its inputs widened
-(their values do not change) and bf16 products. Batch first; the reset state is given per step, so
-h0 is repeated over time and its gradients are summed.
+They take and return fp32 tensors in any precision of products; a bf16 case gets its inputs widened
+(their values do not change) and bf16 products. Batch first; the state after a reset is an input of
+every step, so h0 is repeated over time and its gradients are summed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ if TYPE_CHECKING:
 
     from bench.cases.problem import Problem
 
-# It tunes itself anew for every T and H, which is no hang.
+# It tunes itself anew for every T and H, which takes minutes.
 PATIENCE = 900.0
 
 
 def supports(case: Case, machine: Machine) -> str | None:
     reason = require(
-        case,
-        track=("layer",),
-        cell=("lstm", "gru"),
-        directions=(1,),
-        layers=(1,),
+        case, track=("layer",), cell=("lstm", "gru"), directions=(1,), layers=(1,),
         dtype=("fp32", "bf16"),
-    )
+    )  # fmt: skip
     if reason:
         return f"TorchRL does not support {reason}"
     for package in ("torchrl", "tensordict"):

@@ -1,11 +1,12 @@
-"""Files of records, one JSON object a line, which survive the death of the process that writes.
+"""Files of records, one JSON object a line, of which a killed writer loses at most the last.
 
 A line is one ``write``, synced to the disk before the next case begins. A reader skips an
-incomplete last line (the process died while writing) and accepts no other fault; the next writer of
-the file removes it and says so. A finished file may be compressed (``.jsonl.gz``): it is read like
-any other and never appended to. ``bench.records.schema`` describes a record.
+incomplete last line, which a killed process leaves, and refuses any other fault; the next writer of
+the file removes that line and prints a note. A finished file may be compressed (``.jsonl.gz``); it
+is read like any other and never appended to. ``bench.records.schema`` describes a record.
 """
 
+import contextlib
 import fcntl
 import gzip
 import io
@@ -15,7 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bench.records.files import SUFFIXES
 from bench.records.schema import BadRecord, Record, check, encode, to_json
@@ -24,7 +25,7 @@ ADVICE = "give this one another --run name or its own --shard"  # to a second wr
 
 
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What identifies a measurement: of several records with one key the latest counts."""
+    """What identifies a measurement; of several records with the same key the latest counts."""
     return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
 
 
@@ -43,10 +44,10 @@ def open_exclusively(path: Path, advice: str) -> int:
     return file
 
 
-class Writer:
-    """Appends records to one file, which is locked against other writers.
+class Writer(contextlib.AbstractContextManager["Writer"]):
+    """Appends records to one file, which is locked against other writers until it is closed.
 
-    It is locked before anything is measured, and deleted at the end if it has no record.
+    A file without records is deleted when it is closed.
 
     Raises:
         RuntimeError: with the advice, if another process writes the same file.
@@ -70,23 +71,19 @@ class Writer:
     def _mend(self) -> None:
         """Complete a last line that lacks its newline, or remove it if it is incomplete."""
         data = self.path.read_bytes()
-        kept = data.rfind(b"\n") + 1
-        last = data[kept:]
-        if not last:
-            return
-        if _torn(last):
-            os.ftruncate(self._file, kept)
+        complete = data.rfind(b"\n") + 1
+        if _torn(data[complete:]):
+            os.ftruncate(self._file, complete)
             note = f"{self.path}: removed an incomplete last line, which a killed process left"
             print(note, file=sys.stderr)
-        else:
+        elif data[complete:]:
             os.write(self._file, b"\n")
 
     def append(self, record: Record, *, sync: bool = True) -> None:
         """Check a record and write it; synced to the disk unless ``sync`` is False."""
         data = encode(record)
-        written = os.write(self._file, data)
-        while written < len(data):  # after a signal, or on a full disk
-            written += os.write(self._file, data[written:])
+        while data:  # one write, unless a signal or a full disk interrupts it
+            data = data[os.write(self._file, data) :]
         if sync:
             os.fsync(self._file)
 
@@ -94,9 +91,6 @@ class Writer:
         if not os.fstat(self._file).st_size:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -142,7 +136,7 @@ def compressed(data: bytes) -> bytes:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A JSON object that a command keeps between calls; empty if there is none.
+    """A JSON object that a command keeps between calls; empty if the file is missing.
 
     A file that cannot be read is reported on standard error and treated as missing.
     """
@@ -207,7 +201,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def _torn(line: bytes) -> bool:
-    """Whether a line without its newline is an incomplete record."""
+    """Whether a line, which lacks its newline, is an incomplete record."""
     if not line.startswith(b"{"):
         return False
     try:
@@ -224,20 +218,18 @@ def _no_number(text: str) -> float:
 def latest(records: Iterable[Record], name: Callable[[Record], Hashable] = key) -> list[Record]:
     """The latest record of each measurement (of each ``name``), in the order of first appearance.
 
-    Times are all in UTC and one format, so they compare as text; of equal ones the last read
-    counts. The order of files says nothing, since they are read in the order of their names.
+    Times are in UTC and one format, so they compare as text; of equal ones the last read counts.
     """
     found: dict[Hashable, Record] = {}
     for record in records:
-        identity = name(record)
-        known = found.get(identity)
-        if known is None or record["time"] >= known["time"]:
-            found[identity] = record
+        known = found.setdefault(name(record), record)
+        if record["time"] >= known["time"]:
+            found[name(record)] = record
     return list(found.values())
 
 
 def merge(sources: Sequence[Path], target: Path) -> int:
-    """Join runs or shards into one file, compressed if its name ends in .gz; the number of records.
+    """Join runs or shards into one file, compressed if it is named .gz; return how many records.
 
     Raises:
         ValueError: if the sources hold different devices or run names, or no record at all, or if

@@ -33,10 +33,10 @@ def run_plan(
     """Measure a plan's requests in order, writing each record as it comes.
 
     Args:
-        workers: the process that measures a kind.
+        workers: gives the process that measures requests of a kind.
 
     Returns:
-        How many records ended how, and how many requests the budget left undone.
+        The number of records by status, and of requests that the budget left undone.
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     counts: Counter[str] = Counter()
@@ -79,18 +79,18 @@ def sweep(
     progress: Progress = lambda *step: None,
     announce: Callable[[Plan], None] = lambda plan: None,
 ) -> tuple[Path, Counter[str], int]:
-    """Plan and run a sweep; its records are kept however it ends.
+    """Plan and run a sweep; what it has recorded is kept also if it is interrupted.
 
     Args:
         settings: of ``bench.sweep.worker.Settings``.
-        timeout: seconds of silence after which a measuring process counts as hanging.
+        timeout: seconds without a message after which a measuring process counts as hanging.
         announce: called with the plan before anything is measured.
 
     Returns:
-        The device's folder, how many records ended how, and how many requests were left undone.
+        The device's folder, the number of records by status, and of requests left undone.
 
     Raises:
-        ValueError: for settings or options that nothing can be measured with.
+        ValueError: for settings or options that are not accepted.
     """
     began = time.monotonic()
     check_settings(settings, timeout)
@@ -98,7 +98,7 @@ def sweep(
     providers.load(options.plugins)
     probed = environment.probe()
     if probed.is_cuda:
-        toolchain.check()  # before every case fails for it
+        toolchain.check()  # once, rather than in every case
     elif "error" in options.kinds:
         interpreter.check()
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def sweep(
         device_folder = results / provenance.slug(machine.name)
         plan = make_plan(options, machine, device_folder)
         announce(plan)
-        # Starting the process that measures takes its share of the time, too.
+        # The budget includes starting the measuring process.
         budget = None if max_minutes is None else max_minutes * 60 + began - time.monotonic()
         with store.Writer(record_file(device_folder, plan.run_id, options.shard)) as writer:
             counts, left = run_plan(plan, workers, machine, writer, budget, progress)

@@ -1,6 +1,6 @@
-"""Whether Triton can start here: on a GPU it compiles C against Python's headers, as it runs.
+"""Whether Triton can start here: on a GPU it compiles C against Python's headers at run time.
 
-Triton 3.6 compiles its driver and a launcher for each kernel's signature, 3.7 its driver alone.
+Triton 3.6 compiles its driver and a launcher for each kernel's signature, 3.7 only its driver.
 Imports neither torch nor Triton.
 """
 
@@ -16,11 +16,6 @@ from pathlib import Path
 PROGRAM = "#include <Python.h>\n#include <stdlib.h>\nint answer(void) { return 0; }\n"
 
 
-def compiler() -> str | None:
-    """The C compiler that Triton would take: the one named by CC, else gcc, else clang."""
-    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-
-
 def headers() -> str:
     """Where Triton looks for Python.h."""
     scheme = sysconfig.get_default_scheme()
@@ -29,7 +24,7 @@ def headers() -> str:
 
 
 def check_writable(folder: Path, what: str, instead: str) -> None:
-    """Raise RuntimeError unless files can be put into a folder, which is made if need be."""
+    """Raise RuntimeError unless a folder, which is made if need be, can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -45,21 +40,15 @@ def cache_folder() -> Path:
 
 def check_cache() -> None:
     """Raise RuntimeError unless Triton can keep what it compiles."""
-    check_writable(
-        cache_folder(),
-        "Triton writes what it compiles to",
-        "set TRITON_CACHE_DIR to another folder",
-    )
+    instead = "set TRITON_CACHE_DIR to another folder"
+    check_writable(cache_folder(), "Triton writes what it compiles to", instead)
 
 
 @functools.cache
 def check() -> None:
-    """Compile a few lines as Triton would.
-
-    Raises:
-        RuntimeError: one sentence on what is missing.
-    """
-    program = compiler()
+    """Compile a few lines as Triton would; raise RuntimeError, saying what is missing."""
+    # What Triton would take.
+    program = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     needs = "Triton compiles C when it starts on a GPU"
     if program is None or shutil.which(program) is None:
         found = "neither CC, gcc nor clang names one" if program is None else f"CC is {program!r}"

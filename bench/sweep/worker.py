@@ -1,7 +1,7 @@
-"""The process that measures: takes one case after another and reports each step and result.
+"""The process that measures: it takes one case after another and reports each step and result.
 
-It is a process of its own because an illegal access poisons a CUDA context and a hang cannot be
-interrupted from within.
+It is a process of its own because an illegal memory access makes a CUDA context unusable, and
+because a process cannot interrupt its own hang.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ POISONED = 3  # exit code after an error that leaves the device unusable
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How long and how well to measure.
+    """How long and how precisely to measure.
 
     Attributes:
-        target: relative half-width wanted of a median's 95 % interval.
+        target: relative half-width of a median's 95 % interval at which sampling stops.
         seconds: time each provider may spend on samples of one case.
-        seed: of inputs, of the order of providers, and of the bootstrap.
-        compiled_before: whether our kernels were compiled ahead, so that a first call
-            does not show the time of compiling.
+        seed: of the order of providers and of the bootstrap.
+        compiled_before: whether our kernels were compiled ahead, so that a first call's time does
+            not include compiling.
         suspects: kernels that checks found wrong, which are not measured, as
             ``bench.records.failed_checks.to_json`` gives them.
     """
@@ -50,7 +50,7 @@ class Settings:
 
 
 class Worker:
-    """Measures cases for a parent, which hears before each step which provider is at work."""
+    """Measures cases for the parent process; before each step it reports the provider's name."""
 
     def __init__(self, answer: Answer, settings: Settings, folder: Path) -> None:
         self.answer, self.settings = answer, settings
@@ -62,10 +62,6 @@ class Worker:
 
     def say(self, **message: Any) -> None:
         self.answer(schema.to_json(message))
-
-    def hello(self) -> None:
-        machine = dataclasses.asdict(self.machine)
-        self.say(hello=machine, device=self.facts)
 
     def measure(self, request: Request) -> None:
         problem = make_problem(request.case, request.seed, self.device)
@@ -85,11 +81,11 @@ class Worker:
         self.say(record={"provider": name, "status": "ok", "device": self.facts} | values)
 
     def _fault(self, name: str, fault: BaseException) -> None:
-        status = "oom" if is_out_of_memory(fault) else "error"
         text = " ".join(str(fault).split())[:500]
         if isinstance(fault, metrics.WrongShape):
             self._record(name, status="incorrect", reason=text)
             return
+        status = "oom" if is_out_of_memory(fault) else "error"
         self._record(name, status=status, reason=f"{type(fault).__name__}: {text}")
         if self.machine.is_cuda and status == "error":
             try:
@@ -99,7 +95,7 @@ class Worker:
                 os._exit(POISONED)
 
     def _excluded(self, runner: Runner) -> bool:
-        """Whether a check found these kernels wrong; if so, the record says which."""
+        """Whether a check found these kernels wrong; if so, the record says which check."""
         why = why_not_measured(runner.case, runner.call.plan, self.suspects)
         if why is not None:
             facts = {"provider_version": runner.provider.version(), "plan": runner.call.plan}
@@ -133,7 +129,7 @@ class Worker:
         """Check, then time providers together.
 
         Returns:
-            Those whose memory did not suffice, if they are to be retried by themselves.
+            With ``retry``, those that ran out of memory, which may fit when timed by themselves.
         """
         case = problem.case
         ready: dict[str, Runner] = {}
@@ -166,20 +162,16 @@ class Worker:
             del ready[runner.provider.name]
             self._fault(runner.provider.name, fault)
 
-        before = environment.sensors()
+        before, settings = environment.sensors(), self.settings
         interleave(
-            list(ready.values()),
-            self.settings.target,
-            self.settings.seconds,
-            self.settings.seed,
-            note=lambda runner: self.say(turn=runner.provider.name, doing="time"),
-            failed=fail,
-        )
+            list(ready.values()), settings.target, settings.seconds, settings.seed,
+            note=lambda runner: self.say(turn=runner.provider.name, doing="time"), failed=fail,
+        )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
         for name, runner in ready.items():
             self.say(turn=name, doing="memory")
-            ours_compiled = self.settings.compiled_before and runner.call.plan is not None
-            figures = summary(runner.samples, self.settings.target, self.settings.seed)
+            compiled_before = settings.compiled_before and runner.call.plan is not None
+            figures = summary(runner.samples, settings.target, settings.seed)
             self._record(
                 name,
                 provider_version=runner.provider.version(),
@@ -187,7 +179,7 @@ class Worker:
                 device=device,
                 errors=errors[name],
                 peak_bytes=runner.peak_bytes(),
-                compile_s=None if ours_compiled else runner.compile_s,
+                compile_s=None if compiled_before else runner.compile_s,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=runner.samples,
@@ -199,16 +191,13 @@ class Worker:
         return retried
 
     def _versus(self, runner: Runner, done: dict[str, Runner]) -> dict[str, Any] | None:
-        """The provider against the baseline of its clock, where both were timed together."""
+        """The provider's time over its clock's baseline's; None unless both were timed together."""
         name = providers.baselines()[runner.mode]
-        if name not in done or done[name] is runner:
+        other = done.get(name, runner)
+        if other is runner:
             return None
-        found = paired_ratio(
-            (runner.samples, runner.blocks),
-            (done[name].samples, done[name].blocks),
-            self.settings.seed,
-        )
-        return {"provider": name} | found
+        mine, theirs = ((each.samples, each.blocks) for each in (runner, other))
+        return {"provider": name} | paired_ratio(mine, theirs, self.settings.seed)
 
 
 def _free() -> None:
@@ -228,7 +217,7 @@ def serve(
 
     Args:
         settings: of :class:`Settings`.
-        folder: the device's results folder.
+        folder: the device's results folder, where its limits are.
     """
     if environment.interpreted():
         from bench.measure.interpreter import round_to_nearest
@@ -237,7 +226,7 @@ def serve(
     providers.load(plugins)
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
-    gc.freeze()  # what importing left is no garbage, and looking through it takes time per case
-    worker.hello()
+    gc.freeze()  # spares each case's collections the objects that imports made
+    worker.say(hello=dataclasses.asdict(worker.machine), device=worker.facts)
     for request in requests:
         worker.measure(request)

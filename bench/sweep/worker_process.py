@@ -1,6 +1,6 @@
-"""The parent's side of a measuring process: a crash, a hang or no memory costs one case.
+"""The parent's side of a measuring process: a crash, a hang or lack of memory costs one case.
 
-Imports no torch, so that the command line stays quick and the parent survives.
+Imports no torch, so that the command line starts quickly and the parent is never affected.
 """
 
 import tempfile
@@ -18,11 +18,11 @@ from bench.sweep.process import Child, Died, End, TookTooLong
 from bench.sweep.toolchain import cache_folder
 
 START_SECONDS = 120.0  # importing torch on a cold disk
-CASES_PER_WORKER = 50  # a fresh process now and then keeps leaks and fragmentation bounded
+CASES_PER_WORKER = 50  # then a fresh process, which bounds leaks and fragmentation
 
 
 class Stopped(Exception):
-    """The deadline came before a case was done; it counts as not measured."""
+    """The deadline passed before a case was done; the case counts as not measured."""
 
 
 def _serve(*arguments: Any) -> None:
@@ -41,7 +41,7 @@ class Isolated:
         folder: the device's results folder, whose limits the worker reads.
         interpreted: whether kernels in it run in Triton's interpreter (then nothing is timed).
         plugins: files with more providers or cells.
-        timeout: seconds of silence after which the worker counts as hanging.
+        timeout: seconds without a message after which the worker counts as hanging.
     """
 
     settings: dict[str, Any]
@@ -55,17 +55,17 @@ class Isolated:
     _hello: dict[str, Any] = field(default_factory=dict)
 
     def hello(self, deadline: float | None = None) -> dict[str, Any]:
-        """The worker's machine and device, starting it if need be.
+        """The worker's machine ("hello") and device, starting it if need be.
 
         Raises:
             RuntimeError: if it does not start.
             Stopped: when the deadline comes first.
         """
-        if self._child is None:
-            try:
+        try:
+            if self._child is None:
                 self._start(deadline)
-            except Died as death:
-                raise RuntimeError(f"the measuring process did not start: {death}") from None
+        except Died as death:
+            raise RuntimeError(f"the measuring process did not start: {death}") from None
         return self._hello
 
     def machine(self) -> Machine:
@@ -78,14 +78,14 @@ class Isolated:
         note: Callable[[str, str], None] = lambda provider, doing: None,
         deadline: float | None = None,
     ) -> list[dict[str, Any]]:
-        """One partial record for each provider of a request, whatever happens to the worker.
+        """One partial record for each provider of a request, also of those the worker died in.
 
         Args:
-            note: called with the provider at work and what it does.
+            note: called with the provider that is measured next and what is measured of it.
             deadline: of ``time.monotonic``.
 
         Raises:
-            Stopped: when the deadline comes first; nothing of the case is then kept.
+            Stopped: when the deadline comes first; the case's records are then dropped.
         """
         if self._served >= CASES_PER_WORKER:
             self.close()
@@ -114,7 +114,7 @@ class Isolated:
                 self.close()
             except Died as death:
                 self.close()
-                # No provider's turn: the inputs or the float64 results failed, and would again.
+                # Between providers: making the inputs or float64 results failed, and would again.
                 for name in [turn] if turn in waiting else list(waiting):
                     waiting.remove(name)
                     facts = {"status": death.end.status, "reason": death.end.text}
@@ -126,9 +126,9 @@ class Isolated:
 
     def _start(self, deadline: float | None) -> None:
         log = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        # Compilers find empty caches, so that a first call's time includes compiling.
+        # Empty caches, so that the time of a first call includes compiling.
         caches = self._open.enter_context(tempfile.TemporaryDirectory(prefix="rnnbench-"))
-        # Of kernels that were compiled ahead, Triton's own; named, since Inductor sets another.
+        # Kernels compiled ahead are in Triton's own cache; set, since Inductor would set another.
         shared = self.settings.get("compiled_before")
         environment = {
             "TRITON_INTERPRET": "1" if self.interpreted else "0",
