@@ -1,7 +1,7 @@
 """The kernels' activation functions over the whole float32 range, against float64.
 
-They run compiled on a GPU and in Triton's interpreter on a CPU. The exponential that they are made
-of is the device's own, so the two differ, and a result says which it is.
+They run compiled on a GPU and in Triton's interpreter on a CPU. Both use the device's own
+exponential, so their errors differ; a result says which was measured.
 """
 
 from typing import Any
@@ -71,8 +71,8 @@ def measure(per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
 
     Returns:
         The number of points and, per function, the metrics of ``bench.measure.metrics.errors``, the
-        argument of the worst point, the maximum per binary exponent of the argument, what comes of
-        special values, and the metrics of torch's own function.
+        argument of the worst point, the maximum per binary exponent of the argument, the results
+        for special values, and the metrics of torch's own function.
     """
     x = points(per_exponent).to("cuda" if torch.cuda.is_available() else "cpu")
     functions: dict[str, Any] = {}
@@ -97,6 +97,6 @@ def measure(per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
 
 
 def _special(function: Any, device: torch.device) -> dict[str, str]:
-    """What comes of infinities, NaN and zeros, as text, since JSON cannot hold them."""
+    """The results for infinities, NaN and zeros, as text, since JSON cannot hold them."""
     got = apply(function, torch.tensor(SPECIAL, device=device))
     return {str(x): str(y) for x, y in zip(SPECIAL, got.tolist(), strict=True)}

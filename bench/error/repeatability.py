@@ -1,7 +1,7 @@
 """Whether results repeat bit for bit: in a second call, another batch, other rows, another mode.
 
-Measured on both tracks, because a layer's input projection is torch's GEMM, which may sum in
-another order in another batch.
+Measured on both tracks, because a layer's input projection is torch's GEMM, whose order of
+summation may depend on the batch.
 """
 
 import contextlib
@@ -19,19 +19,14 @@ from bench.measure.runner import Runner
 from bench.records import environment
 
 PROVIDERS = ("ours", "ours-persistent", "ours-stepwise", "ours-gemm", "torch.nn", "reference")
-SAME_INTERPRETED = "ours-stepwise"  # is what the interpreter runs for "ours" anyway
 FEW = 3  # batch rows of the smaller batch
 
 
 def select_rows(problem: Problem, rows: Tensor) -> Problem:
     """The same problem for some of its batch rows, in that order."""
-    return Problem(
-        replace(problem.case, B=len(rows)),
-        problem.device,
-        take_rows(problem.inputs, rows),
-        take_rows(problem.upstream, rows),
-        seed=problem.seed,
-    )
+    case = replace(problem.case, B=len(rows))
+    tensors = take_rows(problem.inputs, rows), take_rows(problem.upstream, rows)
+    return Problem(case, problem.device, *tensors, seed=problem.seed)
 
 
 def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:
@@ -41,13 +36,13 @@ def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def batched(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> dict[str, Tensor]:
-    """Batch rows of the tensors that have a batch, which weight gradients have not."""
+    """Batch rows of the tensors that have a batch dimension; weight gradients have none."""
     return {name: t[:, rows] for name, t in tensors.items() if BATCHED.fullmatch(name)}
 
 
 @contextlib.contextmanager
 def other_tiles() -> Iterator[list[str]]:
-    """Let our kernels run by the second-best tiles; yields the list of loops that really did."""
+    """Let our kernels run with the second-best tiles; yields the names of the loops that did."""
     from kernels import autograd, plan
 
     planned, changed = autograd.plans, []
@@ -80,14 +75,14 @@ def other_tiles() -> Iterator[list[str]]:
 
 
 def tiles(plan: Any) -> tuple[int, ...]:
-    """The parts of a plan that decide which sums a program forms, and in what order."""
+    """The parts of a plan that decide the order in which a program sums."""
     return plan.units, plan.split, plan.block_b, plan.block_k
 
 
 def questions(
     provider: providers.Provider, problem: Problem, machine: environment.Machine
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For one provider the name of each comparison, and what it found."""
+    """The name and the result of each comparison of one provider's outputs."""
     runner = Runner(provider, problem, machine)
     whole = runner.checked_outputs()
     yield "same call twice", compare(whole, runner.checked_outputs())
@@ -117,19 +112,18 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
         ways: dict[str, dict[str, Tensor]] = {}
         for name in names:
             provider = known[name]
-            if provider.supports(case, machine) or (
-                name == SAME_INTERPRETED and machine.interpreted
-            ):
+            # The interpreter runs "ours" stepwise anyway.
+            twice = name == "ours-stepwise" and machine.interpreted
+            if twice or provider.supports(case, machine):
                 continue
             for question, answer in questions(provider, problem, machine):
                 rows.append(case.fields() | {"provider": name, "question": question} | answer)
             if name.startswith("ours"):
                 ways[name] = Runner(provider, problem, machine).checked_outputs()
-        first = next(iter(ways), "")
-        for other in list(ways)[1:]:
-            answer = compare(ways[first], ways[other])
+        first, *others = ways or [""]
+        for other in others:
             words = {"provider": other, "question": f"against {first}"}
-            rows.append(case.fields() | words | answer)
+            rows.append(case.fields() | words | compare(ways[first], ways[other]))
     return {"rows": rows}
 
 

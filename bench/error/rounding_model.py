@@ -1,9 +1,9 @@
-"""How large an error must be expected: a model of rounding through the loop. Needs no torch.
+"""A model of how rounding errors grow in the loop: the error to expect. Imports no torch.
 
-The note with the derivation is in bench/ERROR.md. In short: pre-activations of a wide layer are
-nearly normal, so the mean squares of states and slopes follow from integrals over the normal
-distribution; every rounding is an independent error of mean square ROUNDING u^2 of its number's;
-and errors pass through a step by its mean squared slopes. An expectation, not a guarantee.
+bench/ERROR.md derives it. In short: pre-activations of a wide layer are nearly normal, so the mean
+squares of states and slopes follow from integrals over the normal distribution; every rounding is
+an independent error whose mean square is ROUNDING u^2 times its number's; and a step scales errors
+by its mean squared slopes. An expectation, not a guarantee.
 """
 
 import math
@@ -24,8 +24,8 @@ ACTIVATION = 2.0
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
-# The cells whose mean squares the model follows. Of others it says nothing: sLSTM's output is a
-# ratio of two sums of exponentials, whose mean square does not follow from those of its parts.
+# The cells of the model. sLSTM is none: its output is a ratio of two sums of exponentials, whose
+# mean square does not follow from those of its parts.
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 
 
@@ -113,7 +113,7 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
     u2 = ROUNDING * ROUNDOFF["fp32"] ** 2
     operand2 = ROUNDING * product_roundoff(case.dtype, case.precision) ** 2
     if case.precision == "tf32":
-        # Both operands are cut, W as well as h.
+        # W is rounded too.
         operand2 *= 2
     # Rounding of z: the stored projection, the product's operand, and sums of H and of I terms: the
     # k-th partial sum has k/H of the final mean square, so the roundings add up to H/2 of one.

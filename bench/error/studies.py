@@ -1,4 +1,4 @@
-"""What is measured of error beside a sweep, each into a file of its own. Imports no torch.
+"""Studies of error beside the sweep, each with a file of results. Imports no torch.
 
 A study runs in a process of its own (``bench.sweep.process.run_function``), because whether kernels
 are interpreted is decided when they are imported.
@@ -15,7 +15,7 @@ from bench.records.provenance import provenance
 
 
 def activations(folder: Path, per_exponent: int | None = None) -> Path:
-    """Measure the activations at so many points of each sign and exponent; all by default."""
+    """Measure the activations at ``per_exponent`` points of each sign and exponent."""
     from bench.error.activations import PER_EXPONENT, measure
 
     return _run(folder, files.ACTIVATIONS, partial(measure, per_exponent or PER_EXPONENT))
@@ -29,14 +29,14 @@ def repeatability(folder: Path, filter: str = "") -> Path:
 
 
 def training(folder: Path, cells: Sequence[str] | None = None) -> Path:
-    """Measure a training run of each of these cells; of all by default."""
+    """Measure a training run of each of these cells, by default of all."""
     from bench.error.training import CELLS, measure
 
     return _run(folder, files.TRAINING, partial(measure, cells or tuple(CELLS)))
 
 
 def _run(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> Path:
-    """Measure, and write what was found with where it is from; the file's path."""
+    """Measure, and write the result with its provenance; returns the file's path."""
     interpreted = environment.interpreted()
     if interpreted:
         interpreter.check()

@@ -1,7 +1,7 @@
 """A small training run from one seed: the losses of our modules and of torch.nn's, step by step.
 
-A character model learns the project's licence. Both sides get the same initial weights, batches of
-text and optimiser, all in float32, so that their curves differ by rounding only.
+A character model learns the project's licence. Both modules get the same initial weights, batches
+of text and optimiser, all in float32, so that their curves differ by rounding only.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 LICENCE = provenance.ROOT / "LICENSE"
 LETTERS = 4000  # of its terms
 T, B, I, H, STEPS = 8, 4, 8, 16, 50
-# The gradients of both sides differ by some 1e-6 of their size (float32, sums in another order).
+# The gradients of the two differ by some 1e-6 of their size (float32, sums in another order).
 # RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
 # this adds up, at random, to 1e-8 * sqrt(50 * 2000) = 3e-6 in the loss, and steps that feed the
 # difference back may multiply it; the loss itself falls by 1 in the meantime.
@@ -70,7 +70,7 @@ def losses(
 
 
 def curves(cell: str, seed: int, device: str, steps: int = STEPS) -> dict[str, list[float]]:
-    """The losses of ``torch.nn`` and of ``ours``."""
+    """The losses of ``torch.nn`` and of ``ours`` in each step."""
     ours, theirs, options = CELLS[cell]
     with torch_precision("ieee"):
         return {

@@ -1,4 +1,4 @@
-"""Triton's interpreter: whether it runs with the packages here, and a repair of its rounding.
+"""Triton's interpreter: whether it runs with the installed packages, and a fix of its rounding.
 
 Imports torch and Triton only when called.
 """

@@ -1,5 +1,5 @@
-"""What a sweep will measure: which cases for which providers, in what order, what of that is done
-already, and how long the rest takes. Imports no torch.
+"""The plan of a sweep: its cases and their providers in order, less what exists, and the time it
+takes. Imports no torch.
 """
 
 import functools
@@ -26,7 +26,7 @@ USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # of a preset that names no
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A request that one of its providers cannot run: the record's status, and why."""
+    """A request that one of its providers cannot run, with its record's status and reason."""
 
     request: Request
     provider: str
@@ -40,7 +40,7 @@ class Plan:
 
     Attributes:
         requests: what to measure, in order, each for the providers that can run it.
-        not_measured: who cannot run what.
+        not_measured: the requests and providers that cannot run them.
         done: how many records exist already.
         matched: how many cases the kinds and the filter select, of all shards together.
     """
@@ -80,13 +80,13 @@ def request_seconds(request: Request, machine: Machine, per_provider: float) -> 
 
 
 def record_file(folder: Path, run_id: str, which: str = "1/1") -> Path:
-    """A shard's own file, since two processes never write one."""
+    """The file of a run's records; each shard has its own, as only one process may write it."""
     tail = "" if which == "1/1" else "." + which.replace("/", "of")
     return folder / "records" / f"{run_id}{tail}.jsonl"
 
 
 def default_run(preset: str) -> str:
-    """Equal code and preset give equal names, so that the next call resumes the last."""
+    """The run's default name, the same for the same code and preset, so that a run is resumed."""
     return f"{preset}-{provenance.code_hash()}"
 
 
@@ -104,12 +104,8 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     plan = Plan(run_name(options), matched=len(requests))
     statuses = finished(folder, plan.run_id)
     again = statuses_to_rerun(options.rerun)
-    # What is not timed may run in the interpreter.
-    machines = {
-        kind: replace(machine, interpreted=kind == "error" and not machine.is_cuda)
-        for kind in KINDS
-    }
-
+    # Where there is no GPU, errors are measured in the interpreter; times never are.
+    machines = {"time": machine, "error": replace(machine, interpreted=not machine.is_cuda)}
     select = functools.cache(providers.select)
     for request in shard(requests, options.shard):
         names = options.providers or request.providers or preset.providers or USUAL_PROVIDERS
@@ -117,7 +113,7 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
         able = []
         for name, provider in select(names).items():
             if request.kind == "error" and (provider.graph or name.endswith("compiled")):
-                continue  # the same arithmetic as without
+                continue  # its arithmetic is that of the provider without
             status = statuses and statuses.get(
                 (request.kind, request.case.case_id, name, request.regime, request.seed)
             )
@@ -186,7 +182,7 @@ def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
 
 
 def _key(record: store.Record) -> tuple[Any, ...]:
-    """What a record has in common with a later one of the same request and provider."""
+    """What identifies a request and a provider in a record."""
     return tuple(record[name] for name in ("kind", "case_id", "provider", "regime", "seed"))
 
 
@@ -210,7 +206,7 @@ def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that a reader would choose.
+    """A time in a readable unit.
 
     >>> duration(9), duration(600), duration(8 * 3600), duration(6 * 86400)
     ('9 seconds', '10 minutes', '8.0 hours', '6.0 days')
