@@ -46,12 +46,12 @@ def selected_options(config: pytest.Config) -> Options:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per case and provider; who cannot run there is skipped with the reason."""
+    """One test per case and provider; a provider that cannot run it is skipped with the reason."""
     if "measured" not in metafunc.fixturenames:
         return
     config = metafunc.config
     machine = environment.probe()
-    nowhere = Path(config.rootpath, "no-such-folder")  # nothing was measured before
+    nowhere = Path(config.rootpath, "no-such-folder")  # where no records are
     options = selected_options(config)
     try:
         providers.load(options.plugins)
@@ -72,10 +72,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def measure(request: pytest.FixtureRequest) -> Iterator[Callable[[Request], Records]]:
-    """A function that gives each provider's record of a case, which it measures once, together.
-
-    These are the providers that were selected, also with -k.
-    """
+    """A function that measures a request's providers, those that -k selects, once and together."""
     option = request.config.getoption
     settings = {name: option(f"--{name}") for name in ("seconds", "target")}
     settings["seed"] = option("--input-seed")
@@ -119,12 +116,12 @@ def pytest_benchmark_compare_machine_info(
     config: pytest.Config, benchmarksession: Any, machine_info: dict, compared_benchmark: dict
 ) -> None:
     """Refuse to compare different devices, where pytest-benchmark itself only warns."""
-    names = [
+    here, there = (
         info.get("rnnbench", {}).get("device", {}).get("name")
         for info in (machine_info, compared_benchmark["machine_info"])
-    ]
-    if names[0] != names[1]:
+    )
+    if here != there:
         raise pytest.UsageError(
-            f"the stored benchmark is of another device ({names[1]}, this is {names[0]}); "
+            f"the stored benchmark is of another device ({there}, this is {here}); "
             "their times are not comparable"
         )

@@ -1,6 +1,6 @@
-"""Throughput through pytest-benchmark: it shows and stores the samples of the suite's own engine.
+"""Throughput in pytest-benchmark, which shows and stores the samples of the suite's own engine.
 
-pytest-benchmark's clock is the host's and GPU launches return before they end. So the engine
+pytest-benchmark times with the host's clock, and a GPU launch returns before it ends. So the engine
 measures, and a timer replays its samples: ``pedantic`` reads the timer exactly twice a round.
 """
 
@@ -16,25 +16,25 @@ EXTRA = (
 )  # fmt: skip
 
 
-_readings: list[float] = []  # that the timer has still to give, the next one last
+_readings: list[float] = []  # of the timer, the next one last
 
 
 def replay() -> float:
-    """A timer whose readings come in pairs, a sample (seconds) apart.
+    """A timer whose readings come in pairs that are a sample (seconds) apart.
 
-    Every pair starts at 0, so that no rounding piles up and the shown samples are the taken ones.
+    Every pair starts at 0, so that no rounding adds up and the samples are shown as measured.
     """
     return _readings.pop() if _readings else 0.0
 
 
 def load(samples: list[float]) -> None:
-    """Have the timer replay these samples."""
+    """Set the samples that :func:`replay` returns."""
     _readings[:] = [reading for sample in reversed(samples) for reading in (sample, 0.0)]
 
 
 @pytest.mark.benchmark(timer=replay)
 def test_throughput(measured: Record, benchmark: Any) -> None:
-    """Correct to float64 first; then the samples as the engine took them."""
+    """The engine has compared with float64; its samples are replayed."""
     if measured["status"] != "ok":
         pytest.fail(f"{measured['status']}: {measured['reason']}", pytrace=False)
     benchmark.group = measured["case_id"]

@@ -32,10 +32,10 @@ class Cell:
     """A recurrent cell as the suite knows it.
 
     Attributes:
-        name: in ``reference``, which computes the float64 truth, and in ``kernels``.
+        name: its name in ``reference``, which computes the float64 truth, and in ``kernels``.
         gates: rows of a weight matrix per hidden unit.
-        states: the letters of the state's tensors, the first being the output. A state n is a
-            divisor, so its drawn initial values are at least 1.
+        states: the letters of the state's tensors, first the output's. The state n is a divisor,
+            so its random initial values are at least 1.
         torch_class: its class in ``torch.nn``, None if there is none.
         kernels: whether ``kernels`` has it.
     """

@@ -19,7 +19,7 @@ DTYPE: dict[str, torch.dtype] = {dtype: getattr(torch, name) for dtype, name in 
 # Tensors up to this size are drawn on the CPU and are the same on every machine; larger ones are
 # drawn on the device, because copying them would take longer than measuring.
 SAME_EVERYWHERE = 1 << 22
-# About how much memory the float64 truth may save for its backward pass.
+# Memory, roughly, that the float64 truth may keep for its backward pass.
 TRUTH_BYTES = 4 << 30
 INITIAL = re.compile("[a-z]0")  # h0, c0, ...
 
@@ -45,18 +45,15 @@ class Problem:
     _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def forget_truth(self) -> None:
-        """Free the truth's memory once all providers have been compared with it."""
+        """Free the truth's memory."""
         self._truths.clear()
 
 
 def weight_names(case: Case) -> list[tuple[str, str, str, str]]:
     """torch's weight names, one tuple per layer and direction, in torch's order."""
-    names = []
-    for layer in range(case.layers):
-        for direction in range(case.directions):
-            tail = f"l{layer}" + ("_reverse" if direction else "")
-            names.append((f"w_ih_{tail}", f"w_hh_{tail}", f"b_ih_{tail}", f"b_hh_{tail}"))
-    return names
+    ends = ("", "_reverse")[: case.directions]
+    tails = [f"l{layer}{end}" for layer in range(case.layers) for end in ends]
+    return [(f"w_ih_{tail}", f"w_hh_{tail}", f"b_ih_{tail}", f"b_hh_{tail}") for tail in tails]
 
 
 def layer_weights(case: Case, inputs: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
@@ -150,7 +147,7 @@ def make_problem(case: Case, seed: int = 0, device: torch.device | str = "cpu") 
 def bind(
     library: Any, case: Case, inputs: dict[str, Tensor], **options: Any
 ) -> Callable[[], dict[str, Tensor]]:
-    """A call of the reference or the kernels for given tensors, computed in their own dtype.
+    """A call of the reference or the kernels on given tensors, in the tensors' dtype.
 
     Args:
         library: the package ``reference`` or ``kernels``.
@@ -199,10 +196,10 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def checked_rows(problem: Problem) -> Tensor:
-    """The batch rows whose truth is computed: all, or evenly spaced ones as memory allows.
+    """The batch rows whose truth is computed: all, or as many evenly spaced ones as memory allows.
 
-    Batch rows are independent of each other but for weight gradients, which sum over them; so a
-    check sets the upstream gradients of all other rows to zero.
+    Batch rows are independent except in weight gradients, which sum over them; so a check sets the
+    upstream gradients of all other rows to zero.
     """
     case = problem.case
     kept = 8 * (2 * case.cell_info.gates + 4) * case.H * case.directions * case.T * case.layers

@@ -54,7 +54,7 @@ def read(path: Path) -> Limits:
     """The numbers of a ``limits.json`` or a ``floor.json``.
 
     Raises:
-        ValueError: if there is no such file, or ``bench.gpu.floor`` did not write it so.
+        ValueError: if there is no such file, or it is not one that ``bench.gpu.floor`` writes.
     """
     accepted = f"a {files.LIMITS} or {files.FLOOR} that `python -m bench floor` wrote"
     try:
@@ -80,7 +80,7 @@ def load_limits(folder: Path) -> Limits | None:
 
 
 def faults(limits: Limits) -> list[str]:
-    """The fields that no measurement gives: of another type, not finite, or not above 0."""
+    """The fields that cannot be measurements: of a wrong type, not finite, or not above 0."""
     whole = ("multiprocessors", "shared_bytes", "shared_total")
     broken = []
     for each in dataclasses.fields(limits):

@@ -32,7 +32,7 @@ def provenance(device: dict[str, Any], code: str | None = None) -> dict[str, Any
     """The fields of every result that say where it is from.
 
     Args:
-        device: its name at least; ``environment.device_facts()`` of where the process runs.
+        device: at least its name; of this machine, ``environment.device_facts()``.
         code: a hash of what was measured; that of ``MEASURED`` unless given.
     """
     commit, dirty = git_state()
@@ -47,7 +47,7 @@ def provenance(device: dict[str, Any], code: str | None = None) -> dict[str, Any
 
 
 def now() -> str:
-    """The time as records have it: ISO 8601, in UTC, to the second."""
+    """The time in a record's format: ISO 8601, in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -82,7 +82,7 @@ def software_facts() -> dict[str, Any]:
 
 @functools.cache
 def code_hash() -> str:
-    """A hash of what is measured; equal hashes mean comparable records of one run."""
+    """A hash of ``MEASURED``; records with equal hashes are comparable."""
     digest = hashlib.sha256()
     for pattern in MEASURED:
         for path in sorted(ROOT.glob(pattern)):
@@ -104,7 +104,7 @@ def _git(folder: Path, *words: str) -> str | None:
 def git_state() -> tuple[str | None, bool | None]:
     """The checkout's commit and whether it has uncommitted changes; (None, None) without git.
 
-    A copy without its history can carry a file ``COMMIT`` that names it.
+    A copy without a ``.git`` can state its commit in a file ``COMMIT``.
     """
     commit = _git(ROOT, "rev-parse", "HEAD")
     changes = _git(ROOT, "status", "--porcelain", "--", *_SOURCES)

@@ -137,7 +137,6 @@ class Isolated:
         }
         target = partial(_serve, self.settings, self.folder, self.plugins)
         self._child = self._open.enter_context(closing(Child(target, environment, log)))
-        self._served = 0
         try:
             self._hello = self._receive(START_SECONDS, deadline)
         except BaseException:

@@ -189,8 +189,8 @@ def test_commands_take_short_names(monkeypatch, tmp_path: Path):
     assert len(cells) > 1 and set(cells) == {"rnn_tanh"}
     assert called("plan", "--cell", "rnn", "--hidden", "64").startswith("rnn_tanh, H=64")
     assert NAMES in " ".join(called("plan", "--help").split())  # however wide the terminal is
-    words = ("--preset", "tiny", "--filter", "cell=rnn", "--dry-run", "--results", str(tmp_path))
-    text = called("sweep", *words)
+    where = ("--dry-run", "--results", str(tmp_path))
+    text = called("sweep", "--preset", "tiny", "--filter", "cell=rnn", *where)
     assert "rnn_tanh-fwd" in text and "lstm" not in text
     for words in (("plan", "--cell"), ("profile", "--cell"), ("resources", "--cells")):
         fault = CliRunner().invoke(app, [*words, "elman"]).exception

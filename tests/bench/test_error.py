@@ -13,7 +13,7 @@ import triton.language as tl
 from bench.cases.cases import DEFAULTS, REGIMES, TRACKS, Case, make_case
 from bench.cases.problem import DTYPE, Problem, checked_rows, make_problem, truth
 from bench.cases.regimes import apply_regime
-from bench.error import rounding_model
+from bench.error import activations, repeatability, rounding_model
 from bench.measure import metrics
 from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, Call, Provider, load
@@ -29,12 +29,12 @@ CPU = Machine("cpu", "test")
 load()
 
 
-def case(**values: object) -> Case:
+def small_case(**values: object) -> Case:
     return make_case(**DEFAULTS | {"B": 4, "T": 16, "H": 32, "dtype": "fp32"} | values)
 
 
-def errors(name: str, asked: Case, regime: str | None = None, seed: int = 0) -> dict:
-    problem = make_problem(asked, seed)
+def errors(name: str, case: Case, regime: str | None = None, seed: int = 0) -> dict:
+    problem = make_problem(case, seed)
     apply_regime(problem, regime)
     return Runner(PROVIDERS[name], problem, CPU).errors()
 
@@ -65,49 +65,51 @@ def test_errors_by_hand():
 
 
 def test_a_wrong_or_nan_result_is_never_accepted():
-    asked = case(dtype="bf16")
-    good = errors("reference", asked)
-    assert verdict(good, asked) is None
+    case = small_case(dtype="bf16")
+    good = errors("reference", case)
+    assert verdict(good, case) is None
     for bad in (math.nan, math.inf, 0.05):
         spoiled = good | {"y": good["y"] | {"rel_l2": bad}}
-        assert "y is off" in str(verdict(spoiled, asked))
+        assert "y is off" in str(verdict(spoiled, case))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("directions", [1, 2])
 def test_torch_and_the_reference_meet_the_tolerance(cell: str, dtype: str, directions: int):
-    asked = case(cell=cell, dtype=dtype, directions=directions, layers=2, **{"pass": "fwd+bwd"})
+    case = small_case(
+        cell=cell, dtype=dtype, directions=directions, layers=2, **{"pass": "fwd+bwd"}
+    )
     for name in ("torch.nn", "reference"):
-        found = errors(name, asked)
-        assert verdict(found, asked) is None
+        found = errors(name, case)
+        assert verdict(found, case) is None
         expected = {"y", "h_n", "dx", "dh0", "dw_ih_l0", "dw_hh_l1", "db_ih_l0", "db_hh_l1"}
         assert expected <= found.keys()
         assert ("c_n" in found) == ("dc0" in found) == (cell == "lstm")
 
 
 def test_only_some_rows_are_checked_when_memory_is_short(monkeypatch):
-    asked = case(B=7, resets=0.2, **{"pass": "fwd+bwd"})
-    problem = make_problem(asked)
+    case = small_case(B=7, resets=0.2, **{"pass": "fwd+bwd"})
+    problem = make_problem(case)
     assert len(checked_rows(problem)) == 7
-    per_row = 8 * 12 * asked.H * asked.T
+    per_row = 8 * 12 * case.H * case.T
     monkeypatch.setattr("bench.cases.problem.TRUTH_BYTES", 3 * per_row)
-    problem = make_problem(asked)
+    problem = make_problem(case)
     assert checked_rows(problem).tolist() == [0, 3, 6]
     runner = Runner(PROVIDERS["reference"], problem, CPU)
     found = runner.errors()
     assert found["y"]["rel_l2"] < 1e-6 and found["dw_hh_l0"]["rel_l2"] < 1e-6
-    # The upstream gradients are whole again for the clock.
+    # The upstream gradients are complete again for timing.
     runner.run()
     assert torch.equal(runner._upstream["y"], problem.upstream["y"])
 
 
 def test_inputs_depend_on_the_seed_alone():
-    a, b, c = (make_problem(case(), seed) for seed in (0, 0, 1))
+    a, b, c = (make_problem(small_case(), seed) for seed in (0, 0, 1))
     assert all(torch.equal(a.inputs[name], b.inputs[name]) for name in a.inputs)
     assert not torch.equal(a.inputs["x"], c.inputs["x"])
     # Another type rounds the same numbers.
-    half = make_problem(case(dtype="bf16"), 0)
+    half = make_problem(small_case(dtype="bf16"), 0)
     assert torch.equal(half.inputs["x"], a.inputs["x"].to(torch.bfloat16))
 
 
@@ -125,15 +127,15 @@ def test_inputs_depend_on_the_seed_alone():
 def test_no_regime_gives_nan_for_finite_input(provider: str, cell: str, regime: str):
     one = {"lstm": "fp32", "gru": "bf16", "rnn_tanh": "fp16"}  # interpreting all takes long
     for dtype in DTYPE if provider == "reference" else [one[cell]]:
-        asked = case(cell=cell, dtype=dtype, B=2, T=4, H=16, **{"pass": "fwd+bwd"})
-        found = errors(provider, asked, regime)
+        case = small_case(cell=cell, dtype=dtype, B=2, T=4, H=16, **{"pass": "fwd+bwd"})
+        found = errors(provider, case, regime)
         if cell == "rnn_relu" and dtype == "fp16" and regime == "large":
             continue  # a rectified state of some thousands may pass fp16's largest number
         assert all(math.isfinite(each["rel_l2"]) for each in found.values()), (dtype, found)
 
 
 def test_orthogonal_weights_have_the_stated_radius():
-    problem = make_problem(case(dtype="fp32"))
+    problem = make_problem(small_case(dtype="fp32"))
     apply_regime(problem, "orthogonal-1.1")
     for gate in problem.inputs["w_hh_l0"].double().split(32):
         assert torch.allclose(gate @ gate.T, 1.21 * torch.eye(32, dtype=torch.float64), atol=1e-6)
@@ -141,11 +143,11 @@ def test_orthogonal_weights_have_the_stated_radius():
         apply_regime(problem, "odd")
 
 
-def test_what_the_fp32_carry_buys():
-    """Alone, a state kept in bf16 costs far more than one kept in fp32."""
+def test_an_fp32_carry_is_more_exact():
+    """As the only rounding, a state kept in bf16 costs far more than one kept in fp32."""
     for cell in ("lstm", "gru", "rnn_tanh"):
-        asked = case(cell=cell, dtype="bf16", T=64, H=64)
-        off = {name: errors(f"effect-{name}", asked)["y"]["rel_l2"] for name in
+        case = small_case(cell=cell, dtype="bf16", T=64, H=64)
+        off = {name: errors(f"effect-{name}", case)["y"]["rel_l2"] for name in
                ("carry-fp32", "carry-io", "all", "all-carry-io", "sum")}  # fmt: skip
         assert off["carry-io"] > 1e3 * off["carry-fp32"]
         # A plain cell has no state but h, which the product rounds anyway.
@@ -158,13 +160,13 @@ def test_what_the_fp32_carry_buys():
 @pytest.mark.parametrize("regime", [None, "orthogonal-0.9", "orthogonal-1.0"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_the_model_predicts_the_measured_error(cell: str, regime: str | None, dtype: str):
-    asked = case(cell=cell, dtype=dtype, T=64, H=128)
-    problem = make_problem(asked)
+    case = small_case(cell=cell, dtype=dtype, T=64, H=128)
+    problem = make_problem(case)
     apply_regime(problem, regime)
     exact = truth(problem, False)["y"]
     got = Runner(PROVIDERS["effect-all"], problem, CPU).checked_outputs()["y"].double()
     measured = (got - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))
-    modelled = torch.from_numpy(rounding_model.growth(asked, asked.T, regime))
+    modelled = torch.from_numpy(rounding_model.growth(case, case.T, regime))
     ratio = (modelled[4:].mean() / measured[4:].mean()).item()
     # Independent roundings of 16-bit types are what the model is made of; fp32's sums are done
     # in blocks by the BLAS, which rounds less than one after another.
@@ -175,8 +177,6 @@ def test_the_model_predicts_the_measured_error(cell: str, regime: str | None, dt
 @pytest.mark.slow
 @INTERPRETED
 def test_activations_over_the_whole_range():
-    from bench.error import activations
-
     found = activations.measure(per_exponent=2100)
     assert found["points"] >= 1 << 20
     functions = found["functions"]
@@ -199,9 +199,7 @@ def test_activations_over_the_whole_range():
 
 
 def test_points_cover_every_exponent():
-    from bench.error.activations import points
-
-    x = points(4)
+    x = activations.points(4)
     assert torch.isfinite(x).all() and (x > 0).any() and (x < 0).any()
     bits = x.numpy().view(np.uint32)
     assert set((bits >> 23) & 0xFF) == set(range(255))
@@ -211,7 +209,7 @@ STEADY = {
     "same call twice": True, "prepared anew": True, "batch of 3 against 3 of the batch": True,
     "rows in another order": True,
 }  # fmt: skip
-# By what an implementation's numbers change: the questions whose answer is then no.
+# What an implementation's numbers depend on, and the comparisons that then differ.
 CHANGES = {
     "nothing": (),
     "call": ("same call twice", "prepared anew", *list(STEADY)[2:]),
@@ -222,9 +220,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_question_of_repeatability_finds_what_it_asks_for(change: str, monkeypatch):
-    from bench.error import repeatability
-
+def test_each_comparison_of_repeatability_sees_its_change(change: str, monkeypatch):
     counts = {"call": 0, "preparation": 0}
 
     def build(problem: Problem) -> Call:
@@ -242,23 +238,21 @@ def test_each_question_of_repeatability_finds_what_it_asks_for(change: str, monk
 
     own = Provider("own", build)
     monkeypatch.setitem(PROVIDERS, "own", own)
-    asked = case(cell="rnn_tanh", track="recurrence", B=6, T=3, H=8)
-    rows = repeatability.measure([asked], ("own",))["rows"]
+    case = small_case(cell="rnn_tanh", track="recurrence", B=6, T=3, H=8)
+    rows = repeatability.measure([case], ("own",))["rows"]
     assert {row["question"]: row["same"] for row in rows} == STEADY | dict.fromkeys(
         CHANGES[change], False
     )
     assert all((row["max_abs"] == 0) == row["same"] for row in rows)
 
 
-def test_repeatability_is_asked_of_the_layer_and_of_the_loop():
-    from bench.error import repeatability
-
-    asked = repeatability.select_cases()
-    assert {each.track for each in asked} == {"layer", "recurrence"}
-    assert len(set(asked)) == len(asked) == 16
+def test_repeatability_is_measured_on_both_tracks():
+    cases = repeatability.select_cases()
+    assert {each.track for each in cases} == {"layer", "recurrence"}
+    assert len(set(cases)) == len(cases) == 16
     assert len(repeatability.select_cases("cell=rnn_tanh dtype=fp32")) == 2
-    asked = [case(cell="gru", track=track, B=6, T=3, H=8) for track in TRACKS]
-    found = repeatability.measure(asked, ("reference",)) | {"interpreted": False}
+    cases = [small_case(cell="gru", track=track, B=6, T=3, H=8) for track in TRACKS]
+    found = repeatability.measure(cases, ("reference",)) | {"interpreted": False}
     table = exactness.repeat_table(found | provenance({"name": "a card"})).shown
     expected = [(track, question) for track in TRACKS for question in STEADY]
     assert list(zip(table["track"], table["question"], strict=True)) == expected
@@ -266,13 +260,13 @@ def test_repeatability_is_asked_of_the_layer_and_of_the_loop():
 
 def test_nothing_is_timed_in_the_interpreter():
     where = Machine("cpu", "test", interpreted=True)
-    runner = Runner(PROVIDERS["reference"], make_problem(case()), where)
+    runner = Runner(PROVIDERS["reference"], make_problem(small_case()), where)
     runner.prepare()
     with pytest.raises(RuntimeError, match="interpreter"):
         runner.sample(1)
     assert runner.samples == []
     ours = [each for name, each in PROVIDERS.items() if name.startswith("ours")]
-    assert ours and all(each.supports(case(), CPU) for each in ours), "timed without a GPU"
+    assert ours and all(each.supports(small_case(), CPU) for each in ours), "timed without a GPU"
 
 
 @pytest.fixture
@@ -290,10 +284,10 @@ def rounding(monkeypatch) -> None:
 @INTERPRETED
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_our_16_bit_error_is_what_the_model_says(cell: str, dtype: str, rounding: None):
-    asked = case(cell=cell, dtype=dtype, B=4, T=8, H=64)
-    expected = rounding_model.growth(asked, asked.T)[-1]
-    assert errors("ours", asked)["y"]["rel_l2"] < 1.5 * expected
+def test_our_16_bit_error_is_as_modelled(cell: str, dtype: str, rounding: None):
+    case = small_case(cell=cell, dtype=dtype, B=4, T=8, H=64)
+    expected = rounding_model.growth(case, case.T)[-1]
+    assert errors("ours", case)["y"]["rel_l2"] < 1.5 * expected
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Calls measured in a CUDA graph, with a capture that only records that it happens."""
+"""Calls measured in a CUDA graph; the capture is simulated."""
 
 import contextlib
 from typing import Any
@@ -15,8 +15,8 @@ from bench.providers import Call, Provider, load
 from bench.records.environment import Machine
 
 
-def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
-    """What compiles or starts a library at its first call has done so before, in that very mode."""
+def test_a_call_is_warmed_up_before_its_capture(monkeypatch):
+    """A first call compiles and starts libraries, which a capture does not allow."""
     capturing: list[bool] = []
 
     @contextlib.contextmanager
@@ -29,14 +29,14 @@ def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
         monkeypatch.setattr(f"torch.cuda.{name}", MagicMock())
     monkeypatch.setattr("torch.cuda.graph", graph)
     case = make_case(**DEFAULTS | {"T": 2, "B": 2, "H": 4, "I": 3, "pass": "fwd+bwd"})
-    known: list[bool] = []
+    warm: list[bool] = []
 
     def build(problem: Any) -> Call:
         w = problem.inputs["w_hh_l0"].detach()
 
         def forward() -> dict[str, torch.Tensor]:
-            assert known or not capturing, "compiled inside a capture"
-            known.append(True)
+            assert warm or not capturing, "compiled inside a capture"
+            warm.append(True)
             return {name: w.sum() * torch.ones_like(x) for name, x in problem.upstream.items()}
 
         return Call(forward, {"w": w})
@@ -45,17 +45,17 @@ def test_nothing_is_done_for_the_first_time_inside_a_capture(monkeypatch):
     card = Machine("cuda", "a card", (9, 0), 132)
     runner = Runner(provider, make_problem(case), card)
     runner.prepare()
-    assert known and not capturing
-    known.clear()
+    assert warm and not capturing
+    warm.clear()
     with pytest.raises(AssertionError, match="inside a capture"), graph(None):
         runner._step()  # the test can fail
 
 
 def test_ours_in_a_graph_is_warmed_up_in_the_mode_that_is_captured(monkeypatch):
-    asked = []
+    modes = []
 
     def layers(*_: Any, mode: str, **rest: Any) -> Any:
-        asked.append(mode)
+        modes.append(mode)
         raise StopIteration
 
     monkeypatch.setattr(kernels, "layers", layers)
@@ -64,4 +64,4 @@ def test_ours_in_a_graph_is_warmed_up_in_the_mode_that_is_captured(monkeypatch):
     for _ in range(3):
         with pytest.raises(StopIteration):
             call.forward()
-    assert asked == ["auto-graph"] * 3
+    assert modes == ["auto-graph"] * 3

@@ -1,4 +1,4 @@
-"""Triton's interpreter with a NumPy that it cannot run with: one sentence, before anything else."""
+"""Triton's interpreter with a NumPy that it cannot run with: refused before any measurement."""
 
 import os
 import re
@@ -19,7 +19,7 @@ SENTENCE = (
     "Triton 3.6.0's interpreter cannot run with NumPy 2.5.2 (2.4 and later): install Triton 3.7 or "
     "later, or numpy<2.4; compiled kernels, on a GPU, need no interpreter"
 )
-# A process that takes what is installed for that pair.
+# A process with those versions.
 PAIR = "import sys, numpy, triton; numpy.__version__, triton.__version__ = '2.5.2', '3.6.0'\n"
 BENCH = PAIR + "import runpy; runpy.run_module('bench', run_name='__main__')\n"
 TESTS = PAIR + "import pytest; sys.exit(pytest.main(sys.argv[1:]))\n"
@@ -34,7 +34,7 @@ def run(code: str, *words: object, interpreted: bool = False) -> subprocess.Comp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-# Tried with every one of these pairs installed.
+# As found with each of these pairs installed.
 @pytest.mark.parametrize(
     ("triton", "numpy", "works"),
     [
@@ -43,14 +43,16 @@ def run(code: str, *words: object, interpreted: bool = False) -> subprocess.Comp
         ("3.6.0", "2.5.0", False),
         ("3.7.0", "2.4.0", True),
         ("3.7.1", "2.5.0", True),
-        # and how else their versions are spelt
+        # Other forms of versions.
         ("3.6.0+git9844da95", "2.10.1", False),
         ("3.10.0", "2.4.0rc1", True),
         ("3.5.1", "2.4.0.dev0", False),
         ("3.6.0", "1.26.4", True),
     ],
 )
-def test_the_pairs_that_cannot_run(monkeypatch, triton: str, numpy: str, works: bool):
+def test_versions_that_do_not_run_together_are_refused(
+    monkeypatch, triton: str, numpy: str, works: bool
+):
     monkeypatch.setattr("triton.__version__", triton)
     monkeypatch.setattr("numpy.__version__", numpy)
     if works:
@@ -61,17 +63,17 @@ def test_the_pairs_that_cannot_run(monkeypatch, triton: str, numpy: str, works: 
 
 
 @NO_GPU
-def test_the_kernels_refuse_to_be_interpreted(monkeypatch):
+def test_kernels_are_not_interpreted_with_a_fault(monkeypatch):
     monkeypatch.setattr(autograd, "INTERPRETER_FAULT", SENTENCE)
     with pytest.raises(RuntimeError, match=re.escape(SENTENCE)):
         kernels.GRU(2, 3)(torch.zeros(1, 1, 2))
-    # What nobody interprets goes on.
+    # A meta tensor needs no interpreter.
     y, _ = kernels.GRU(2, 3, device="meta")(torch.zeros(1, 1, 2, device="meta"))
     assert y.shape == (1, 1, 3)
 
 
 @NO_GPU
-def test_a_process_that_interprets_says_it_at_the_first_call():
+def test_the_first_call_of_a_kernel_fails():
     done = run(KERNELS, interpreted=True)
     assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
 
@@ -90,7 +92,7 @@ def test_a_process_that_interprets_says_it_at_the_first_call():
     ],
     ids=" ".join,
 )
-def test_a_command_that_has_kernels_interpreted_says_it_and_measures_nothing(words, tmp_path: Path):
+def test_a_command_that_interprets_kernels_fails_before_it_measures(words, tmp_path: Path):
     done = run(BENCH, *words, tmp_path / "results")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: {SENTENCE}"
@@ -100,7 +102,7 @@ def test_a_command_that_has_kernels_interpreted_says_it_and_measures_nothing(wor
 @NO_GPU
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["repeatability", "activations", "training"])
-def test_a_study_of_error_says_it_and_writes_nothing(study: str, tmp_path: Path):
+def test_a_study_of_error_fails_before_it_writes(study: str, tmp_path: Path):
     code = (
         f"{PAIR}from pathlib import Path; from bench.error.studies import {study}\n"
         f"{study}(Path(sys.argv[1]))\n"
@@ -111,7 +113,7 @@ def test_a_study_of_error_says_it_and_writes_nothing(study: str, tmp_path: Path)
 
 
 @NO_GPU
-def test_what_nobody_interprets_is_not_refused(tmp_path: Path):
+def test_commands_that_interpret_nothing_run(tmp_path: Path):
     done = run(BENCH, "sweep", "--kind", "error", "--dry-run", "--results", tmp_path)
     assert done.returncode == 0 and "cases to measure" in done.stdout, done.stderr
     done = run(BENCH, "plan", "--hidden", 64)
@@ -119,7 +121,7 @@ def test_what_nobody_interprets_is_not_refused(tmp_path: Path):
 
 
 @NO_GPU
-def test_the_tests_say_it_once():
+def test_pytest_fails_before_any_test():
     done = run(TESTS, "-q", "tests/kernels/test_slstm.py", "tests/kernels/test_plan.py")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert done.stderr.strip() == f"ERROR: {SENTENCE}"

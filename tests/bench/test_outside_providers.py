@@ -1,6 +1,6 @@
-"""The outside peers' weight and gate mapping, on the CPU, through what of them runs there.
+"""How FlashRNN's and TorchRL's providers map weights and gates, tested on the CPU.
 
-They are extras: each test is skipped where its package is missing.
+A test is skipped where its package is not installed.
 """
 
 import contextlib
@@ -23,18 +23,19 @@ load()
 
 
 def need(module: str) -> None:
-    """Skip with the reason if a peer cannot be imported here."""
+    """Skip, with the reason, if a package cannot be imported here."""
     try:
         importlib.import_module(module)
     except ImportError as missing:
         pytest.skip(f"{module.split('.')[0]} cannot be imported here: {missing}")
 
 
-def check(build, case, dtype_tolerance: float) -> None:
+def check(build, case) -> None:
     problem = make_problem(case)
     runner = Runner(Provider("peer", build), problem, CPU)
     for name, found in runner.errors().items():
-        assert found["rel_l2"] <= dtype_tolerance, (case.case_id, name, found)
+        # In fp32, only a wrong mapping is off by more than some roundings.
+        assert found["rel_l2"] <= 1e-6, (case.case_id, name, found)
 
 
 @pytest.mark.parametrize("pass_", ["fwd", "fwd+bwd"])
@@ -46,8 +47,7 @@ def test_flashrnn_mapping_through_its_vanilla_backend(cell: str, track: str, pas
 
     shape = {"B": 3, "T": 5, "I": 6, "H": 8, "dtype": "fp32"}
     case = make_case(**DEFAULTS | shape | {"cell": cell, "track": track, "pass": pass_})
-    # The plain backend in fp32: only a wrong mapping is off by more than some roundings.
-    check(lambda problem: build(problem, "vanilla"), case, 1e-6)
+    check(lambda problem: build(problem, "vanilla"), case)
 
 
 @pytest.mark.slow
@@ -63,8 +63,8 @@ def test_torchrl_mapping_in_the_interpreter(cell: str, resets: float, monkeypatc
 
     from bench.providers.torchrl import build
 
-    # Its launchers name a CUDA device, its tuner asks a GPU which of many tiles is best, and its
-    # tanh is a function of CUDA's library. None of them bears on the mapping.
+    # Its launchers name a CUDA device, its tuner times tiles on a GPU, and its tanh is a function
+    # of CUDA's library. None of them affects the mapping.
     monkeypatch.setattr(tl.extra.cuda.libdevice, "tanh", lambda x: 1 - 2 / (tl.exp(2 * x) + 1))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     for kernel in vars(_rnn_triton).values():
@@ -72,7 +72,7 @@ def test_torchrl_mapping_in_the_interpreter(cell: str, resets: float, monkeypatc
             monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
     shape = {"B": 3, "T": 4, "I": 6, "H": 8, "dtype": "fp32", "resets": resets}
     case = make_case(**DEFAULTS | shape | {"cell": cell, "pass": "fwd+bwd"})
-    check(build, case, 1e-6)
+    check(build, case)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_torchrl_mapping_in_the_interpreter(cell: str, resets: float, monkeypatc
         ("torchrl-triton", {"track": "recurrence"}, "track recurrence"),
     ],
 )
-def test_peers_say_what_they_do_not_support(name: str, values: dict, reason: str):
+def test_unsupported_cases_have_a_reason(name: str, values: dict, reason: str):
     supports = PROVIDERS[name].supports
     assert reason in (supports(make_case(**DEFAULTS | values), H100) or "")
     assert supports(make_case(**DEFAULTS), CPU), "the package is missing, or a GPU"
 
 
-def test_a_tolerance_would_catch_swapped_gates():
-    """The bounds that let a provider be timed are far below what a wrong mapping causes."""
+def test_the_tolerance_catches_swapped_gates():
+    """The errors that are tolerated are far below what a wrong mapping causes."""
     from bench.providers.plain import reference
 
     case = make_case(**DEFAULTS | {"B": 3, "T": 5, "H": 8, "dtype": "bf16", "pass": "fwd+bwd"})

@@ -1,4 +1,4 @@
-"""The sweep: isolation, resuming, shards, budgets, and what it may import."""
+"""The sweep: isolated failures, plugins, resuming, shards and budgets."""
 
 import cProfile
 import os
@@ -29,8 +29,8 @@ from bench.sweep import sweep
 from bench.sweep.plan import Options, default_run, describe, make_plan
 from bench.sweep.worker_process import Isolated, Stopped
 
-SILENCE_S = 30.0  # that means a hang: only the provider that sleeps for an hour is so long silent
-MOST_CALLS = 300  # of functions, for each case that a dry run plans; some 200 today
+TIMEOUT_S = 30.0  # reached only by the provider that sleeps for an hour
+MOST_CALLS = 300  # of functions for each case of a dry run; some 200 today
 HELPERS = Path(__file__).parents[1] / "helpers"
 PLUGIN, PRESETS = HELPERS / "bench_plugin.py", HELPERS / "bench_presets.toml"
 QUICK = {"seconds": 0.02, "target": 0.5, "seed": 0}
@@ -78,7 +78,7 @@ def test_every_failure_costs_one_provider_of_one_case(tmp_path: Path):
     }  # fmt: skip
     statuses = {"good": "ok", "needs-room": "ok"} | bad
     chosen = options(providers=",".join(statuses), filter="cell=lstm H=4")
-    folder, counts, left = sweep.sweep(chosen, QUICK, tmp_path, timeout=SILENCE_S)
+    folder, counts, left = sweep.sweep(chosen, QUICK, tmp_path, timeout=TIMEOUT_S)
     assert left == 0
     found = {record["provider"]: record for record in store.read(tmp_path)}
     assert {name: record["status"] for name, record in found.items()} == statuses
@@ -89,14 +89,14 @@ def test_every_failure_costs_one_provider_of_one_case(tmp_path: Path):
     assert "y is off by" in found["wrong"]["reason"] and found["wrong"]["errors"]
     assert sum(counts.values()) == 9
 
-    # Nothing is left to do; failures are measured again only when asked.
+    # Nothing is left to do; --rerun measures failures again.
     plan = make_plan(chosen, environment.probe(), folder)
     assert plan.requests == [] and plan.done == 9
     plan = make_plan(replace(chosen, rerun="failed"), environment.probe(), folder)
     assert set(plan.requests[0].providers) == bad.keys() - {"refuses"}
 
 
-def test_supports_that_raises_costs_its_own_cases(tmp_path: Path):
+def test_a_broken_supports_costs_only_its_provider(tmp_path: Path):
     chosen = options(providers="good,unsure,odd", filter="cell=lstm H=4")
     providers.load(chosen.plugins)
     plan = make_plan(chosen, environment.probe(), tmp_path)
@@ -145,7 +145,7 @@ def test_a_wrong_shape_is_incorrect(tmp_path: Path, kind: str):
 
 
 @pytest.mark.slow
-def test_a_record_tells_everything(tmp_path: Path):
+def test_a_record_has_its_measurement_and_provenance(tmp_path: Path):
     chosen = options(kinds=("time", "error"), filter="H=4")
     folder, counts, _ = sweep.sweep(chosen, QUICK, tmp_path)
     assert folder.name == provenance.slug(environment.cpu_name())
@@ -182,7 +182,7 @@ def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_beside_its_compressed_records(tmp_path: Path):
+def test_a_run_resumes_beside_its_compressed_records(tmp_path: Path):
     part, whole = (options(filter=f"cell=lstm{tail}") for tail in (" H=4", ""))
     measure(part, tmp_path)
     (plain,) = tmp_path.rglob("*.jsonl")
@@ -245,12 +245,12 @@ def test_a_deadline_ends_a_process_that_is_still_starting(tmp_path: Path):
 def test_a_budget_stops_cleanly(tmp_path: Path):
     endless = {"seconds": 30.0, "target": 1e-9, "seed": 0}
     _, counts, left = sweep.sweep(options(), endless, tmp_path, max_minutes=0.1)
-    assert left == 4 and not counts  # a case cut short is not half kept
+    assert left == 4 and not counts  # an unfinished case leaves no record
     assert list(store.read(tmp_path)) == []
 
 
-def test_a_dry_runs_work_grows_as_its_cases(tmp_path: Path):
-    """Counted in function calls, which no machine makes more or fewer of."""
+def test_a_dry_run_takes_few_calls_per_case(tmp_path: Path):
+    """Function calls, whose number does not depend on the machine."""
     machine = environment.Machine("cpu", "test")
     for name in ("tiny", "paper", "full"):  # the first also imports
         with cProfile.Profile() as profile:
@@ -286,8 +286,8 @@ def test_a_wrong_option_says_what_is_accepted(words: list[str], complaint: str):
     assert isinstance(fault, ValueError | FileNotFoundError) and complaint in str(fault)
 
 
-def test_the_first_command_measures_also_where_records_are_committed(tmp_path: Path):
-    """Else a fresh clone on a machine of the same name would measure nothing."""
+def test_quick_measures_also_where_its_records_are_committed(tmp_path: Path):
+    """Otherwise a fresh clone on a machine of the same name would measure nothing."""
     name = quick.run_name("tiny", tmp_path)
     assert name == default_run("tiny")
     (tmp_path / "records").mkdir()

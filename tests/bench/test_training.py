@@ -22,12 +22,11 @@ def test_the_loss_curve_is_torchs(cell, seed):
     assert len(curve) == len(expected) >= 50
     assert expected[-1] < expected[0] - 0.5, "nothing was learned"
     worst = max(abs(a - b) for a, b in zip(curve, expected, strict=True))
-    # Why so much is allowed stands beside it.
     assert worst <= training.BOUND, f"the losses differ by up to {worst:.1e}"
 
 
 def test_the_bound_sees_a_wrong_gradient(seed):
-    """One in which each entry is off by a hundredth of their size: another curve."""
+    """Each entry is off by 1 % of their standard deviation."""
 
     def disturbed(i: int, h: int) -> torch.nn.Module:
         module: Any = torch.nn.GRU(i, h)
@@ -49,7 +48,7 @@ def test_the_report_draws_the_curves(tmp_path):
     assert "figures/training.png" in page and "A training run from the same seed" in page
 
 
-def test_a_measured_run_has_what_the_report_reads(tmp_path, monkeypatch):
+def test_the_file_has_what_the_report_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "measure", partial(training.measure, steps=2))
     found = store.read_state(studies.training(tmp_path, ["gru"]))
     assert set(found) >= set(synthetic.training()) - {"functions", "points"}
