@@ -1,7 +1,6 @@
 """Every table, figure and page of a report, rebuilt from stored records without a GPU."""
 
 import contextlib
-import gc
 import itertools
 import multiprocessing
 import os
@@ -17,26 +16,12 @@ from bench.report.style import looks, sheet, typeset
 from bench.report.style.sheet import Job
 from bench.report.topics import TOPICS
 
-FEW = 12  # figures that one process draws sooner than others start
-
-
-def _prepare() -> None:
-    """Make a process ready to draw."""
-    looks.apply_style()
-    # Figures are full of cycles: looking for garbage while one is made finds none and takes long.
-    gc.freeze()
-    gc.disable()
-
-
-def _draw(job: Job, folder: Path) -> list[Path]:
-    written = job(folder)
-    gc.collect()
-    return written
+FEW = 12  # figures that one process draws faster than a pool starts
 
 
 @contextlib.contextmanager
 def drawing(tasks: Iterable[tuple[Job, Path]]) -> Iterator[Callable[[], list[list[Path]]]]:
-    """Begin to draw, in several processes where that pays; what is given waits for the files."""
+    """Start to draw, many figures in several processes; yields a function that awaits the files."""
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, FEW + 1))
     processes = min(os.cpu_count() or 1, 8)
@@ -45,24 +30,24 @@ def drawing(tasks: Iterable[tuple[Job, Path]]) -> Iterator[Callable[[], list[lis
         yield lambda: [job(folder) for job, folder in itertools.chain(first, tasks)]
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=looks.apply_style) as pool:
         try:
-            begun = [pool.submit(_draw, *task) for task in itertools.chain(first, tasks)]
+            begun = [pool.submit(job, folder) for job, folder in itertools.chain(first, tasks)]
             yield lambda: [future.result() for future in begun]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # else it draws them all first
+            pool.shutdown(wait=False, cancel_futures=True)  # else it draws all figures first
             raise
 
 
 def all_tables(run: Run) -> list[typeset.Table]:
-    """Every table that a run fills."""
+    """Every table that a run has records for."""
     return [table for topic in TOPICS for table in topic.tables(run)]
 
 
 def build_report(paths: Sequence[Path]) -> list[Path]:
     """Write tables, figures and pages of these results folders or record files.
 
-    Files of an earlier report that no record fills any more are removed.
+    Files of an earlier report that these records do not give are removed.
 
     Returns:
         The written files: of each run its tables, figures, download and page, then the results
@@ -95,7 +80,7 @@ def build_report(paths: Sequence[Path]) -> list[Path]:
 
 
 def remove_stale(folder: Path, kept: set[Path]) -> None:
-    """Remove what an earlier report wrote and this one did not."""
+    """Remove the tables and figures of an earlier report that this one did not write."""
     kinds = {f".{kind}" for kind in (*sheet.FORMATS, *typeset.FORMATS)}
     for name in ("tables", "figures"):
         for path in (folder / name).glob("*"):
@@ -104,9 +89,9 @@ def remove_stale(folder: Path, kept: set[Path]) -> None:
 
 
 def results_pages(runs: Sequence[Run]) -> list[Path]:
-    """The HTML pages: one for all devices beside each other, one for each loose file.
+    """Write the HTML pages: one for all devices of a results folder, one for each loose file.
 
-    A device's page holds the devices beside it too, also those not reported on now.
+    A device's page also holds the other devices of its results folder.
     """
     groups: dict[Path, list[Run]] = {}
     for run in runs:
@@ -142,7 +127,7 @@ def main(*folders: Path) -> list[Path]:
 
 
 def has_records(folder: Path) -> bool:
-    """Whether a folder holds a record; an empty file is what a killed process may leave."""
+    """Whether a folder holds a record; a killed process may leave an empty file."""
     return next(store.read(folder), None) is not None
 
 

@@ -1,10 +1,11 @@
-"""Whether a second run is slower than a first one, and how sure that is."""
+"""Whether a second run is slower than a first one, within the uncertainty of both."""
 
 import glob
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 from bench.records import files, store
 
@@ -13,18 +14,18 @@ SLOWER, FASTER, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "br
 
 @dataclass(frozen=True)
 class Pair:
-    """One question that both runs answered; ``ratio`` is second over first, above 1 is slower."""
+    """A case, provider and mode in both runs; ``ratio`` is second over first, above 1 is slower."""
 
     case_id: str
     provider: str
     mode: str
     before_ms: float | None
     after_ms: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
     verdict: str
     reason: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def find(run: str, results: Path = files.RESULTS) -> list[Path]:
@@ -65,7 +66,7 @@ def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Reco
 
 
 def pair(before: store.Record, after: store.Record, threshold: float) -> Pair:
-    """Compare two records of one question.
+    """Compare two records of one case, provider and mode.
 
     The verdict is "slower" only if the whole 95 % interval of the ratio lies above
     1 + threshold, "faster" if it lies below 1 / (1 + threshold), "same" if it lies between, and
@@ -73,44 +74,35 @@ def pair(before: store.Record, after: store.Record, threshold: float) -> Pair:
     """
     from bench.measure.statistics import ratio_interval
 
-    ratio, interval, reason = None, None, ""
-    if before["status"] != "ok":
-        verdict, reason = UNSURE, before["status"]
-    elif after["status"] != "ok":
-        verdict, reason = BROKEN, f"{after['status']}: {after['reason']}"
-    else:
-        ratio = after["median_ms"] / before["median_ms"]
-        interval = ratio_interval(after["samples_ms"], before["samples_ms"])
-        verdict = _verdict(interval, 1 + threshold)
-    low, high = interval or (None, None)
     mode = after["mode"] or before["mode"] or ""
-    what = (after["case_id"], after["provider"], mode)
     times = (before["median_ms"], after["median_ms"])
-    return Pair(*what, *times, ratio, low, high, verdict, reason)
+    what = (after["case_id"], after["provider"], mode, *times)
+    if before["status"] != "ok":
+        return Pair(*what, UNSURE, before["status"])
+    if after["status"] != "ok":
+        return Pair(*what, BROKEN, f"{after['status']}: {after['reason']}")
+    ratio, limit = times[1] / times[0], 1 + threshold
+    interval = ratio_interval(after["samples_ms"], before["samples_ms"])
+    if interval is None:
+        return Pair(*what, UNSURE, ratio=ratio)
+    low, high = interval
+    if low > limit:
+        verdict = SLOWER
+    elif high < 1 / limit:
+        verdict = FASTER
+    else:
+        verdict = SAME if 1 / limit <= low and high <= limit else UNSURE
+    return Pair(*what, verdict, ratio=ratio, low=low, high=high)
 
 
 def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _verdict(interval: tuple[float, float] | None, limit: float) -> str:
-    if interval is None:
-        return UNSURE
-    low, high = interval
-    if low > limit:
-        return SLOWER
-    if high < 1 / limit:
-        return FASTER
-    return SAME if 1 / limit <= low and high <= limit else UNSURE
-
-
 def compare(
-    first: Sequence[Path],
-    second: Sequence[Path],
-    threshold: float = 0.05,
-    any_device: bool = False,
+    first: Sequence[Path], second: Sequence[Path], threshold: float = 0.05, any_device: bool = False
 ) -> list[Pair]:
-    """All questions that both runs answered, the largest ratio first.
+    """Compare every case, provider and mode that both runs have, the largest ratio first.
 
     Raises:
         ValueError: if the devices differ and ``any_device`` is not set, or nothing is common.
@@ -153,8 +145,8 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
     ]
     for provider, mode in sorted({(p.provider, p.mode) for p in pairs}):
         mine = [p for p in pairs if (p.provider, p.mode) == (provider, mode)]
-        logs = [math.log(p.ratio) for p in mine if p.ratio is not None]
-        mean = f"{math.exp(sum(logs) / len(logs)):.3f}" if logs else "-"
+        ratios = [p.ratio for p in mine if p.ratio is not None]
+        mean = f"{geometric_mean(ratios):.3f}" if ratios else "-"
         counts = [sum(p.verdict == verdict for p in mine) for verdict in (SLOWER, FASTER, BROKEN)]
         lines.append(_row(provider, mode, len(mine), mean, *counts))
     shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNSURE)]

@@ -9,24 +9,23 @@ import pandas as pd
 from bench.records import schema, store
 from bench.report import terms
 
-# The tensors that a figure or table calls output: of all steps. States of the last one stay in the
-# records and are checked like them.
+# The tensors that a figure or table calls output: those of all steps. The last step's states are
+# only in the records.
 OUTPUTS = ("y", "output")
-COMPARED = ("ours", "torch.nn")  # who is held against whom in error
-# What every figure and table names.
+COMPARED = ("ours", "torch.nn")  # the providers whose errors are compared
+# The columns that every figure and table names as its origin.
 ORIGIN = ("device", "torch", "triton", "cudnn", "run_id", "commit")
 
 _ERROR_FLAT = (
-    *("case_id", "kind", "status", "reason", "cell", "provider", "provider_version", "pass"),
-    *("track", "directions", "layers", "B", "T", "I", "H", "resets", "seed", "regime"),
-    *("interpreted", "time"),
+    *("case_id", "status", "reason", "cell", "provider", "provider_version", "pass", "track"),
+    *("directions", "layers", "B", "T", "I", "H", "resets", "seed", "regime", "interpreted"),
 )
 _NAMED = ("mode", "number", "inputs", *ORIGIN)
 _FLAT = (
     *(name for name, field in schema.FIELDS.items() if field.type not in ("object", "array")),
     "versus",
 )
-# By what rows are sorted, and the order of values that is not the alphabet's.
+# The columns that rows are sorted by, and the columns with an order that is not alphabetical.
 _ROW_ORDER = (
     *("cell", "pass", "track", "directions", "layers", "number", "inputs", "resets", "B", "T"),
     *("H", "regime", "mode", "provider", "tensor", "seed"),
@@ -50,7 +49,7 @@ def number(record: store.Record) -> str:
 
 
 def clock(record: store.Record) -> str | None:
-    """How a record was timed; for one that never got so far, how it would have been."""
+    """The clock of a time record; of one that failed earlier, the clock it would have had."""
     if record["mode"] or record["kind"] != "time":
         return record["mode"]
     if record["provider"].endswith("-graph"):
@@ -62,7 +61,7 @@ def flat(
     records: Sequence[store.Record],
     more: Callable[[store.Record], dict[str, Any]] = lambda record: {},
 ) -> pd.DataFrame:
-    """One row per record with its scalar fields, ``number`` and ``inputs``, and what ``more`` adds.
+    """One row per record: its scalar fields, ``number``, ``inputs`` and the columns of ``more``.
 
     ``inputs`` is "H" where the input has as many features as the layer has units (or there is no
     input projection), else the number of features.
@@ -86,7 +85,8 @@ def errors(records: Sequence[store.Record]) -> pd.DataFrame:
         base = {name: record[name] for name in _ERROR_FLAT} | _named(record)
         for tensor, metrics in (record["errors"] or {None: {}}).items():
             values = {name: metrics.get(name) for name in schema.ERROR_FIELDS}
-            rows.append(base | {"tensor": tensor, "part": part(tensor)} | values)
+            part = tensor and ("gradient" if tensor.startswith("d") else "output")
+            rows.append(base | {"tensor": tensor, "part": part} | values)
     columns = [*_ERROR_FLAT, *_NAMED, "tensor", "part", *schema.ERROR_FIELDS]
     return ordered(pd.DataFrame(rows, columns=columns))
 
@@ -113,10 +113,10 @@ def origin(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comparable(errors: pd.DataFrame) -> pd.DataFrame:
-    """The errors of which a largest may be taken for each provider: those with default weights and
-    inputs, of the cases that both ours and torch.nn measured (of a cell that one lacks, of all).
+    """The errors over which the providers' largest are compared.
 
-    Else whoever is measured at longer or larger shapes looks worse.
+    Those with default weights and inputs, of the cases that both ours and torch.nn measured (of a
+    cell that one lacks, of all): a provider measured at larger shapes would else look worse.
     """
     ok = errors[errors["status"].eq("ok") & errors["tensor"].notna() & errors["regime"].isna()]
     ok = ok[~ok["provider"].str.startswith(terms.EFFECT)]
@@ -127,15 +127,8 @@ def comparable(errors: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else ok
 
 
-def part(tensor: str | None) -> str | None:
-    """Whether a tensor is an output ("output") or a gradient ("gradient")."""
-    if tensor is None:
-        return None
-    return "gradient" if tensor.startswith("d") else "output"
-
-
 def ordered(frame: pd.DataFrame, by: Sequence[str] = _ROW_ORDER) -> pd.DataFrame:
-    """Rows in a fixed order, so that the same records always give the same bytes."""
+    """The rows in an order that does not depend on the records' order."""
     if frame.empty:
         return frame
 
@@ -143,7 +136,6 @@ def ordered(frame: pd.DataFrame, by: Sequence[str] = _ROW_ORDER) -> pd.DataFrame
         order = _VALUE_ORDERS.get(str(column.name))
         if order is None:
             return column.map(lambda value: "" if value is None else value)
-        # Ranks as whole numbers, worked out once per value: tuples take long to compare.
         return column.map(
             {value: k for k, value in enumerate(terms.in_order(column.unique(), order))}
         )
@@ -155,24 +147,23 @@ def ordered(frame: pd.DataFrame, by: Sequence[str] = _ROW_ORDER) -> pd.DataFrame
 def settings(
     frame: pd.DataFrame, names: Sequence[str] = terms.SETTING
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """The rows of each setting, the one with most rows first."""
+    """The rows of each setting, the one with most rows first; None is a missing value."""
+
+    def plain(value: Any) -> Any:
+        return None if pd.isna(value) else getattr(value, "item", lambda: value)()
+
     groups = [
-        ({name: _plain(value) for name, value in zip(names, values, strict=True)}, rows)
+        (dict(zip(names, map(plain, values), strict=True)), rows)
         for values, rows in frame.groupby(list(names), dropna=False, sort=True)
     ]
     return sorted(groups, key=lambda group: -len(group[1]))
 
 
-def _plain(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
 def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataFrame] | None:
-    """The other sizes at which most points lie along ``axis``, failures counted, and their rows.
+    """The other two sizes with most points along ``axis``, failures included, and their rows.
 
-    Of equally many points the larger problem. None if nothing has two points along the axis.
+    Of equally many points the larger problem. None if nothing has two points along the axis. A
+    cell with fewer than two points of every provider is left out.
     """
     fixed = [name for name in terms.SIZES if name != axis]
     curve = ["cell", "pass", "provider"]
@@ -187,31 +178,23 @@ def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataF
     if not found:
         return None
     _, _, sizes, rows = max(found, key=lambda each: each[:2])
-    return sizes, along(rows, axis)
-
-
-def along(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The rows of those cells that have at least two points of one provider along ``axis``.
-
-    A cell that nobody could measure anywhere counts by its failures.
-    """
-    curve = ["cell", "pass", "provider"]
     ok = rows[rows["status"] == "ok"]
+    # A cell that no provider could measure counts by its failures.
     counted = pd.concat([ok, rows[~rows["cell"].isin(ok["cell"])]])
     points = counted.groupby(curve)[axis].nunique()
     cells = points[points > 1].index.get_level_values("cell")
-    return rows[rows["cell"].isin(cells)]
+    return sizes, rows[rows["cell"].isin(cells)]
 
 
 def commit(record: Mapping[str, Any]) -> str | None:
-    """The commit's first letters, with a plus sign if the checkout had changes beyond it."""
+    """The commit's first nine digits, with a plus sign if the checkout had uncommitted changes."""
     if record["commit"] is None:
         return None
     return record["commit"][:9] + "+" * bool(record["dirty"])
 
 
 def provenance(frame: pd.DataFrame) -> str:
-    """Device, versions, runs and commits of the rows, in one line beside every figure and table."""
+    """Device, versions, runs and commits of the rows, in one line."""
 
     def words(name: str, most: int = 2) -> str:
         values = sorted({str(value) for value in frame[name] if isinstance(value, str)})

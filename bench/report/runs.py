@@ -1,4 +1,4 @@
-"""A device's run: which of its records count, and what other files lie beside them."""
+"""A device's run: the records that a report uses, and the other files of the device's folder."""
 
 import functools
 import json
@@ -15,9 +15,9 @@ from bench.report import frames
 
 @dataclass
 class Run:
-    """The records of one device that count, and how many do not.
+    """The records of one device that a report uses.
 
-    ``aside`` maps a sentence to the number of records it keeps out of tables and figures.
+    ``aside`` maps a reason to the number of records that it leaves out.
     """
 
     name: str
@@ -41,22 +41,22 @@ class Run:
 
     @functools.cached_property
     def time(self) -> pd.DataFrame:
-        """``frames.flat`` of the time records, made once; whoever changes it copies it first."""
+        """``frames.flat`` of the time records, computed once; do not change it in place."""
         return frames.flat(self.of("time"))
 
     @functools.cached_property
     def error(self) -> pd.DataFrame:
-        """``frames.errors`` of the error records, made once."""
+        """``frames.errors`` of the error records, computed once."""
         return frames.errors(self.of("error"))
 
     @functools.cached_property
     def every(self) -> pd.DataFrame:
-        """``frames.flat`` of all records, whatever their kind, made once."""
+        """``frames.flat`` of the records of all kinds, computed once."""
         return frames.flat(self.records)
 
     @property
     def timed(self) -> bool:
-        """Whether any time was taken."""
+        """Whether there is any successful time record."""
         return bool((self.time["status"] == "ok").any())
 
     @property
@@ -99,27 +99,22 @@ def load(paths: Sequence[Path]) -> list[Run]:
 
 
 def report_folder(path: Path) -> Path:
-    """Where a run's report goes: the device's folder, or one of a single file's own.
-
-    Never into the folder of a device of which the file is only a part.
-    """
+    """The folder of a run's report: the device's, or of a single file a new one of its name."""
     if path.is_dir():
         return path
     inside = path.parent.name == "records"
     return (path.parent.parent if inside else path.parent) / store.stem(path)
 
 
-def latest_consistent(
-    records: Sequence[store.Record],
-) -> tuple[list[store.Record], dict[str, int]]:
+def latest_consistent(records: Sequence[store.Record]) -> tuple[list[store.Record], dict[str, int]]:
     """The newest record per question, for each kind and provider those of one state only.
 
-    Of several states the one with most records counts, the newer on a tie, so that a short run
+    Of several states the one with most records is used, the newer on a tie, so that a short run
     after a change of code neither mixes with nor hides a long one. The same holds for versions
     of the provider within a state.
 
     Returns:
-        The records that count, and how many do not, by the reason.
+        The records to use, and the number of the others by the reason.
     """
     kept: list[store.Record] = []
     aside: dict[str, int] = {}
@@ -143,9 +138,9 @@ def latest_consistent(
 
 
 def state(record: store.Record) -> tuple[Any, ...]:
-    """The code and versions behind a record: records of different states never share a curve.
+    """The code and versions that a record was measured with; no curve joins different ones.
 
-    The provider's own version is not in it, because a failure may not have come to know it.
+    Without the provider's own version, which an early failure does not have.
     """
     device, software = record["device"], record["software"]
     versions = (software.get("torch"), software.get("triton"))

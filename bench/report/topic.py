@@ -1,4 +1,4 @@
-"""What a report has to say on one subject, in one form, so that pages loop over the subjects."""
+"""One subject of a report, in a form that pages can loop over."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Section:
     """A section of a device's page.
 
     Attributes:
-        figures: how the names of its figures begin.
+        figures: prefixes of the names of its figures.
         tables: the names of its tables.
     """
 

@@ -19,17 +19,13 @@ def _reference(problem):
 
 
 def _never(problem):
-    raise AssertionError("was asked all the same")
-
-
-def _unsure(case, machine):
-    raise KeyError("mood")
+    raise AssertionError("an unsupported provider was called")
 
 
 provider("good", package="torch")(_reference)
 provider("good-too", package="torch")(_reference)
 provider("refuses", supports=lambda case, machine: "never in the mood")(_never)
-provider("unsure", supports=_unsure)(_never)
+provider("unsure", supports=lambda case, machine: vars(machine)["mood"])(_never)
 provider("odd", supports=lambda case, machine: True)(_never)
 
 
@@ -79,23 +75,19 @@ def _only_in_time(problem, act):
 
 @provider("needs-room")
 def needs_room(problem, tries=[]):  # noqa: B006  (counts its calls)
-    """Does not fit beside others, but alone."""
+    """Runs out of memory unless all other providers are gone."""
     tries.append(problem)
     if len(tries) == 1:
         raise torch.OutOfMemoryError("no room beside the others")
     return _reference(problem)
 
 
-def _raise():
-    raise RuntimeError("broke while timed")
+def _raise(error):
+    raise error
 
 
-def _no_memory():
-    raise torch.OutOfMemoryError("no room")
-
-
-provider("raises")(partial(_only_in_time, act=_raise))
-provider("no-memory")(partial(_only_in_time, act=_no_memory))
+provider("raises")(partial(_only_in_time, act=lambda: _raise(RuntimeError("broke while timed"))))
+provider("no-memory")(partial(_only_in_time, act=lambda: _raise(torch.OutOfMemoryError("no room"))))
 provider("aborts")(partial(_only_in_time, act=os.abort))
 provider("killed")(partial(_only_in_time, act=lambda: os.kill(os.getpid(), signal.SIGKILL)))
 provider("hangs")(partial(_only_in_time, act=lambda: time.sleep(3600)))

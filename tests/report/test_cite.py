@@ -25,12 +25,9 @@ def run(**changes) -> Run:
     return Run(synthetic.DEVICE, Path("synthetic"), records)
 
 
-def test_the_suite_is_cited_from_its_citation_file():
+def test_the_suite_is_cited_from_its_citation_file(tmp_path):
     (body,) = entries(cite.suite()).values()
     assert "{The rnnbench authors}" in body and re.search(r"version = \{\d+\.\d+", body)
-
-
-def test_a_citation_file_needs_three_fields_and_may_have_more(tmp_path):
     path = tmp_path / "CITATION.cff"
     path.write_text("title: rnnbench\nversion: 1.0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks one of title, version, authors"):
@@ -69,9 +66,7 @@ def test_the_command_prints_bibtex_and_methods(capsys):
     assert f"% Methods (LaTeX), for {synthetic.DEVICE}" in text
     odd = run(device=synthetic.facts()["device"] | {"name": "A_b 100% & #1 $x"})
     assert r"A\_b 100\% \& \#1 \$x" in cite.text(odd)
-
-
-def test_nothing_is_said_to_have_run_that_was_only_compiled():
+    # What was only compiled was not run.
     device = {"name": "compiled for sm_90", "kind": "compiled", "capability": "sm_90"}
     records = [record | {"device": device} for record in synthetic.compiled()]
     said = cite.methods(Run(device["name"], Path("x"), records))

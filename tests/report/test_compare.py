@@ -1,4 +1,4 @@
-"""Comparing runs, and pytest-benchmark as a second face of the same engine."""
+"""Comparing runs, and running the benchmarks by pytest-benchmark."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench import cli
 from bench.cases.cases import DEFAULTS, make_case
 from bench.measure.statistics import summary
-from bench.records import schema, store
+from bench.records import store
 from bench.records.provenance import ROOT
 from bench.report import compare
 from tests.helpers import synthetic
@@ -25,13 +25,8 @@ runner = CliRunner()
 def record(scale: float = 1.0, noise: float = 0.01, **values: object) -> store.Record:
     shape = {name: values.pop(name) for name in ("H", "cell") if name in values}
     samples = list(np.random.default_rng(0).normal(scale, noise * scale, 60))
-    base = {
-        **make_case(**DEFAULTS | shape).fields(),
-        "run_id": "r", "kind": "time", "status": "ok", "provider": "ours", "mode": "event",
-        "device": {"name": "gpu"}, "software": {}, "code": "c", "seed": 0,
-        "time": "2026-01-01T00:00:00+00:00", "samples_ms": samples, **summary(samples, 0.01),
-    }  # fmt: skip
-    return schema.new_record(**base | values)
+    measured = {"samples_ms": samples, **summary(samples, 0.01)}
+    return synthetic.timed(make_case(**DEFAULTS | shape), "ours", **measured | values)
 
 
 def write(path: Path, *records: store.Record) -> Path:
@@ -128,11 +123,11 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
     assert found.returncode == 1, found.stdout + found.stderr  # one provider is wrong
     assert "never in the mood" in found.stdout
     assert "incorrect: y is off by" in found.stdout
-    told = json.loads(out.read_text())
-    device = told["machine_info"]["rnnbench"]["device"]
+    report = json.loads(out.read_text())
+    device = report["machine_info"]["rnnbench"]["device"]
     assert device["name"] and device["kind"] in ("cpu", "cuda")
-    assert len(told["benchmarks"]) == 4  # two passes of the two good ones
-    for each in told["benchmarks"]:
+    assert len(report["benchmarks"]) == 4  # two passes of the two good ones
+    for each in report["benchmarks"]:
         extra = each["extra_info"]
         assert extra["errors"]["y"]["rel_l2"] < 1e-5
         median = each["stats"]["median"]
@@ -146,9 +141,9 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
     found = bench(tmp_path, *same)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "(NOW)" in found.stdout and "(0001_" in found.stdout
-    told = json.loads(stored.read_text())
-    told["machine_info"]["rnnbench"]["device"]["name"] = "another card"
-    stored.write_text(json.dumps(told))
+    report = json.loads(stored.read_text())
+    report["machine_info"]["rnnbench"]["device"]["name"] = "another card"
+    stored.write_text(json.dumps(report))
     found = bench(tmp_path, *same)
     assert found.returncode != 0
     assert "not comparable" in found.stdout + found.stderr

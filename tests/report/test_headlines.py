@@ -1,4 +1,4 @@
-"""What a device's page says first: the checks that failed, and the speed by which of two clocks."""
+"""The sentences of a device's page on speed by two clocks, and on checks that failed."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect,
 from bench.report.device import checks
 from bench.report.pages import device_page
 from bench.report.runs import Run
+from bench.report.speed import topic as speed
 from bench.report.style import typeset
 from tests.helpers import synthetic
 
@@ -45,7 +46,7 @@ def records(times: dict[str, float], **axes: object) -> list[store.Record]:
 )
 def test_graphs_come_first_where_they_were_measured_at_every_case(found, providers):
     run = Run("synthetic", Path("synthetic"), found)
-    (line,) = [said for said in device_page.headlines(run) if "times the speed" in said]
+    (line,) = [said for said in speed.headlines(run) if "times the speed" in said]
     ratios = re.findall(r"`([\w.-]+)` runs at ([\d.]+)[^`]* times the speed of `([\w.-]+)`", line)
     wanted = {"ours": ("1.50", "torch.nn"), "ours-graph": ("2.50", "torch.nn-graph")}
     assert ratios == [(name, *wanted[name]) for name in providers]
@@ -70,7 +71,7 @@ def test_the_page_shows_what_failed_and_what_was_not_done(tmp_path: Path) -> Non
     assert typeset.write(found, tmp_path / "tables")
     failed, unfinished = checks.caveats(run)
     assert failed.startswith("1 of 4 checks") and "failed: values (gru bf16)" in failed
-    assert failed.endswith("Not measured therefore: gru forward persistent.")
+    assert failed.endswith("Therefore not measured: gru forward persistent.")
     assert "many" not in found.full.to_csv()  # the account is in check_gpu.json
     assert "were not done: sanitizer (memcheck lstm)" in unfinished
     shown = device_page.sections([], [found])

@@ -42,7 +42,7 @@ def run(made: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_every_kind_of_figure_and_table_is_made(made):
+def test_every_kind_of_figure_and_table_is_made_and_names_its_origin(made):
     names = {path.stem for path in (made / "figures").glob("*.png")}
     for start in (
         *("throughput-H", "throughput-B", "throughput-T", "speedup-ours", "step-H"),
@@ -62,10 +62,7 @@ def test_every_kind_of_figure_and_table_is_made(made):
         *(f"figures/{name}.csv" for name in names),
         *(f"tables/{name}.csv" for name in found),
     }
-
-
-@pytest.mark.slow
-def test_every_file_names_device_versions_run_and_commit(made):
+    # Every file names device, versions, run and commit.
     wanted = (synthetic.DEVICE, "2.13.0", "3.7.1", "9.20.0", "synthetic-000000000000", "0" * 9)
     texts = {p: p.read_text(encoding="utf-8") for s in ("md", "tex") for p in made.rglob(f"*.{s}")}
     for path in (made / "figures").glob("*.png"):
@@ -263,7 +260,7 @@ def test_providers_differ_without_colour_and_every_cell_has_a_name():
     for look in found:  # in greyscale they differ from the paper
         assert np.dot(to_rgb(look.color), (0.299, 0.587, 0.114)) < 0.8, look
     assert set(looks.LOOKS) == set(terms.PROVIDER_ORDER)
-    assert len({(look.marker, str(look.line)) for look in found}) == len(found)
+    assert len({(look.marker, str(look.linestyle)) for look in found}) == len(found)
     mine = looks.look("somebody's own")
     assert mine == looks.look("somebody's own") and mine.color not in {x.color for x in found}
 

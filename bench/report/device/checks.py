@@ -1,4 +1,4 @@
-"""What ``bench check-gpu`` found on this device, and what was not measured and why: tables."""
+"""Tables of the results of ``bench check-gpu``, and of what was not measured and why."""
 
 import pandas as pd
 
@@ -50,29 +50,29 @@ def tables(run: Run) -> list[Table]:
 
 
 def caveats(run: Run) -> list[str]:
-    """What a reader must know: checks that failed or were not done, and checks of other code."""
+    """The checks that failed or were not done, and what was not measured because of them."""
     found = run.read(files.CHECKS)
     if found is None:
         return []
-    said = []
+    lines = []
     rows = found["rows"]
     for state in (FAIL, NOT_DONE):
         names = [f"{row['check']} ({row['what']})" for row in rows if row["outcome"] == state]
         if names:
             more = f" and {len(names) - 3} more" if names[3:] else ""
-            said.append(
+            lines.append(
                 f"{len(names)} of {len(rows)} checks of the kernels on this device "
                 f"{'failed' if state == FAIL else 'were not done'}: {', '.join(names[:3])}{more}."
             )
         if state == FAIL and names:
             suspects = [each for row in rows for each in from_json(row["suspects"])]
             words = "; ".join(dict.fromkeys(map(str, suspects))) or "nothing"
-            said[-1] += f" Not measured therefore: {words}."
-    return said
+            lines[-1] += f" Therefore not measured: {words}."
+    return lines
 
 
 def failures(run: Run) -> list[Table]:
-    """Who could not do what, and why."""
+    """The numbers of failures by provider and reason."""
     failed = run.every[run.every["status"] != "ok"]
     if failed.empty:
         return []

@@ -1,4 +1,4 @@
-"""What the compiler made of our kernels: a table, maps over H and B, and a sentence."""
+"""The resources of our compiled kernels: a table, maps over H and B, and a sentence."""
 
 import functools
 import itertools
@@ -38,7 +38,7 @@ METRICS = {
     "registers": "Registers per thread",
     "loop_instructions": "Instructions in the loop over time",
 }
-# A corner mark for how the plan runs the kernel; one persistent launch is unmarked.
+# The corner mark of the plan's mode; one persistent launch has none.
 MODES = {"persistent": "", "stepwise": "s", "gemm": "g"}
 
 
@@ -61,7 +61,7 @@ def frame(records: Sequence[store.Record]) -> pd.DataFrame:
 
 
 def _written(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as a CSV file has them, each kernel's batches in one word."""
+    """The rows for CSV, with each kernel's batches as text."""
     return rows.assign(batches=[" ".join(map(str, batches)) for batches in rows["batches"]])
 
 
@@ -111,7 +111,7 @@ def tables(run: Run) -> list[Table]:
 
 
 def jobs(run: Run) -> Iterator[Job]:
-    """A map over H and B for each count, number format and loop, of the newest compiler alone."""
+    """A map over H and B for each count, number format and loop, of the newest compiler only."""
     records = run.of("resources")
     if not records:
         return
@@ -125,7 +125,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 
 def _version(compiler: str) -> list[int]:
-    """What compilers are ordered by: 3.10.0 is newer than 3.7.1.
+    """The sort key of compilers: 3.10.0 is newer than 3.7.1.
 
     >>> _version("triton-3.10.0") > _version("triton-3.7.1")
     True
@@ -136,7 +136,7 @@ def _version(compiler: str) -> list[int]:
 def resource_map(
     rows: pd.DataFrame, metric: str, number: str, loop: str, folder: Path
 ) -> list[Path]:
-    """One count in each square; outlined where a kernel breaks what the plan promises."""
+    """One count in each square, outlined where a kernel differs from what the plan requires."""
     cells, provider = terms.ordered_cells(rows["cell"]), rows["provider"].iloc[0]
     marks = [f"{mark} {mode}" for mode, mark in MODES.items() if mark and mode in set(rows["mode"])]
     notes = [f"Corner: {', '.join(marks)}; else one persistent launch."] if marks else []

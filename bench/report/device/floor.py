@@ -1,5 +1,6 @@
 """What limits a loop on this card, as ``python -m bench floor`` measured it: a table."""
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,6 @@ BOUNDS = {
     "multiply": (TFLOPS, "cuBLAS product of two {n} x {n} matrices, {number}"),
 }  # fmt: skip
 RATES = {GBPS: "gbps", TFLOPS: "tflops"}  # by its unit, the field that holds a rate
-LONGEST_REASON = 200
 
 
 def entries(found: dict[str, Any]) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
             rows.append(row | {"low": low, "high": high, "unit": unit, "why": ""})
     for kind, why in found.get("problems", {}).items():
         row = {"bound": kind, "how": kind, "value": None, "low": None, "high": None, "unit": ""}
-        rows.append(row | {"why": " ".join(why.split())[:LONGEST_REASON]})
+        rows.append(row | {"why": textwrap.shorten(why, 200, placeholder=" …")})
     return pd.DataFrame(rows).assign(**frames.origin(found))
 
 
@@ -73,8 +73,11 @@ def _words(each: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> Table:
+def tables(run: Run) -> list[Table]:
     """The bounds that the cost model uses: the best of each bandwidth, all of the others."""
+    found = run.read(files.FLOOR)
+    if found is None:
+        return []
     full = entries(found)
     several = full["unit"].eq(GBPS) & full["value"].notna()
     single = full["how"].str.contains(" 1 reading ")
@@ -86,7 +89,7 @@ def table(found: dict[str, Any]) -> Table:
         texts = [why or words(*numbers) for *numbers, why in values]
         return pd.DataFrame({"bound": rows["how"], head: texts, "unit": rows["unit"]})
 
-    return Table(
+    table = Table(
         "floor",
         "What limits a loop on this card, each measured by a kernel that does nothing else. "
         "The floor of a time per step is computed from these numbers; none is assumed. For a "
@@ -97,12 +100,7 @@ def table(found: dict[str, Any]) -> Table:
         frames.provenance(full),
         shown("value", uncertain),
     )
-
-
-def tables(run: Run) -> list[Table]:
-    """The table of a device's measured bounds, if there are any."""
-    found = run.read(files.FLOOR)
-    return [] if found is None else [table(found)]
+    return [table]
 
 
 TOPIC = Topic(tables=tables)

@@ -1,4 +1,4 @@
-"""What was measured beside the records: the activations, whether bits repeat, and training."""
+"""Figures and tables of the activations, of repeatability, and of training."""
 
 import functools
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ def repeat_table(found: dict[str, Any]) -> Table:
 
 
 def tables(run: Run) -> list[Table]:
-    """The tables of what was measured beside the records."""
+    """The tables of the files that were measured."""
     makers = {ACTIVATIONS: activation_table, REPEATABILITY: repeat_table, TRAINING: training_table}
     found = ((make, run.read(name)) for name, make in makers.items())
     return [make(data) for make, data in found if data is not None]
@@ -132,7 +132,7 @@ def training_frame(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def training_table(found: dict[str, Any]) -> Table:
-    """What was learned and how far the curves came apart."""
+    """The first and last losses, and the largest difference of the curves."""
     full = training_frame(found)
     columns = {
         "first loss": ("torch.nn", "first"),
@@ -187,7 +187,7 @@ def training(found: dict[str, Any], folder: Path) -> list[Path]:
     for (left, right), cell in zip(sheet.axes, cells, strict=True):
         here = data[data["cell"] == cell]
         for k, provider in enumerate(PROVIDERS):
-            # The curves lie on each other: markers in turn, and the lower line wider.
+            # The curves coincide: alternate the markers, and make the lower line wider.
             marks = (k * EVERY // 2, EVERY)
             width = 1.0 if provider == "ours" else 2.2
             plots.draw_line(

@@ -20,7 +20,7 @@ from bench.report.error import selection
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet
 
-# Category column: its name in the file's, what the title says it is, and the order of its values.
+# By column: its name in the file's name, its words in the title, and the order of its values.
 CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "number": ("dtype", "against the number format", terms.NUMBER_ORDER),
     "regime": ("regime", "under other weights and inputs", terms.REGIME_ORDER),
@@ -29,7 +29,7 @@ CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def zeros(rows: pd.DataFrame) -> list[str]:
-    """Where a plot shows an exact result, which has no place on a logarithmic axis."""
+    """The note on exact results, which a logarithmic axis cannot show."""
     return ["An error of zero is drawn at the bottom."] if rows["rel_l2"].eq(0).any() else []
 
 
@@ -83,8 +83,8 @@ def _spreads(
 ) -> dict[tuple[str, str], dict[str, Spread]]:
     """Of each cell and part, per provider: a column's values, and [3, values] of the error.
 
-    The rows of three are its median, least and largest. An exact result has no place on a
-    logarithmic axis: it counts as ``least``. One grouping for all panels, since each takes long.
+    The three are its median, least and largest. An exact result counts as ``least``, since the
+    axis is logarithmic. One grouping for all panels, since grouping is slow.
     """
     keys = ["cell", "part", "provider"]
     found = rows.groupby([*keys, column], sort=True)["rel_l2"].agg(["median", "min", "max"])
@@ -195,7 +195,7 @@ def dots(
     drawn = rows.assign(provider=terms.EFFECT) if column == "step" else rows
     providers = terms.ordered_providers(drawn["provider"])
     if column == "regime":
-        setting = {**setting, "regime": None}  # that is what the figure is against
+        setting = {**setting, "regime": None}  # the figure compares them
     shapes = "; ".join(
         f"{name} {', '.join(map(str, sorted(set(rows[name]))))}" for name in terms.SIZES
     )
@@ -237,7 +237,10 @@ def dots(
                 values, (middle, least, most) = here[provider]
                 at = np.array([names.index(value) for value in values]) + beside
                 shape = looks.PLAIN if provider == terms.EFFECT else looks.look(provider)
-                plots.draw_points(axes, shape, at, middle, least, most)
+                axes.errorbar(
+                    at, middle, yerr=[middle - least, most - middle], color=shape.color,
+                    marker=shape.marker, linestyle="", elinewidth=0.8, zorder=2,
+                )  # fmt: skip
         for k, roundoff in enumerate(roundoffs):
             if roundoff:
                 axes.plot([k - 0.4, k + 0.4], [roundoff] * 2, **looks.LIMIT)

@@ -1,4 +1,4 @@
-"""Which errors a figure or table shows, and in what words it names them."""
+"""Which errors a figure or table shows, and the notes on them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pandas as pd
 from bench.report import terms
 from bench.report.frames import ORIGIN, OUTPUTS
 
-# Everything that must be equal before two errors may stand in one plot, sizes aside.
+# Everything that must be equal for two errors to share a plot, sizes aside.
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "regime")
 
 
@@ -23,22 +23,22 @@ def by_part(error: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_pass(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of a setting measured in both passes the one with gradients, so that bands are of seeds."""
+    """The rows of forward and backward where both passes were measured: bands are of seeds only."""
     both = rows[rows["pass"] == "fwd+bwd"]
     return both if len(both) else rows
 
 
 def longest(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The rows at those other sizes where most points lie along an axis: the longest growth."""
+    """The rows at the other sizes with most points along an axis."""
     fixed = [name for name in terms.SIZES if name != axis]
     counts = rows.groupby(fixed)[axis].nunique()
     return rows[_among(rows[fixed], counts[counts == counts.max()].index)]
 
 
 def same_shapes(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Of each cell the shapes that most categories of most providers have.
+    """The rows at the shapes, of each cell, that have most categories and providers.
 
-    So like is compared with like: where one provider failed at a shape, no other has it either.
+    So providers are compared at the same shapes: where one failed, the others are left out.
     """
     shape = ["cell", *terms.SIZES]
     pairs = rows[[*shape, column, "provider"]].drop_duplicates().groupby(shape).size()
@@ -47,7 +47,7 @@ def same_shapes(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def unmeasured(failed: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The failures that leave a place of a figure empty: of its cells, categories and providers."""
+    """The failures of a figure's cells, categories and providers without any measured row."""
     place = ["cell", column, "provider"]
     for name in ("pass", *place):
         failed = failed[failed[name].isin(rows[name])]
@@ -55,37 +55,37 @@ def unmeasured(failed: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.Data
 
 
 def _among(values: pd.DataFrame, index: pd.Index) -> Any:
-    """Which rows' values stand in an index."""
+    """Whether each row's values are in an index."""
     return pd.MultiIndex.from_frame(values).isin(index)
 
 
 def matching(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
-    """The rows with such values; None stands for none."""
+    """The rows with these values; None matches a missing one."""
     for name, value in setting.items():
         rows = rows[rows[name].isna() if value is None else rows[name] == value]
     return rows
 
 
 def failures(error: pd.DataFrame, setting: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """The failures of a setting and sizes, in the passes of the rows that they are shown beside."""
+    """The failures of a setting and sizes, in the passes of the rows they are shown with."""
     found = matching(error[error["status"] != "ok"], setting)
     return found[found["pass"].isin(rows["pass"])]
 
 
 def seeds(rows: pd.DataFrame, *keys: str) -> str:
-    """How many seeds stand behind each point of such keys, in words."""
+    """The number of seeds of the points that these keys identify: "3 seeds", "1 to 3 seeds"."""
     points = rows.groupby(["cell", "part", "provider", *keys])["seed"].nunique()
     least, most = int(points.min()), int(points.max())
     return f"{least} to {most} seeds" if least < most else terms.plural(most, "seed")
 
 
 def interpreted_providers(rows: pd.DataFrame) -> str:
-    """Whose errors are of Triton's interpreter, joined by commas; empty if nobody's."""
+    """The providers measured in Triton's interpreter, joined by commas."""
     return ", ".join(terms.ordered_providers(rows.loc[rows["interpreted"].eq(True), "provider"]))
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """What must be said beside an error figure."""
+    """The notes of an error figure."""
     names = interpreted_providers(rows)
     if not names:
         return []

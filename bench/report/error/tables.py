@@ -1,7 +1,6 @@
 """Tables of numerical error: the largest, growth with T, regimes, and one rounding at a time.
 
-Where they are in unit roundoffs: relative L2 error against float64 over the format's u, the median
-over seeds.
+All but the first are in unit roundoffs: relative L2 error against float64 over the format's u.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ KEYS = ("cell", "number", "part", "provider")
 
 
 def tables(error: pd.DataFrame) -> list[Table]:
-    """Every table of error that the records fill."""
+    """The tables of error that there are records for."""
     parts = selection.by_part(error)
     for name, value in PLAIN.items():
         parts = parts[parts[name] == value]
@@ -37,7 +36,7 @@ def tables(error: pd.DataFrame) -> list[Table]:
 
 
 def _interpreted(rows: pd.DataFrame) -> str:
-    """The end of a caption: whose numbers are the interpreter's."""
+    """The end of a caption: the providers that ran in the interpreter."""
     names = selection.interpreted_providers(rows)
     return f" Interpreted on the CPU: {names}." if names else ""
 
@@ -45,8 +44,7 @@ def _interpreted(rows: pd.DataFrame) -> str:
 def largest(error: pd.DataFrame) -> Table | None:
     """Errors against float64: the largest over the grid, of the output and of the gradients.
 
-    In ULP of 99 % of the entries: the largest of all stands where the truth is nearly zero, and
-    says how near.
+    In ULP that of 99 % of the entries, since the largest is where the truth is nearly zero.
     """
     ok = frames.comparable(error)
     ok = ok[ok["part"].eq("gradient") | ok["tensor"].isin(frames.OUTPUTS)]
@@ -69,7 +67,7 @@ def largest(error: pd.DataFrame) -> Table | None:
         "the shapes that ours and torch.nn both measured (for a cell that one of them lacks, over "
         f"all).{_interpreted(ok)}",
         shown,
-        error.drop(columns=["kind", "time"]),
+        error,
         {name: -2 if "L2" in name else 3 for name in shown if ", " in name} | {"cases": 0},
         frames.provenance(ok),
     )
@@ -84,15 +82,21 @@ def per_number(
     return pd.concat(kept) if kept else rows.iloc[:0]
 
 
-def pivot(rows: pd.DataFrame, column: str, names: list, keys: Sequence[str]) -> pd.DataFrame:
-    """A row per key, a column per name, the median over seeds and shapes in each field."""
+def wide_table(
+    name: str, caption: str, rows: pd.DataFrame, column: str, values: Sequence, keys: Sequence[str]
+) -> Table:
+    """A row per key and a column per value, with the median error over seeds and shapes."""
     wide = rows.pivot_table("roundoffs", list(keys), column, aggfunc="median", observed=True)
-    wide = wide.reindex(columns=names).reset_index()
-    wide = frames.ordered(wide, keys).head(2 * MOST_ROWS)
+    wide = frames.ordered(wide.reindex(columns=values).reset_index(), keys).head(2 * MOST_ROWS)
     wide["cell"] = wide["cell"].map(terms.cell_name)
     if "part" in wide:
         wide["part"] = wide["part"].map(terms.PART_NAMES)
-    return wide.rename(columns=str)
+    if "step" in wide:
+        wide["step"] = wide["step"].str.removeprefix(terms.EFFECT)
+    titles = {value: f"T={value}" if column == "T" else value for value in values}
+    shown = wide.rename(columns=titles | {"step": "rounded"})
+    numbers = dict.fromkeys(map(str, titles.values()), 2)
+    return Table(name, caption, shown, rows, numbers, frames.provenance(rows))
 
 
 def growth(parts: pd.DataFrame) -> Table | None:
@@ -105,18 +109,13 @@ def growth(parts: pd.DataFrame) -> Table | None:
     rows = per_number(parts[parts["regime"] == "default"], choose)
     if rows.empty:
         return None
-    steps = {int(size): f"T={size}" for size in sorted(set(rows["T"]))}
-    shown = pivot(rows.assign(T=rows["T"].map(steps)), "T", list(steps.values()), KEYS)
+    steps = sorted({int(size) for size in rows["T"]})
     sizes = ", ".join(f"{n}={'/'.join(map(str, sorted(set(rows[n]))))}" for n in ("B", "H"))
-    return Table(
-        "error-growth",
+    caption = (
         f"Growth of error with the number of steps T ({sizes}): {UNITS}; median of "
-        f"{selection.seeds(rows, 'number', 'T')}.{_interpreted(rows)}",
-        shown,
-        rows,
-        dict.fromkeys(steps.values(), 2),
-        frames.provenance(rows),
+        f"{selection.seeds(rows, 'number', 'T')}.{_interpreted(rows)}"
     )
+    return wide_table("error-growth", caption, rows, "T", steps, KEYS)
 
 
 def regimes(parts: pd.DataFrame) -> Table | None:
@@ -129,32 +128,22 @@ def regimes(parts: pd.DataFrame) -> Table | None:
     rows = per_number(parts, choose)
     if rows.empty:
         return None
-    names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
-    return Table(
-        "error-regimes",
+    caption = (
         f"Error under other weights and inputs (bench/ERROR.md): {UNITS}; median over shapes and "
-        f"seeds.{_interpreted(rows)}",
-        pivot(rows, "regime", names, KEYS),
-        rows,
-        dict.fromkeys(names, 2),
-        frames.provenance(rows),
+        f"seeds.{_interpreted(rows)}"
     )
+    names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
+    return wide_table("error-regimes", caption, rows, "regime", names, KEYS)
 
 
 def single_roundings(effects: pd.DataFrame) -> Table | None:
-    """What each rounding contributes by itself, and what the fp32 carry buys."""
+    """The error of each rounding by itself, and of a state kept in fp32 or in the I/O type."""
     rows = effects[effects["regime"] == "default"].assign(step=lambda frame: frame["provider"])
     if rows.empty:
         return None
-    numbers = terms.ordered_numbers(rows["number"])
-    shown = pivot(rows, "number", numbers, ["cell", "step"])
-    shown["step"] = shown["step"].str.removeprefix(terms.EFFECT)
-    return Table(
-        "error-effects",
+    caption = (
         "One rounding at a time, everything else in float64; all is as our kernels round, all-"
-        f"carry-io keeps the state in the I/O type too: {UNITS}, of the output.",
-        shown.rename(columns={"step": "rounded"}),
-        rows,
-        dict.fromkeys(numbers, 2),
-        frames.provenance(rows),
+        f"carry-io keeps the state in the I/O type too: {UNITS}, of the output."
     )
+    numbers = terms.ordered_numbers(rows["number"])
+    return wide_table("error-effects", caption, rows, "number", numbers, ["cell", "step"])

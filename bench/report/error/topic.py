@@ -22,7 +22,7 @@ SECTION = Section(
 
 
 def jobs(run: Run) -> Iterator[Job]:
-    """The figures that the error records and the files beside them fill."""
+    """The figures of the error records and of the files beside them."""
     yield from figures.curve_jobs(run.error)
     yield from figures.category_jobs(run.error)
     yield from maps.jobs(run.error)
@@ -30,7 +30,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 
 def all_tables(run: Run) -> list[Table]:
-    """The tables that the error records and the files beside them fill."""
+    """The tables of the error records and of the files beside them."""
     return [*tables.tables(run.error), *exactness.tables(run)]
 
 
@@ -62,7 +62,7 @@ def headlines(run: Run) -> list[str]:
 
 
 def protocol(run: Run) -> list[str]:
-    """Against what errors were measured, and how often."""
+    """The number of error measurements and seeds, and the reference."""
     errors = run.ok("error")
     if not errors:
         return []
@@ -74,7 +74,7 @@ def protocol(run: Run) -> list[str]:
 
 
 def missing(run: Run) -> list[str]:
-    """What would measure errors, if there are none."""
+    """The command that measures errors, if there are none."""
     return [] if run.of("error") else ["numerical error: `python -m bench error`"]
 
 

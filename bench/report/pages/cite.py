@@ -1,4 +1,4 @@
-"""``python -m bench cite``: BibTeX of the suite and of whom a run measured, and a methods text."""
+"""``python -m bench cite``: BibTeX of the suite and of a run's providers, and a methods text."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -41,13 +41,13 @@ def suite(path: Path = CITATION) -> str:
 
 
 def peers() -> dict[str, str]:
-    """The BibTeX entries of everyone else, by their keys."""
+    """The BibTeX entries of other software, by their keys."""
     entries = PEERS.read_text(encoding="utf-8").strip().split("\n\n")
     return {entry[entry.index("{") + 1 : entry.index(",")]: entry for entry in entries}
 
 
 def peers_of(run: Run) -> list[str]:
-    """Whom a run's records used: keys of ``peers``."""
+    """The software that a run used: keys of ``peers``."""
     providers = {r["provider"] for r in run.records if r["status"] == "ok"}
     on_cudnn = any(r["device"].get("cudnn") for r in run.records)
 
@@ -75,7 +75,7 @@ def _some(values: Iterable[Any], unit: str = "") -> str:
 
 
 def methods(run: Run) -> str:
-    """A paragraph for a paper: what was measured, on what, and how."""
+    """A paragraph for a paper: what was measured, on which machine, and how."""
     seen = device_page.versions(run)
     software = [
         f"{name} {seen[name]}" for name in ("torch", "Triton", "cuDNN", "CUDA") if name in seen

@@ -1,6 +1,6 @@
 """A device's own page, ``results/<device>/README.md``, and its download.
 
-The page says on what and how was measured, and the numbers of all topics in sentences.
+The page has the hardware, versions and protocol, and the results of all topics.
 """
 
 import functools
@@ -21,7 +21,7 @@ from bench.report.style.typeset import Table
 from bench.report.topics import TOPICS
 
 TEMPLATES = Path(__file__).parent / "templates"
-# What leads from results/<device>/ to a file of the suite, and nowhere from elsewhere.
+# A link from results/<device>/ to a file of the suite; elsewhere it leads nowhere.
 SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
 # The argument of `bench resources --device`, by the architecture that it compiles for.
 TARGETS = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
@@ -60,7 +60,7 @@ def sections(figures: Sequence[Path], tables: Sequence[Table]) -> list[dict[str,
 
 
 def commands(run: Run) -> list[str]:
-    """The commands that measure such a run again."""
+    """The commands that repeat a run."""
     found = []
     for preset in run.presets:
         kinds = {r["kind"] for r in run.records if r["run_id"].startswith(f"{preset}-")}
@@ -77,7 +77,7 @@ def commands(run: Run) -> list[str]:
 
 
 def versions(run: Run) -> dict[str, str]:
-    """Hardware and software in words; what a record does not hold is left out."""
+    """Hardware and software as text; what no record holds is left out."""
     devices = [record["device"] for record in run.records]
     compiled = all(device.get("kind") == "compiled" for device in devices)
     capability = "Compiled for" if compiled else "Compute capability"
@@ -104,18 +104,13 @@ def versions(run: Run) -> dict[str, str]:
 
 
 def providers(run: Run) -> list[tuple[str, str, int, int]]:
-    """Who was measured: name, version, records that are ok, and all records."""
+    """Of each provider: name, version, number of successful records, and of all records."""
     found = []
     for name in terms.ordered_providers(record["provider"] for record in run.records):
         mine = [record for record in run.records if record["provider"] == name]
         version = ", ".join(terms.distinct(record["provider_version"] for record in mine)) or "–"
         found.append((name, version, sum(r["status"] == "ok" for r in mine), len(mine)))
     return found
-
-
-def headlines(run: Run) -> list[str]:
-    """The numbers a reader came for, each with its interval and what it is over."""
-    return [line for topic in TOPICS for line in topic.headlines(run)]
 
 
 def caveats(run: Run) -> list[str]:
@@ -137,14 +132,14 @@ def caveats(run: Run) -> list[str]:
 
 
 def missing(run: Run) -> list[str]:
-    """Figures that these records do not fill, and what would."""
+    """What these records lack, and what would measure it."""
     if all(r["kind"] == "resources" for r in run.records):
         return ["time and error: nothing ran on this target"]
     return [line for topic in TOPICS for line in topic.missing(run)]
 
 
 def pack(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """Move files below a folder into its download; the download, if there is anything in it."""
+    """Move files of a folder into its download; returns the download, unless it would be empty."""
     target = folder / DOWNLOAD
     if not files:
         target.unlink(missing_ok=True)
@@ -152,7 +147,7 @@ def pack(folder: Path, files: Sequence[Path]) -> list[Path]:
     fresh = folder / f"{DOWNLOAD}.part"
     with zipfile.ZipFile(fresh, "w") as archive:
         for path in sorted(files):
-            # Dated 1980, as long as nobody sets it: the same data gives the same bytes.
+            # Without a date (zip's default is 1980) the same data gives the same bytes.
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
             entry.external_attr = MODE
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
@@ -173,7 +168,7 @@ def write(run: Run, figures: Sequence[Path], tables: Sequence[Table]) -> Path:
         "folder": run.folder.name,
         "origin": frames.provenance(run.every),
         "when": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
-        "headlines": headlines(run),
+        "headlines": [line for topic in TOPICS for line in topic.headlines(run)],
         "sections": sections(figures, tables),
         "shown": SHOWN_FIGURES,
         "download": DOWNLOAD,

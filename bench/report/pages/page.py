@@ -1,4 +1,4 @@
-"""The results page: one HTML file that holds everything, records included, and needs no network.
+"""The results page: one HTML file with all records and scripts, which needs no network.
 
 Plots are Vega-Lite's; its JavaScript comes out of the package vl-convert. The page's own script
 only turns form controls into data and specifications (``templates/page*.js``).
@@ -22,7 +22,7 @@ from bench.report.style import looks
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
-SCRIPTS = ("page_plots.js", "page.js")  # one after the other, as one script
+SCRIPTS = ("page_plots.js", "page.js")  # one after the other, concatenated
 # Vega's shape and dash for each matplotlib marker and line in use.
 SHAPES = {
     "o": "circle", "s": "square", "D": "diamond", "v": "triangle-down", "^": "triangle-up",
@@ -42,14 +42,14 @@ def library() -> str | None:
         import vl_convert
     except ImportError:
         return None
-    # A script element ends at its closing tag wherever that stands.
+    # A script element ends at the first closing tag, even inside a string.
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
         "</script", "<\\/script"
     )
 
 
 def derived(run: Run) -> list[dict[str, Any]]:
-    """What the page plots of each record beyond the record's own fields, in the records' order.
+    """The values plotted of each record that are not its own fields, in the records' order.
 
     ``speedup`` with its interval as the figures define it; of errors the output's and the worst
     gradient's relative L2 and the output's largest ULP.
@@ -78,7 +78,7 @@ def derived(run: Run) -> list[dict[str, Any]]:
 
 def _round(value: Any, digits: int) -> Any:
     """The value with so many significant digits in every number that has a point."""
-    # By the parser of JSON, which is several times as fast as walking the values.
+    # The JSON parser is several times as fast as walking the values.
     return json.loads(
         json.dumps(value), parse_float=lambda text: float(f"{float(text):.{digits}g}")
     )
@@ -93,7 +93,7 @@ def _rel_l2(record: store.Record) -> store.Record:
     return {**record, "errors": {name: {"rel_l2": m["rel_l2"]} for name, m in errors.items()}}
 
 
-# What is given up, one after the other, until the page is small enough, and how the page says so.
+# What is left out, one after the other, until the page is small enough, and its name on the page.
 SAVINGS: tuple[tuple[str, Callable[[store.Record], store.Record]], ...] = (
     ("", lambda record: record),
     ("single samples", _without("samples_ms", "blocks")),
@@ -104,10 +104,10 @@ SAVINGS: tuple[tuple[str, Callable[[store.Record], store.Record]], ...] = (
 
 
 def pack(devices: Sequence[tuple[Run, list[dict[str, Any]]]], level: int) -> dict[str, Any]:
-    """All devices' records as the page's data, having given up the first ``level`` savings.
+    """All devices' records as the page's data, without what the first ``level`` savings drop.
 
-    Records become rows of values in the order of ``fields``; the facts that many share (device,
-    software) stand once in ``shared``.
+    Records become rows of values in the order of ``fields``; equal devices and software are
+    stored once, in ``shared``.
     """
     fields = [name for name in schema.FIELDS if name not in ("device", "software")]
     found: dict[str, Any] = {"fields": fields, "devices": []}
@@ -142,7 +142,7 @@ def provider_looks(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     for name in terms.ordered_providers(names):
         look = looks.look(name)
-        dash = DASHES.get(look.line) if isinstance(look.line, str) else list(look.line[1])
+        dash = DASHES.get(look.linestyle) if isinstance(look.linestyle, str) else look.linestyle[1]
         shape = SHAPES.get(look.marker, "circle")
         found.append({"name": name, "color": look.color, "shape": shape, "dash": dash})
     return found

@@ -10,13 +10,7 @@ from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed.derived import growth_table, mean_interval, speedups
 from bench.report.style.numbers import interval, uncertain
-from bench.report.style.typeset import (
-    MOST_ROWS,
-    Table,
-    drop_constant_columns,
-    joined_origin,
-    named,
-)
+from bench.report.style.typeset import MOST_ROWS, Table, drop_constant_columns, joined_origin, named
 
 FULL = [
     *("case_id", "cell", "pass", "track", "directions", "layers", "number", "resets", "B", "T"),

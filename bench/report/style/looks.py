@@ -1,7 +1,7 @@
 """Every colour, marker, line and letter of a figure, and the font they are written in.
 
-Colours of providers are petroff10's. Kin share a hue family; no two share marker and line, so that
-all are told apart without colour.
+Colours of providers are petroff10's. Related providers have similar hues; no two have the same
+marker and line, so that they differ without colour.
 """
 
 import atexit
@@ -48,16 +48,11 @@ RATIO_MAP, ERROR_MAP, COUNT_MAP = "PuOr_r", "cividis_r", "YlGnBu"
 
 @dataclass(frozen=True)
 class Look:
-    """A provider's colour, marker and line, the same in every figure."""
+    """Matplotlib's arguments for a provider's colour, marker and line, the same in every figure."""
 
     color: str
     marker: str
-    line: Any
-
-    @property
-    def line_style(self) -> dict[str, Any]:
-        """The look as matplotlib's arguments."""
-        return {"color": self.color, "marker": self.marker, "linestyle": self.line}
+    linestyle: Any
 
 
 LOOKS = {
@@ -85,7 +80,7 @@ _SPARE = [
 
 
 def look(provider: str) -> Look:
-    """A provider's look; one that a plugin added gets a black one that its name decides."""
+    """A provider's look; one of a plugin gets a dark one, chosen by its name."""
     if provider in LOOKS:
         return LOOKS[provider]
     return _SPARE[zlib.crc32(provider.encode()) % len(_SPARE)]
@@ -97,14 +92,12 @@ def handle(label: str, **line: Any) -> Line2D:
 
 
 def legend(providers: Iterable[str], **line: Any) -> list[Line2D]:
-    """The entries of providers in a legend, whose lines may be others than in their looks."""
-    return [
-        handle(name, **look(name).line_style | line) for name in terms.ordered_providers(providers)
-    ]
+    """The legend entries of providers; ``line`` overrides their looks."""
+    return [handle(name, **vars(look(name)) | line) for name in terms.ordered_providers(providers)]
 
 
 def apply_style() -> None:
-    """Take the project's style, whatever the user's own matplotlib settings are."""
+    """Set matplotlib to the project's style, ignoring the user's settings."""
     matplotlib.rcdefaults()
     style.use(STYLE)
     matplotlib.rcParams["font.sans-serif"] = [small_font(), "DejaVu Sans"]
@@ -114,12 +107,12 @@ def apply_style() -> None:
 def small_font() -> str:
     """The name of a DejaVu Sans with the letters that figures use, for this process.
 
-    Each PDF embeds a subset of its font, and taking it from the whole one, with tables for all the
-    world's scripts, is a third of the time a figure takes.
+    Each PDF embeds a subset of its font; taking it from the whole font makes a figure take a third
+    longer and a PDF half as large again.
     """
     source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    # Kerning as the old table: the tables of OpenType's layout are what takes long to cut.
-    # Hints for coarse screens, which the style does not use, are a quarter of each PDF.
+    # Kerning in the old table: those of OpenType's layout are slow to subset. The style uses no
+    # hints, which would be a quarter of each PDF.
     options = subset.Options(layout_features=[], legacy_kern=True, glyph_names=True, hinting=False)
     options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF", "MATH"]
     font = subset.load_font(str(source), options)

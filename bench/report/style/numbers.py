@@ -6,7 +6,7 @@ from typing import Any
 
 
 def engineering(value: float, _: Any = None) -> str:
-    """A number in few letters: 64000 is 64k.
+    """A number with a unit prefix: 64000 is 64k.
 
     >>> engineering(64000), engineering(0.25), engineering(1.5e6)
     ('64k', '0.25', '1.5M')
@@ -18,7 +18,7 @@ def engineering(value: float, _: Any = None) -> str:
 
 
 def scientific(value: float, digits: int = 1) -> str:
-    """A number as it is said: 2e-07 is 2e-7.
+    """A number in scientific notation without padded exponents: 2e-07 is 2e-7.
 
     >>> scientific(2e-7), scientific(1.234e-12, 3)
     ('2e-7', '1.23e-12')
@@ -40,7 +40,7 @@ def short(number: float) -> str:
 
 
 def significant(value: Any, digits: int = 3) -> str:
-    """A number with so many significant digits; 0: whole, negative: in scientific notation.
+    """A number with ``digits`` significant digits; 0: whole, negative: in scientific notation.
 
     >>> significant(1234.5), significant(0.012345), significant(3.2e-7), significant(None)
     ('1230', '0.0123', '3.20e-7', '')

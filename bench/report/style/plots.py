@@ -1,4 +1,4 @@
-"""What figures draw in a panel: axes, curves, points, and letters where something failed."""
+"""Parts of a figure's panel: axes, curves, points, and letters for failures."""
 
 import math
 import textwrap
@@ -11,7 +11,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from bench.report import terms
-from bench.report.style.looks import LETTERS, Look, look
+from bench.report.style.looks import LETTERS, look
 from bench.report.style.numbers import engineering, scientific
 
 MARK_STEP = 0.085  # of a panel's height: a row of failure marks
@@ -42,7 +42,7 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
 def value_axis(
     axes: Axes, low: float, high: float, *, powers: bool = False, marks: int = 0
 ) -> None:
-    """A logarithmic y axis around the values, with room below for so many rows of failure marks."""
+    """A logarithmic y axis around the values; ``marks`` rows of letters fit below them."""
     axes.set_yscale("log")
     span = max(math.log10(high / low), 0.3)
     share = 0.06 + MARK_STEP * marks  # of the axis, below the lowest value
@@ -57,7 +57,7 @@ def value_axis(
         subs = (1, 2, 5) if span > 0.6 or powers else (1, 1.5, 2, 3, 4, 5, 6, 8)
         first = math.floor(math.log10(low)) - 1
         ticks = [s * 10.0**p for p in range(first, math.ceil(math.log10(high)) + 1) for s in subs]
-    # Matplotlib makes every tick of the list, also those that nobody sees.
+    # Matplotlib makes every tick of the list, also those outside the limits.
     ticks = [value for value in ticks if bottom <= value <= top]
     axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
@@ -65,7 +65,7 @@ def value_axis(
 
 
 def error_axis(axes: Axes, errors: pd.Series, limits: Sequence[float], marks: int) -> None:
-    """A logarithmic y axis around the errors and limits; errors of zero have no place on it."""
+    """A logarithmic y axis around the errors and limits; errors of zero are left out."""
     values = [*errors[errors > 0], *limits] or [1e-8, 1e-6]
     value_axis(axes, min(values), max(values), powers=True, marks=marks)
 
@@ -74,7 +74,7 @@ def draw_line(
     axes: Axes, provider: str, x: Any, y: Any, low: Any = None, high: Any = None, **extra: Any
 ) -> None:
     """One provider's curve with its intervals as bars."""
-    extra |= look(provider).line_style
+    extra |= vars(look(provider))
     extra["zorder"] = 3 if provider == "ours" else 2
     if low is None:
         axes.plot(x, y, **extra)
@@ -83,18 +83,9 @@ def draw_line(
         axes.errorbar(x, y, yerr=bars, elinewidth=0.9, **extra)
 
 
-def draw_points(axes: Axes, shape: Look, x: Any, y: Any, low: Any, high: Any) -> None:
-    """Points with their ranges as bars, not joined by a line."""
-    axes.errorbar(
-        x, y, yerr=[y - low, high - y], color=shape.color, marker=shape.marker, linestyle="",
-        elinewidth=0.8, zorder=2,
-    )  # fmt: skip
-
-
 def write_exponents(axes: Axes, exponents: Sequence[tuple[str, float]]) -> None:
     """Each provider's exponent at the panel's top, four in a row, beside the provider's marker."""
     for k, (provider, exponent) in enumerate(exponents):
-        # The marker says whose number it is where colours do not.
         x, y = 0.04 + 0.25 * (k % 4), 0.95 - 0.09 * (k // 4)
         shape = look(provider)
         axes.plot(
@@ -108,7 +99,7 @@ def write_exponents(axes: Axes, exponents: Sequence[tuple[str, float]]) -> None:
 
 
 def zero_height(axes: Axes) -> float:
-    """The height at which a value of zero is drawn on a logarithmic axis: just above its end."""
+    """The height at which a value of zero is drawn on a logarithmic axis: just above its bottom."""
     bottom, top = axes.get_ylim()
     return float(bottom * (top / bottom) ** 0.045)
 
@@ -118,7 +109,7 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str, providers: Sequence[st
 
     ``providers`` are those with failures anywhere in the figure, from the lowest row up.
     """
-    if rows.empty:  # as nearly everywhere, and grouping takes long
+    if rows.empty:  # grouping is slow, and most panels have no failure
         return
     for (provider, size), found in rows.groupby(["provider", x]):
         status = str(found["status"].iloc[0])
@@ -131,14 +122,14 @@ def mark_failures(axes: Axes, rows: pd.DataFrame, x: str, providers: Sequence[st
 
 
 def mark_notes(failed: pd.DataFrame) -> list[str]:
-    """What ``mark_failures`` draws: whose row is which, and what the letters mean."""
+    """The legend of ``mark_failures``: the providers of the rows, and the letters' meanings."""
     providers = terms.ordered_providers(failed["provider"])
     rows = [f"Rows of letters, from below: {', '.join(providers)}."] if len(providers) > 1 else []
     return [*rows, *failure_notes(failed)]
 
 
 def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:
-    """What the letters mean, with the reasons recorded, most frequent first."""
+    """The meanings of the letters with the recorded reasons, most frequent first."""
     if rows.empty:
         return []
     groups = rows.fillna({"reason": "no reason recorded"}).groupby(["status", "reason"])["provider"]

@@ -1,7 +1,7 @@
 """A figure's sheet: panels under a title and a legend, over its notes; saved as PDF, PNG and CSV.
 
-A figure is one column of a paper wide (3.3 in). It says on itself what it shows, on which device
-and with which versions that was measured, and why points are missing.
+A figure is as wide as a paper's column (3.3 in). Its text names what it shows, the device and
+versions it was measured with, and why points are missing.
 """
 
 import io
@@ -23,9 +23,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from bench.report import terms
 
-Job = Callable[[Path], list[Path]]  # draws one figure into a folder and gives the written files
+Job = Callable[[Path], list[Path]]  # draws one figure into a folder and returns the written files
 FORMATS = ("pdf", "png")  # for papers, for pages
-COLORS = 128  # of a PNG: with the edges of letters and lines some thousands, told apart by nobody
+COLORS = 128  # of a PNG; antialiasing makes thousands, which look no different
 WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
 TITLE_LETTERS = 66  # of 6.8 points that fit beside each other
 SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
@@ -51,8 +51,7 @@ DEFAULT_LAYOUT = Layout()
 class Sheet:
     """A figure of ``rows`` x ``columns`` panels under a title and a legend, over its notes.
 
-    Sizes are inches, worked out from what is written, so that nothing overlaps and no slow
-    automatic layout is needed.
+    Sizes are inches, computed from the lengths of the texts: matplotlib's layouts are slow.
     """
 
     LINE = 0.105  # height of a line of 6 to 6.5 points
@@ -87,6 +86,7 @@ class Sheet:
         self.axes: np.ndarray = self.figure.subplots(
             rows, columns, squeeze=False, sharex=layout.share, sharey=layout.share
         )
+        self.shared: Axes = self.axes[0, 0]  # with the scales, limits and ticks of all panels
         self.figure.subplots_adjust(
             left=layout.left / WIDTH,
             right=1 - layout.right / WIDTH,
@@ -115,7 +115,7 @@ class Sheet:
 
     @staticmethod
     def _heading(title: str) -> list[str]:
-        """A title's lines: one, or what is shown and below it where, or as many as it takes."""
+        """A title's lines: one if it fits, else broken after its colon and where else needed."""
         if len(title) <= TITLE_LETTERS:
             return [title]
         what, colon, where = title.partition(": ")
@@ -124,20 +124,14 @@ class Sheet:
 
     @staticmethod
     def _per_row(labels: Sequence[str]) -> int:
-        """How many legend entries of such lengths fit side by side."""
+        """How many legend entries with these labels fit side by side."""
         longest = max(map(len, labels), default=1)
         return max(1, min(len(labels) or 1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest))))
-
-    @property
-    def shared(self) -> Axes:
-        """The panel whose scales, limits and ticks all others share."""
-        panel: Axes = self.axes[0, 0]
-        return panel
 
     def panels(
         self, cells: Sequence[str], columns: Sequence[str], names: Mapping[str, str]
     ) -> Iterator[tuple[Axes, str, str]]:
-        """Each panel with its cell and column; it gets its title after it is drawn."""
+        """Each panel with its cell and column; its title is added after it is drawn."""
         for (r, cell), (c, column) in itertools.product(enumerate(cells), enumerate(columns)):
             yield self.axes[r, c], cell, column
             panel_title(self.axes[r, c], f"{terms.cell_name(cell)}, {names[column]}")
@@ -160,14 +154,14 @@ class Sheet:
         return [vector, bitmap, rows]
 
     def _save_bitmap(self, path: Path) -> None:
-        """A PNG of few colours, which takes a third of the bytes of one of all colours."""
+        """Write a PNG of few colours, which has a third of the bytes."""
         drawn = io.BytesIO()
         self.figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
         info = PngInfo()
         for key, text in (("Title", self.title), ("Description", self.origin)):
             info.add_text(key, text)
         with Image.open(drawn) as full:
-            # The palette that misses no colour, however small its area.
+            # This palette keeps every colour, however small its area.
             few = full.convert("RGB").quantize(
                 COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
             )
@@ -175,12 +169,12 @@ class Sheet:
 
 
 def panel_title(axes: Axes, words: str) -> None:
-    """A panel's title: plain text, since matplotlib's titles measure every tick to dodge it."""
+    """Add a panel's title as text: matplotlib's own measures every tick, which is slow."""
     axes.text(0.5, 1.03, words, transform=axes.transAxes, ha="center", va="bottom", fontsize=6.5)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """A data frame as CSV of fixed bytes: six significant digits, Unix line ends."""
+    """Write a data frame as CSV: six significant digits, Unix line ends on every system."""
     whole = [name for name in WHOLE if name in frame]
     frame = frame.assign(**{name: frame[name].astype("Int64") for name in whole})
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
