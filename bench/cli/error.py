@@ -1,7 +1,7 @@
 """``python -m bench error``: a sweep of error grids, the studies of error, and the report."""
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from bench.cli.progress import bar
 from bench.error.studies import activations, repeatability, training
 from bench.measure import interpreter
 from bench.records import environment, provenance
-from bench.sweep import process, sweep
+from bench.sweep import sweep
+from bench.sweep.pool import calls_elsewhere
+from bench.sweep.process import exiting_on_signals
 
 
 def command(
@@ -36,33 +38,24 @@ def command(
     folder = chosen.results / provenance.slug(machine.name)
     preset = preset or ("error" if machine.is_cuda else "error-cpu")
     quick = preset == "quick"
-    calls: tuple[tuple[Any, ...], ...] = (
-        (repeatability,),
-        (training, ("rnn_tanh",) if quick else None),
-        (activations, 4096 if quick else None),
+    calls = (
+        partial(repeatability, folder.absolute()),
+        partial(training, folder.absolute(), ("rnn_tanh",) if quick else None),
+        partial(activations, folder.absolute(), 4096 if quick else None),
     )
     # Nothing here is timed, so the sweep and the studies may share the machine.
-    with process.exiting_on_signals(), ThreadPoolExecutor(1) as pool:
-        running = [
-            pool.submit(process.run_function, study, folder.absolute(), *study_arguments)
-            for study, *study_arguments in (calls if studies else ())
-        ]
-        try:
-            with bar("error", chosen.max_minutes and chosen.max_minutes * 60) as progress:
-                folder, counts, undone = sweep.sweep(
-                    chosen.of_sweep(preset, ("error",)),
-                    {"seed": chosen.seed},
-                    chosen.results,
-                    chosen.max_minutes,
-                    progress=progress,
-                )
-            print(sweep.summary_line(counts, undone))
-            for study in running:
-                print(study.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            process.end_commands()
-            raise
+    with exiting_on_signals(), calls_elsewhere(calls if studies else ()) as written:
+        with bar("error", chosen.max_minutes and chosen.max_minutes * 60) as progress:
+            folder, counts, undone = sweep.sweep(
+                chosen.of_sweep(preset, ("error",)),
+                {"seed": chosen.seed},
+                chosen.results,
+                chosen.max_minutes,
+                progress=progress,
+            )
+        print(sweep.summary_line(counts, undone))
+        for path in written:
+            print(path)
     from bench.report import build
 
     build.main(folder)

@@ -1,6 +1,6 @@
 """Studies of error beside the sweep, each with a file of results. Imports no torch.
 
-A study runs in a process of its own (``bench.sweep.process.run_function``), because whether kernels
+A study runs in another process (``bench.sweep.pool.calls_elsewhere``), because whether kernels
 are interpreted is decided when they are imported.
 """
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from bench.error import studies
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
 from bench.records import environment, failed_checks, files, provenance, store
 from bench.records.failed_checks import FAIL, PASS, Suspect
-from bench.sweep import process, sweep
+from bench.sweep import sweep
 from bench.sweep.plan import Options, default_run, record_file
-from bench.sweep.pool import Pool
+from bench.sweep.pool import Pool, calls_elsewhere
+from bench.sweep.process import TookTooLong
 
 # A step's limits: a share of the time that is left when it begins, and a number of seconds.
 COMPILE = 0.2, 180.0
@@ -259,12 +261,12 @@ class Campaign:
 
     def run_study(self, study: Callable[..., Path], *arguments: Any) -> None:
         """Run a study in a process of its own, which is killed when the time is up."""
-        seconds = self.seconds_left()
+        call = partial(study, self.folder, *arguments)
         try:
-            written = process.run_function(study, self.folder, *arguments, seconds=seconds)
-            print(f"{study.__name__}: {written.name}")
-        except process.TookTooLong as fault:
-            print(f"{study.__name__}: left for the next call ({fault})")
+            with calls_elsewhere([call], self.seconds_left()) as written:
+                print(f"{study.__name__}: {next(written).name}")
+        except TookTooLong:
+            print(f"{study.__name__}: left for the next call, since the time was up")
 
     def sweep(self, preset: str, kind: str, share: tuple[float, float]) -> None:
         """Measure a preset's speed or error for a share of the time left."""

@@ -4,15 +4,18 @@ An illegal access poisons a CUDA context: whatever its process does next fails t
 replaced unless its unit passed. Imports no torch.
 """
 
+import contextlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Self
 
+from bench.records.environment import probe
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
@@ -108,6 +111,36 @@ def attempt_units(units: Iterator[Unit], answer: Answer) -> None:
     """What a process of the pool does."""
     for unit in units:
         answer(attempt(unit.call))
+
+
+@contextlib.contextmanager
+def calls_elsewhere(
+    calls: Sequence[partial[Any]], seconds: float = 600.0
+) -> Iterator[Iterator[Any]]:
+    """Make calls one after another in another process, while this one does something else.
+
+    Without a GPU the process interprets the kernels. It is killed at the end of the context.
+
+    Args:
+        seconds: the longest wait for a value.
+
+    Yields:
+        An iterator over the values. It raises RuntimeError if a call fails and TookTooLong if its
+        value does not come in time.
+    """
+    environment = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
+    with contextlib.closing(Child(attempt_units, environment)) as child:
+        for call in calls:
+            child.send(Unit("", call))
+
+        def values() -> Iterator[Any]:
+            for call in calls:
+                outcome = child.receive(time.monotonic() + seconds)
+                if outcome.state != PASS:
+                    raise RuntimeError(f"{call.func.__name__} failed: {outcome.detail}")
+                yield outcome.found
+
+        yield values()
 
 
 class Pool:

@@ -16,14 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import IO, Any
 
-from bench.records.environment import probe
 from bench.records.provenance import ROOT
 
 END_SECONDS = 10.0  # the driver may take a while to let a killed process go
-FUNCTION_SECONDS = 600.0
 MEMORY_WORDS = ("out of memory", "can't allocate memory")
 
 
@@ -81,9 +78,6 @@ def end(process: subprocess.Popen[Any]) -> None:
         process.wait(END_SECONDS)
 
 
-_commands: set[subprocess.Popen[str]] = set()
-
-
 def run_command(
     command: Sequence[str], seconds: float, environment: Mapping[str, str], **options: Any
 ) -> subprocess.CompletedProcess[str]:
@@ -98,53 +92,13 @@ def run_command(
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     process = start(command, env=os.environ | environment, text=True, **pipes)
-    _commands.add(process)
     try:
         printed, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         raise TookTooLong(f"took more than {seconds:.0f} s") from None
     finally:
         end(process)
-        _commands.discard(process)
     return subprocess.CompletedProcess(command, process.returncode, printed, errors)
-
-
-def end_commands() -> None:
-    """Kill what :func:`run_command` runs in other threads."""
-    for process in list(_commands):
-        end(process)
-
-
-def run_function(
-    function: Callable[..., Path], folder: Path, *arguments: Any, seconds: float = FUNCTION_SECONDS
-) -> Path:
-    """Call a function that measures into a folder, in a process of its own.
-
-    Without a GPU the process interprets the kernels.
-
-    Args:
-        arguments: the function's, after the folder; numbers, strings and tuples of them.
-
-    Returns:
-        The file that the function wrote.
-
-    Raises:
-        RuntimeError: with the end of what it printed, if it fails.
-        TookTooLong: if it does not end in time.
-    """
-    name = function.__name__
-    code = (
-        f"from pathlib import Path; from {function.__module__} import {name}; "
-        f"print({name}(Path({str(folder)!r}), *{arguments!r}))"
-    )
-    interpreted = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
-    try:
-        done = run_command([sys.executable, "-c", code], seconds, interpreted)
-    except TookTooLong as fault:
-        raise TookTooLong(f"{name} {fault}") from None
-    if done.returncode:
-        raise RuntimeError(f"{name} failed: {describe_end(done.returncode, done.stderr).text}")
-    return Path(done.stdout.strip().splitlines()[-1])
 
 
 Answer = Callable[[Any], None]

@@ -14,7 +14,8 @@ import torch
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS
 from bench.records.provenance import ROOT
 from bench.sweep import pool
-from bench.sweep.pool import Outcome, Pool, Unit
+from bench.sweep.pool import Outcome, Pool, Unit, calls_elsewhere
+from bench.sweep.process import TookTooLong
 from tests.helpers import pool_tasks as tasks
 from tests.helpers.pool_tasks import gives, gone, sleeps
 
@@ -116,3 +117,13 @@ def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:
         ((_, first),) = processes.run([unit], time.monotonic() + LONG)
         ((_, second),) = processes.run([unit], time.monotonic() + LONG)
     assert first.detail == second.detail and gone(int(first.detail))
+
+
+def test_calls_elsewhere_give_their_values_in_order_or_say_what_failed() -> None:
+    calls = [partial(gives, "a"), partial(gives, "b"), partial(tasks.fails)]
+    with calls_elsewhere(calls) as values:
+        assert [next(values), next(values)] == ["a", "b"]
+        with pytest.raises(RuntimeError, match="fails failed: AssertionError: a wrong value"):
+            next(values)
+    with calls_elsewhere([partial(sleeps, 3600)], 0.0) as values, pytest.raises(TookTooLong):
+        next(values)

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +25,8 @@ from bench.gpu.value_checks import kernel_cells
 from bench.records import archive, environment, files, provenance, store
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect, to_json
 from bench.records.provenance import ROOT
-from bench.sweep import process
 from bench.sweep.plan import default_run, record_file
+from bench.sweep.process import TookTooLong
 from tests.helpers import simulated_campaign, synthetic
 from tests.helpers.results_tree import make_records, records_in
 
@@ -197,14 +197,21 @@ def test_what_was_measured_before_a_check_failed_no_longer_counts(tmp_path, monk
 def test_no_suspect_cell_is_trained_and_a_study_that_takes_too_long_is_left(
     tmp_path, monkeypatch, capsys
 ):
-    run_function = Mock(
-        side_effect=[Path("a.json"), process.TookTooLong("took more than 100 s"), Path("b.json")]
-    )
-    monkeypatch.setattr(process, "run_function", run_function)
+    called: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def calls_elsewhere(calls: Any, seconds: float) -> Iterator[Iterator[Path]]:
+        (call,) = calls
+        called.append((call.func, *call.args))
+        if call.func is studies.repeatability:
+            raise TookTooLong
+        yield iter([Path("file.json")])
+
+    monkeypatch.setattr(campaign, "calls_elsewhere", calls_elsewhere)
     made = make_campaign(tmp_path)
     made.suspects = (Suspect("values: lstm", "lstm"),)
     made.run_studies()
-    assert [call.args for call in run_function.call_args_list] == [
+    assert called == [
         (studies.activations, made.folder),
         (studies.repeatability, made.folder),
         (studies.training, made.folder, ("gru", "rnn_relu", "rnn_tanh")),

@@ -33,9 +33,10 @@ from bench.records import archive, environment, files, provenance, store
 from bench.records.environment import Machine
 from bench.records.failed_checks import PASS
 from bench.records.provenance import ROOT
-from bench.sweep import pool, process, sweep, toolchain
+from bench.sweep import pool, sweep, toolchain
 from bench.sweep.plan import request_seconds
 from bench.sweep.pool import Outcome, Unit
+from bench.sweep.process import TookTooLong
 from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 
 CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
@@ -181,11 +182,12 @@ def simulated(clock: Clock) -> Iterator[None]:
         clock.wait_until(clock.now + taken)
         return problems
 
-    def run_function(study: Any, folder: Path, *words: Any, seconds: float) -> Path:
+    @contextlib.contextmanager
+    def calls_elsewhere(calls: Sequence[partial[Path]], seconds: float) -> Iterator[Iterator[Path]]:
         clock.wait_until(clock.now + min(STUDY, seconds))
         if seconds < STUDY:
-            raise process.TookTooLong(f"{study.__name__} took more than {seconds:.0f} s")
-        return folder / f"{study.__name__}.json"
+            raise TookTooLong
+        yield iter([Path("study.json")])
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (campaign, command_line, run_checks, pool, precompile, sweep):
@@ -195,7 +197,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch.setattr(pool, "Child", partial(Process, clock, compiler))
         patch.setattr(pool, "wait", lambda processes, timeout: wait_for(clock, processes, timeout))
         patch.setattr(floor, "run", run_floor)
-        patch.setattr(process, "run_function", run_function)
+        patch.setattr(campaign, "calls_elsewhere", calls_elsewhere)
         patch.setattr(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
             patch.setattr(toolchain, name, lambda: None)
