@@ -105,7 +105,7 @@ CHOICES: dict[str, Collection[Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure.
+    """What is measured: a cell with its sizes, number format, pass and track.
 
     ``T, B, I, H`` are time steps, batch, input features and hidden units. In the recurrence
     track there is no input projection and ``I`` is 0. ``resets`` is the fraction of steps at
@@ -159,7 +159,7 @@ class Case:
         parts = [self.cell, self.pass_, self.track, f"{self.directions}dir", number]
         parts += [f"L{self.layers}", f"B{self.B}", f"T{self.T}", f"I{self.I}", f"H{self.H}"]
         if self.resets:
-            short = f"{self.resets:g}"  # six digits, or all if six change it
+            short = f"{self.resets:g}"  # six digits, or all if six are not exact
             parts.append(f"r{short if float(short) == self.resets else repr(self.resets)}")
         return "-".join(parts)
 

@@ -4,7 +4,7 @@
 TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DTYPES = tuple(TORCH_NAMES)
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-# Of products of fp32 numbers; "none" belongs to the 16-bit formats.
+# The precisions of fp32 products; 16-bit formats have "none".
 PRECISIONS = ("ieee", "tf32", "tf32x3", "none")
 # The unit roundoff u of a format, and of a tf32 product's operands: half the spacing at 1.
 ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "tf32": 2.0**-11}
@@ -13,7 +13,7 @@ PRODUCTS = ("bf16", "fp16", "ieee", "tf32", "tf32x3")
 
 
 def number_type(dtype: str, precision: str) -> str:
-    """A dtype, and of fp32 the precision of its products, as one word.
+    """A dtype as one word; of fp32, with the precision of its products.
 
     >>> number_type("bf16", "none"), number_type("fp32", "tf32"), number_type("fp32", "ieee")
     ('bf16', 'fp32:tf32', 'fp32:ieee')
@@ -32,7 +32,7 @@ def split_number_type(name: str) -> tuple[str, str]:
 
 
 def product_format(dtype: str, precision: str) -> str:
-    """The format in which products are formed: of 16-bit numbers their own.
+    """The format of a product's operands; 16-bit numbers are multiplied as they are.
 
     >>> product_format("bf16", "none"), product_format("fp32", "tf32")
     ('bf16', 'tf32')

@@ -185,7 +185,7 @@ def run_reference(
 
 
 def named_outputs(case: Case, y: Tensor, last: Any) -> dict[str, Tensor]:
-    """An output and the last state, a tensor, nested tuple or None, by ``output_names``."""
+    """The output y and the last state (a tensor, nested tuples or None), by ``output_names``."""
     return dict(zip(output_names(case), (y, *_tensors(last)), strict=True))
 
 
@@ -213,7 +213,7 @@ BATCHED = re.compile(r"d?(x|gx|y|[a-z]0|[a-z]_n)")
 
 
 def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """These batch rows of every tensor that has a batch; weights unchanged."""
+    """The tensors; of those with a batch dimension only these rows."""
     return {
         name: value.index_select(1, rows) if BATCHED.fullmatch(name) else value
         for name, value in tensors.items()

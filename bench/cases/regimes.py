@@ -1,4 +1,4 @@
-"""Regimes: the weights and inputs that error is measured with, like trained or extreme ones."""
+"""Regimes: kinds of weights and inputs that error is measured with, trained-like or extreme."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The least a case needs: operations, bytes, and the floor of its time.
+"""The least that a case takes: operations, bytes of memory traffic, and time (its floor).
 
 bench/README.md has every formula too. Notation: G gates, D directions, b bytes of a number, and per
 layer I_l input features (I, then D*H).
@@ -59,7 +59,7 @@ class Limits:
         return None not in rates and bool(self.barrier_us) and self.tflops.keys() >= {*PRODUCTS}
 
     def barrier_ms(self, programs: int) -> float:
-        """A step's barrier in a group: as measured for the largest group not above it."""
+        """The time of a barrier: that of the largest measured group of at most so many programs."""
         sizes = sorted(map(int, self.barrier_us))
         size = max((size for size in sizes if size <= programs), default=sizes[0])
         return self.barrier_us[str(size)] / 1e3
@@ -175,7 +175,7 @@ def rates(case: Case, median_ms: float, limits: Limits | None) -> dict[str, Any]
 
 
 def guess_ms(case: Case, provider: str, cuda: bool) -> float:
-    """A guess of one call's time, for estimates of how long a sweep takes only."""
+    """A rough guess of one call's time, only to estimate how long a sweep takes."""
     eager = provider.startswith("reference") or "stepwise" in provider or "gemm" in provider
     if cuda:  # latency of a step in ms, operations per ms
         slow = 0.1 if provider.startswith("reference") else 0.02

@@ -166,7 +166,7 @@ class Runner:
         }
 
     def sample(self, count: int) -> None:
-        """Time so many calls by this provider's clock.
+        """Time ``count`` calls by this provider's clock.
 
         Raises:
             RuntimeError: in Triton's interpreter, whose times mean nothing; also what the
@@ -221,7 +221,7 @@ class Runner:
 
 @functools.cache
 def _cache() -> Any:
-    """A tensor as large as the L2 cache, which is emptied by writing it."""
+    """A tensor as large as the L2 cache; writing it empties the cache."""
     from triton.runtime import driver
 
     return driver.active.get_empty_cache_for_benchmark()

@@ -20,7 +20,7 @@ def interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float] | N
 def ratio_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 ) -> tuple[float, float] | None:
-    """The same of median(ours) / median(theirs), resampled independently."""
+    """The same for median(ours) / median(theirs), resampled independently."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.median(a, axis=axis) / np.median(b, axis=axis)

@@ -1,8 +1,8 @@
-"""One rounding at a time: what each contributes to a 16- or 32-bit implementation's error.
+"""Providers that round at one place only, to see what it adds to an implementation's error.
 
-The reference runs in float64 and rounds at one place only. ``effect-all`` rounds where our kernels
-do, and ``effect-all-carry-io`` also keeps the state in the I/O type: their difference is what the
-fp32 carry buys. These are models for the error chapter; they are never timed.
+The reference runs in float64 and rounds at that place. ``effect-all`` rounds where our kernels do,
+``effect-all-carry-io`` also keeps the state in the I/O type: they differ by what the fp32 carry
+gains. These are models for the error chapter; they are never timed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Where each provider rounds; everything else stays float64.
 PLACES = {
-    "inputs": "not in the loop: it starts from the drawn fp32 numbers, the truth from rounded ones",
+    "inputs": "in the truth's inputs, while its own are fp32 numbers: the error of rounding them",
     "projection": "W x + b is stored in the I/O type",
     "product": "the loop multiplies h in the I/O type",
     "sum": "both products accumulate in fp32",
@@ -72,7 +72,7 @@ def build(problem: Problem, places: frozenset[str]) -> Call:
         return value.to(dtype).double()
 
     class Loop(TorchFunctionMode):
-        """Rounds inside the reference's step, which is run as it is."""
+        """Rounds inside the reference's own step."""
 
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None

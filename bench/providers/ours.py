@@ -1,4 +1,4 @@
-"""This project's kernels, in each way they run."""
+"""This project's kernels, one provider for each mode."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
     return forward | ({} if case.pass_ == "fwd" else {"backward": backward})
 
 
-# Of silence, in seconds: the slowest kernel on record takes 56 s to compile, and a call needs two.
+# Seconds: the slowest kernel on record takes 56 s to compile, and a call needs two.
 PATIENCE = 120.0
 # Each provider's mode of the kernels, and whether its calls are replayed from a CUDA graph.
 MODES = {

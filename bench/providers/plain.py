@@ -1,4 +1,4 @@
-"""The reference as a provider: what a reader would write, eager and under torch.compile."""
+"""The reference as a provider: plain PyTorch, eager and under torch.compile."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def reference_compiled(problem: Problem) -> Call:
 
     from bench.cases.problem import run_reference
 
-    # One case's graph is of no use to the next; kept, they would count against the
-    # recompilation limit and fall back to eager without a word.
+    # Graphs of earlier cases would count against the recompilation limit, beyond which torch
+    # silently falls back to eager.
     torch._dynamo.reset()
     leaves = leaves_of(problem)
     case, resets, lengths = problem.case, problem.resets, problem.lengths

@@ -1,4 +1,4 @@
-"""torch.nn: cuDNN on NVIDIA GPUs, oneDNN or native loops on the CPU. The one to beat."""
+"""torch.nn: cuDNN on NVIDIA GPUs, oneDNN or native loops on the CPU. The baseline."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def build(problem: Problem) -> Call:
                 parameter.copy_(problem.inputs[name])
                 leaves[name] = parameter
     module.flatten_parameters()
-    # Without a backward pass to come, cuDNN may run its inference mode.
+    # Without a backward pass, cuDNN may run in its inference mode.
     module.train(case.pass_ != "fwd")
     hx = (leaves["h0"], leaves["c0"]) if "c0" in leaves else leaves["h0"]
     x = leaves["x"]

@@ -13,5 +13,5 @@ TRAINING = "training.json"
 # In the device's folder:
 CHECKS = "check_gpu.json"
 FLOOR = "floor.json"  # all that the microbenchmarks measured
-LIMITS = "limits.json"  # the bounds made of it
+LIMITS = "limits.json"  # the best rates among them
 CAMPAIGN = "campaign.json"

@@ -153,7 +153,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace such an object atomically."""
+    """Write a JSON object for :func:`read_state`, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(to_json(dict(value)), indent=1) + "\n").encode())
 

@@ -1,6 +1,4 @@
-"""The plan of a sweep: its cases and their providers in order, less what exists, and the time it
-takes. Imports no torch.
-"""
+"""Plan a sweep: what is left to measure, in what order, and for how long. Imports no torch."""
 
 import functools
 import glob

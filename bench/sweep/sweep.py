@@ -1,4 +1,4 @@
-"""Run a sweep: measure what is planned, in order and within a budget, and record it as it comes."""
+"""Run a sweep: measure what is planned, in order and within a budget, and write records."""
 
 import functools
 import math

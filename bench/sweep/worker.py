@@ -226,7 +226,7 @@ def serve(
     providers.load(plugins)
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
-    gc.freeze()  # spares each case's collections the objects that imports made
+    gc.freeze()  # so that no collection scans what was imported
     worker.say(hello=dataclasses.asdict(worker.machine), device=worker.facts)
     for request in requests:
         worker.measure(request)

@@ -144,7 +144,7 @@ class Isolated:
             raise
 
     def _receive(self, seconds: float, deadline: float | None) -> dict[str, Any]:
-        """The next message; ``Died`` after silence or an end, ``Stopped`` at the deadline."""
+        """The next message; ``Died`` if there is none in time, ``Stopped`` at the deadline."""
         assert self._child is not None
         silent_until = time.monotonic() + seconds
         until = silent_until if deadline is None else min(silent_until, deadline)
@@ -156,7 +156,7 @@ class Isolated:
             raise Died(End("timeout", f"no sign of life for {seconds:.0f} s")) from None
 
     def close(self) -> None:
-        """End the worker at once."""
+        """Kill the worker."""
         self._open.close()
         self._child = None
         self._served = 0

@@ -94,6 +94,7 @@ def test_a_users_own_file(tmp_path: Path):
         ("[[p.grid]]\nH = []", r"H is \[\]; accepted"),
         ("[[p.grid]]\ndirections = 1.0", "directions is 1.0; accepted"),
         ("[[p.grid]]\ncell = 3", "cell is 3; accepted"),
+        ("[[p.grid]]\nresets = 'x'", "resets is 'x'; accepted"),
         ("[[p.grid]]\nresets = nan", "resets is nan; accepted"),
         ("[[p.grid]]\nproviders = 'ours'", "providers is 'ours'; accepted"),
         ("[[p.grid]]\nkind = 3", "kind is 3; accepted"),
