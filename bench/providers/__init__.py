@@ -55,7 +55,7 @@ class Provider:
         build: prepares a problem's call; may import torch.
         supports: None, or one sentence why this case cannot run on that machine; no torch.
         package: the installed package that computes, whose version is recorded.
-        graph: whether the call is captured into a CUDA graph and replayed.
+        graph: whether the call is captured into a CUDA graph and replayed; on CUDA devices only.
         algorithm: cuDNN's algorithm by torch's rule, None where cuDNN does not compute.
         patience: seconds without progress after which it counts as hanging, if it compiles or
             tunes for longer than the sweep's own timeout allows.
@@ -176,6 +176,8 @@ def unsupported(provider: Provider, case: Case, machine: Machine) -> tuple[str, 
 
     The status is "error" if its ``supports`` raises, or returns neither None nor a string.
     """
+    if provider.graph and not machine.is_cuda:
+        return "unsupported", "a CUDA graph needs a CUDA device"
     try:
         reason = provider.supports(case, machine)
     except Exception as fault:

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from bench.cases.problem import Problem
 
 
-def supports(case: Case, machine: Machine, graph: bool = False, mode: str = "auto") -> str | None:
+def supports(case: Case, machine: Machine, mode: str = "auto") -> str | None:
     if not case.cell_info.kernels:
         return f"kernels has no cell {case.cell}"
-    if graph and not machine.is_cuda:
-        return "a CUDA graph needs a CUDA device"
     if not machine.is_cuda and not machine.interpreted:
         return "the kernels need a GPU; on the CPU they run only in Triton's interpreter"
     if not machine.is_cuda and case.precision in ("tf32", "tf32x3"):
@@ -75,7 +73,7 @@ MODES = {
 for _name, (_mode, _graph) in MODES.items():
     provider(
         _name,
-        supports=partial(supports, graph=_graph, mode=_mode),
+        supports=partial(supports, mode=_mode),
         package="triton",
         graph=_graph,
         patience=PATIENCE,

@@ -116,12 +116,6 @@ def build(problem: Problem) -> Call:
     return Call(packed, leaves)
 
 
-def supports_graph(case: Case, machine: Machine) -> str | None:
-    return supports(case, machine) or (
-        None if machine.is_cuda else "a CUDA graph needs a CUDA device"
-    )
-
-
-_OPTIONS: dict[str, Any] = {"package": "torch", "algorithm": cudnn_algorithm, "baseline": True}
-provider("torch.nn", supports=supports, **_OPTIONS)(build)
-provider("torch.nn-graph", supports=supports_graph, graph=True, **_OPTIONS)(build)
+_OPTIONS: dict[str, Any] = {"supports": supports, "package": "torch", "algorithm": cudnn_algorithm}
+provider("torch.nn", baseline=True, **_OPTIONS)(build)
+provider("torch.nn-graph", baseline=True, graph=True, **_OPTIONS)(build)
