@@ -93,6 +93,17 @@ def _quick_interpreter() -> Iterator[None]:
 
 
 @pytest.fixture
+def on_the_kernels_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New tensors are where the kernels run, and torch's own layers multiply in full float32."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        yield
+        return
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    with torch.device("cuda"):
+        yield
+
+
+@pytest.fixture
 def unwritten_is_nan() -> Iterator[None]:
     """New floating-point tensors hold NaN, so that an element that nothing wrote is noticed."""
     before = torch.are_deterministic_algorithms_enabled()

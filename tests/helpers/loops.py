@@ -1,4 +1,4 @@
-"""The loop alone, by hand: random tensors, and plans whose every number the test chooses."""
+"""Calls of `kernels.launch` with random tensors and with plans that the test tiles itself."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,14 +17,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a kernel's work is divided; the other numbers of a plan follow from these.
+    """The free choices of a plan; `resident` and `ahead` are at most the number of chunks."""
 
-    At most `members` programs share the units of a group; `resident` and `ahead` are limited to
-    the chunks that exist.
-    """
-
-    members: int
-    split: int = 1  # of them, those that share one product (backward)
+    members: int  # programs that share a group's units, at most
+    split: int = 1  # of these, programs that share one product (backward)
     block_b: int = 4
     block_k: int = 8
     resident: int = 2
@@ -34,7 +30,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Loop:
-    """One recurrence: its sizes, its options, and the tilings of both its kernels."""
+    """One recurrence: sizes, options, and a tiling for each kernel."""
 
     cell: str
     T: int
@@ -52,7 +48,7 @@ class Loop:
 
 
 def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
-    """The plan of a loop's forward or backward kernel as its tiling says."""
+    """The plan of a loop's forward or backward kernel, by its tiling."""
     cell, tiling = CELLS[loop.cell], loop.backward if backward else loop.forward
     dtype = str(DTYPES[loop.dtype]).removeprefix("torch.")
     problem = Problem(cell.gates, loop.B, loop.H, loop.D, dtype)
@@ -63,14 +59,14 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     group = -(-loop.H // units) * split
     block_k, chunks = tiling.block_k, -(-K // (split * tiling.block_k))
     resident = min(tiling.resident, chunks)
-    if group == 1:  # one program keeps all weights, a chunk for each of the backward pass's gates
+    if group == 1:  # one program keeps all weights: forward one chunk, backward one for each gate
         block_k, chunks = units, cell.gates if backward else 1
         resident = chunks
     batch_tiles = -(-loop.B // tiling.block_b)
-    # A single program waits for no other, so it computes one batch tile only.
+    # A single-program group has no barrier, so each of its programs computes one batch tile.
     batch_groups = batch_tiles if group == 1 else min(tiling.batch_groups, batch_tiles)
     tiles = -(-batch_tiles // batch_groups)
-    if mode == "gemm":  # the kernels only do the pointwise part
+    if mode == "gemm":  # the kernels do the pointwise part only
         split, chunks, resident = 1, 0, 0
         group = -(-loop.H // units)
     if mode != "persistent":
@@ -84,10 +80,10 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
 
 @dataclass
 class Tensors:
-    """A loop's inputs and the gradients of its outputs, seeded, in `launch`'s shapes."""
+    """A loop's random inputs and gradients of outputs, as `kernels.launch` takes them."""
 
     loop: Loop
-    launch: Any = launch  # the module, or one with a fault
+    launch: Any = launch  # the module, or a copy with a planted fault
 
     def __post_init__(self) -> None:
         loop, cell = self.loop, CELLS[self.loop.cell]
@@ -121,31 +117,24 @@ class Tensors:
             self.loop.reverse, "ieee",
         )  # fmt: skip
 
-    def forward(self, plan: Plan) -> dict[str, Tensor | None]:
-        """All that the forward kernel writes."""
+    def forward(self, plan: Plan) -> dict[str, Any]:
+        """The forward kernel's outputs by name: tensors, or None."""
         names = ("y", "final", "history", "saved")
         outputs = self.launch.forward(self.recurrence, plan, self.gx, save=True)
         return dict(zip(names, outputs, strict=True))
 
-    def backward(self, plan: Plan, forward: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-        """All that the backward kernel writes, from the forward kernel's outputs."""
+    def backward(self, plan: Plan, forward: dict[str, Any]) -> dict[str, Any]:
+        """The backward kernel's outputs by name, from the forward kernel's."""
         names = ("dgx", "dr", "dinitial")
-        y = forward["y"]
-        assert y is not None
-        outputs = self.launch.backward(
-            self.recurrence, plan, self.dy, self.dfinal, y, forward["history"], forward["saved"]
-        )
+        saved = (forward[name] for name in ("y", "history", "saved"))
+        outputs = self.launch.backward(self.recurrence, plan, self.dy, self.dfinal, *saved)
         return dict(zip(names, outputs, strict=True))
 
 
-def differing(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> list[str]:
-    """The names whose tensors differ in any bit, NaN and what nobody wrote included."""
-    return [name for name, left in a.items() if not _equal(left, b[name])]
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """The names whose tensors differ in any bit; NaN equals NaN."""
 
+    def bits(tensor: Tensor | None) -> Tensor:
+        return torch.empty(0) if tensor is None else tensor.contiguous().view(torch.uint8)
 
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and torch.equal(
-        a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
-    )
+    return [name for name, left in a.items() if not torch.equal(bits(left), bits(b[name]))]

@@ -1,9 +1,8 @@
-"""A module of ours beside torch.nn's with the same parameters, and how their results compare."""
+"""Pairs of our module and torch.nn's with the same parameters, and comparisons of their results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -23,20 +22,6 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 T, B, I, H = 3, 3, 2, 5
 
 
-@pytest.fixture(autouse=True)
-def where_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New tensors are where the kernels run, and float32 products are exact in torch's layers too.
-
-    For each test of a module that imports this.
-    """
-    if DEVICE == "cpu":
-        yield
-        return
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    with torch.device(DEVICE):
-        yield
-
-
 def pair(cell: str, *sizes: int, **options: Any) -> tuple[Any, Any]:
     """Our module and torch's, with the same parameters."""
     ours, theirs, more = KINDS[cell]
@@ -47,11 +32,13 @@ def pair(cell: str, *sizes: int, **options: Any) -> tuple[Any, Any]:
 
 
 def state(cell: str, *shape: int) -> Any:
+    """A random state as the cell's module takes it."""
     one = torch.randn(shape)
     return (one, torch.randn(shape)) if cell == "lstm" else one
 
 
 def flat(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples and lists; of a packed sequence, its data."""
     if isinstance(value, PackedSequence):
         return [value.data]
     if isinstance(value, Tensor):
@@ -67,19 +54,30 @@ def assert_close(
     tolerances.assert_close(actual, expected, tolerance, name)
 
 
+def assert_alike(results: Callable[[Any], list[Tensor | None]], *modules: nn.Module) -> None:
+    """From the same seed, `results` of all modules are close, or None for all of them."""
+    found = []
+    for module in modules:
+        torch.manual_seed(0)
+        found.append(results(module))
+    for k, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        assert (ours is None) == (theirs is None), k
+        if ours is not None:
+            assert_close(ours, theirs, f"result or gradient {k}")
+
+
 def assert_same(module: nn.Module, twin: nn.Module, *arguments: Any) -> None:
     """The same results, and the same gradients of the arguments and the parameters."""
-    found = []
-    for each in (module, twin):
+
+    def results_and_gradients(each: nn.Module) -> list[Tensor | None]:
         given = [_leaves(a) for a in arguments]
         results = flat(each(*given))
         inputs = [t for t in flat([a for a in given if a is not None]) if t.is_leaf]
         inputs += list(each.parameters())
         above = [torch.linspace(-1, 1, r.numel()).view(r.shape) for r in results]
-        gradients = torch.autograd.grad(results, inputs, above, allow_unused=True)
-        found.append([*results, *(g for g in gradients if g is not None)])
-    for k, (ours, theirs) in enumerate(zip(*found, strict=True)):
-        assert_close(ours, theirs, f"result or gradient {k}")
+        return [*results, *torch.autograd.grad(results, inputs, above, allow_unused=True)]
+
+    assert_alike(results_and_gradients, module, twin)
 
 
 def _leaves(argument: Any) -> Any:

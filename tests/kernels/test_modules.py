@@ -14,18 +14,10 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import kernels
-from tests.helpers.paired_modules import (
-    KINDS,
-    B,
-    H,
-    I,
-    T,
-    assert_close,
-    assert_same,
-    pair,
-    state,
-)
+from tests.helpers.paired_modules import KINDS, B, H, I, T, assert_close, assert_same, pair, state
 from tests.helpers.pairwise import label, pairwise
+
+pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
 
 
 @pytest.mark.parametrize(

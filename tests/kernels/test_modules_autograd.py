@@ -1,4 +1,4 @@
-"""What autograd, torch.compile and autocast may ask of the modules and the operators."""
+"""The modules and operators under autograd, torch.compile, autocast and torch.func."""
 
 import gc
 import inspect
@@ -24,6 +24,7 @@ from tests.helpers.paired_modules import (
     H,
     I,
     T,
+    assert_alike,
     assert_close,
     assert_same,
     flat,
@@ -32,15 +33,17 @@ from tests.helpers.paired_modules import (
 )
 from tests.helpers.tolerances import rounded_loop
 
+pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
+
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before() -> None:
-    """Dynamo compiles one function only so many times."""
+    """Dynamo compiles a function a limited number of times."""
     torch._dynamo.reset()
 
 
 def memory(run: Callable[[], Any]) -> tuple[int, int]:
-    """The bytes that `run` leaves allocated while its result lives, and the most at a time."""
+    """The bytes still allocated while the result of `run` is alive, and the most at any time."""
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         result = run()
@@ -53,7 +56,7 @@ def memory(run: Callable[[], Any]) -> tuple[int, int]:
 
 
 def activations(cell: str, T: int, H: int) -> int:
-    """What one layer saves in float32: four activations a unit and step, and LSTM's cell state."""
+    """Bytes of activations that a layer saves: four per unit and step, and LSTM's cell state."""
     return 4 * T * B * H * {"lstm": 5, "gru": 4}.get(cell, 0)
 
 
@@ -105,11 +108,12 @@ def test_recompute_keeps_no_activations(cell):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"recompute": True}])
 @pytest.mark.parametrize("cell", KINDS)
-def test_every_gradient_has_memory_of_its_own(cell, options):
-    """Else what changes gradients in place, as adding and clipping do, would change two at once."""
-    module, twin = pair(cell, **({} if "recompute" in options else options))
-    if "recompute" in options:
-        module.recompute = True
+def test_no_two_gradients_share_memory(cell, options):
+    """Else a change in place, as by accumulation or clipping, would change two at once."""
+    options = dict(options)
+    recompute = options.pop("recompute", False)
+    module, twin = pair(cell, **options)
+    module.recompute = recompute
     x = torch.randn(T, B, I)
     for each in (module, twin):
         for _ in range(2):
@@ -123,36 +127,30 @@ def test_every_gradient_has_memory_of_its_own(cell, options):
 
 
 @pytest.mark.parametrize("cell", KINDS)
-def test_only_what_asks_gets_a_gradient(cell):
-    for names in (["weight_hh_l0"], ["bias_hh_l0"], ["weight_ih_l0", "bias_ih_l0"], []):
-        module, twin = pair(cell)
-        found = []
-        for each in (module, twin):
-            each.requires_grad_(False)
-            for name in names:
-                getattr(each, name).requires_grad_()
-            torch.manual_seed(0)
-            x = torch.randn(T, B, I, requires_grad=not names)
-            y, _ = each(x, state(cell, 1, B, H))
-            y.square().sum().backward()
-            found.append([t.grad for t in (x, *each.parameters())])
-        for ours, theirs in zip(*found, strict=True):
-            assert (ours is None) == (theirs is None)
-            if ours is not None:
-                assert_close(ours, theirs, f"gradient with {names}")
+@pytest.mark.parametrize(
+    "names", [["weight_hh_l0"], ["bias_hh_l0"], ["weight_ih_l0", "bias_ih_l0"], []], ids=str
+)
+def test_only_what_requires_a_gradient_gets_one(cell, names):
+    def gradients(each: Any) -> list[Tensor | None]:
+        each.requires_grad_(False)
+        for name in names:
+            getattr(each, name).requires_grad_()
+        x = torch.randn(T, B, I, requires_grad=not names)
+        y, _ = each(x, state(cell, 1, B, H))
+        y.square().sum().backward()
+        return [t.grad for t in (x, *each.parameters())]
+
+    assert_alike(gradients, *pair(cell))
 
 
-def test_a_gradient_of_one_result_alone():
-    for k in range(3):
-        module, twin = pair("lstm")
-        found = []
-        for each in (module, twin):
-            torch.manual_seed(0)
-            x = torch.randn(T, B, I, requires_grad=True)
-            flat(each(x, state("lstm", 1, B, H)))[k].sum().backward()
-            found.append([x.grad, each.weight_hh_l0.grad])
-        for ours, theirs in zip(*found, strict=True):
-            assert_close(ours, theirs, f"gradient of result {k}")
+@pytest.mark.parametrize("result", range(3))
+def test_the_gradient_of_one_result(result):
+    def gradients(each: Any) -> list[Tensor | None]:
+        x = torch.randn(T, B, I, requires_grad=True)
+        flat(each(x, state("lstm", 1, B, H)))[result].sum().backward()
+        return [x.grad, each.weight_hh_l0.grad]
+
+    assert_alike(gradients, *pair("lstm"))
 
 
 @pytest.mark.parametrize("cell", KINDS)
@@ -185,7 +183,7 @@ def test_gradient_checkpointing(reentrant):
         assert torch.equal(plain, checkpointed)
 
 
-def test_the_graph_may_be_kept_but_not_used_twice_without():
+def test_the_graph_is_used_twice_only_if_it_is_retained():
     module, _ = pair("lstm")
     y = module(torch.randn(T, B, I))[0].sum()
     first = torch.autograd.grad(y, module.weight_hh_l0, retain_graph=True)[0]
@@ -210,7 +208,7 @@ def test_a_change_in_place_is_detected(what):
     y, _ = module(x, h0)
     with torch.no_grad():
         {"weight_hh_l0": module.weight_hh_l0, "output": y, "x": x, "h0": h0}[what].mul_(2)
-    if what == "h0":  # the loop has its own copy, so the gradient is still right
+    if what == "h0":  # the operator saves a copy, so the gradient is still right
         y.sum().backward()
         return
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -219,14 +217,12 @@ def test_a_change_in_place_is_detected(what):
 
 @pytest.mark.parametrize("cell", KINDS)
 def test_last_states_may_be_changed_in_place(cell):
-    """As reinforcement learning does with the states it carries, and truncated backpropagation by
-    `detach_`, which views refuse.
-    """
+    """At an episode's end, and by truncated backpropagation's `detach_`, which views refuse."""
     module, _ = pair(cell)
     states = flat(module(torch.randn(T, B, I))[1])
     for one in states:
         one[:, 0] = 0
-    torch.stack([one.sum() for one in states]).sum().backward()
+    sum(one.sum() for one in states).backward()
     assert module.weight_hh_l0.grad.isfinite().all()
     for one in states:
         one.detach_()
@@ -260,7 +256,7 @@ def test_compiles_inside_a_model_with_lengths():
     x, lengths = torch.randn(T, B, I), torch.tensor([1, 3, 2])
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_close(compiled(x, lengths), model(x, lengths), "output")
-    # Values that cannot be read while tracing are kept in range, so no memory is at risk.
+    # Lengths cannot be checked while tracing, so they are clamped to at most T.
     assert_close(compiled(x, lengths + T), model(x, None), "clamped")
 
 
@@ -270,7 +266,7 @@ def test_compiles_by_inductor():
 
     module, twin = pair("gru", num_layers=2)
     x = torch.randn(T, B, I)
-    # Scalar code: Inductor's vectors do not compile where torch is asked for no such instructions.
+    # Scalar code: vector code does not compile where torch is set to use no vector instructions.
     with config.patch({"cpp.simdlen": 1}):
         assert_close(torch.compile(module, fullgraph=True)(x)[0], twin(x)[0], "output")
 
@@ -292,7 +288,7 @@ def test_fake_tensors_have_the_right_shapes():
 @pytest.mark.parametrize(
     ("cell", "G", "states"), [("rnn_relu", 1, 1), ("lstm", 4, 2), ("gru", 3, 1)]
 )
-def test_the_operators_keep_torchs_contract(cell, G, states):
+def test_the_operators_pass_opcheck(cell, G, states):
     T, B, H, D, K = 2, 2, 3, 2, 3 * G
     leaf = lambda *shape: torch.randn(shape, requires_grad=True)  # noqa: E731
     lengths, resets = torch.tensor([1, 2], dtype=torch.int32), torch.ones(T, B).to(torch.uint8)
@@ -311,7 +307,7 @@ def test_the_operators_keep_torchs_contract(cell, G, states):
 @pytest.mark.parametrize("cell", KINDS)
 def test_autocast_gives_torchs_dtypes(cell, dtype):
     module, twin = pair(cell)
-    # Not on every CPU has torch an LSTM of 16 bits; its dtypes are the plain RNN's.
+    # torch has a 16-bit LSTM on some CPUs only; its dtypes are the plain RNN's.
     plain = DEVICE == "cpu" and cell == "lstm"
     typed = pair("rnn_tanh")[1] if plain else twin
     for x in (torch.randn(T, B, I), torch.randn(T, B, I).to(dtype)):
@@ -326,7 +322,7 @@ def test_autocast_gives_torchs_dtypes(cell, dtype):
             assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
 
 
-def test_autocast_takes_packed_sequences_named_tuples_and_the_loop_without_its_projection():
+def test_autocast_takes_packed_sequences_named_tuples_and_the_recurrence():
     States = namedtuple("States", "h c")
     module: Any = kernels.LSTM(I, H)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -338,8 +334,8 @@ def test_autocast_takes_packed_sequences_named_tuples_and_the_loop_without_its_p
     assert packed.data.dtype == (torch.bfloat16 if DEVICE == "cpu" else torch.float16)
 
 
-def test_autocast_on_a_gpu_is_cudnns(monkeypatch):
-    """float16, whatever was asked for; without cuDNN what was."""
+def test_autocast_on_a_gpu_follows_cudnn(monkeypatch):
+    """float16, whatever autocast's dtype is; without cuDNN, autocast's dtype."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     before = torch.get_autocast_dtype("cuda")
@@ -361,39 +357,39 @@ def test_forward_takes_torchs_arguments_and_resets_by_name():
 
 
 def test_forward_mode_is_refused():
-    """torch.func.jvp would silently take the operator's output for constant."""
+    """torch.func.jvp would silently treat the operator's output as constant."""
     lstm, x = kernels.LSTM(3, 4), torch.randn(2, 1, 3)
     with pytest.raises(NotImplementedError, match="jvp is not supported"):
         torch.func.jvp(lambda x: lstm(x)[0], (x,), (torch.ones_like(x),))
 
 
-def test_gradients_by_transforms_are_refused_where_they_would_be_taken():
+def test_torch_func_gradients_through_a_module_are_refused():
     gru, x = kernels.GRU(3, 4), torch.randn(2, 1, 3)
 
     def loss(parameters: Any) -> Tensor:
         return torch.func.functional_call(gru, parameters, (x,))[0].sum()
 
     own = dict(gru.named_parameters())
-    for ask in (
+    for differentiate in (
         lambda: torch.func.grad(loss)(own),
         lambda: torch.func.jacrev(loss)(own),
         lambda: torch.func.vjp(loss, own),
     ):
         with pytest.raises(NotImplementedError, match=r"torch\.func's grad, vjp and jacrev: use "):
-            ask()
-    gru.requires_grad_(False)  # a frozen layer below what is differentiated
+            differentiate()
+    gru.requires_grad_(False)  # a frozen layer below the differentiated one
     head = torch.randn(4)
     gradient = torch.func.grad(lambda head: (gru(x)[0] @ head).sum())(head)
     assert_close(gradient, gru(x)[0].sum((0, 1)), "gradient")
 
 
-def test_vmap_gives_each_its_own():
+def test_vmap_equals_a_loop():
     gru, x = kernels.GRU(3, 4), torch.randn(2, 2, 1, 3)
     with torch.no_grad():
         assert_close(torch.vmap(lambda x: gru(x)[0])(x), torch.stack([gru(p)[0] for p in x]), "y")
 
 
-def test_one_class_does_not_use_up_the_compilations_of_another():
+def test_each_class_has_its_own_compilation_limit():
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         for ours in (kernels.RNN, kernels.LSTM, kernels.GRU):
             compiled = torch.compile(ours(I, H), fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""sLSTM, which torch has not: the reference against the bare equations, the kernels against it."""
+"""sLSTM, which torch lacks: the reference against the paper's equations; what overflows them."""
 
 import pytest
 import torch
@@ -8,14 +8,11 @@ import kernels
 import reference
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.problem import layer_weights, make_problem
-from tests.helpers.paired_modules import (
-    DEVICE,
-    flat,
-    where_the_kernels_run,  # noqa: F401 - an autouse fixture
-)
+from tests.helpers.paired_modules import DEVICE, flat
 from tests.helpers.tolerances import REORDERED
 
 T, B, H = 6, 3, 5
+pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:

@@ -19,7 +19,7 @@ OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
 I = 3
 
 
-pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_the_kernels_device")
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
