@@ -1,8 +1,5 @@
 """Kernels compiled ahead are those that are launched, by Triton's own launch path for an H100."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,19 +9,13 @@ import pytest
 from bench.gpu import precompile
 from bench.gpu.precompile import CLAIMED, COMPILED
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS
-from bench.records.provenance import ROOT
 from bench.sweep.pool import Outcome
+from tests.helpers.compiling_process import run_compiling
 from tests.helpers.precompile_calls import COMPARISONS, PROVIDERS, REQUESTS
 
 
 def process(what: str, cache: Path) -> list[str]:
-    environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.precompile_calls", what], cwd=ROOT,
-        env=environ | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+    return run_compiling("-m", "tests.helpers.precompile_calls", what, cache=cache).splitlines()
 
 
 def kernels(cache: Path) -> set[str]:

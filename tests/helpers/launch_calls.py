@@ -1,5 +1,6 @@
-"""Calls of the public functions, and what each of them launches: run as a process by
-test_launches.py, because kernels that are imported there are interpreted.
+"""What each call of a public function launches, as JSON.
+
+test_launches.py runs this as a process, because its own process interprets kernels.
 """
 
 import json
@@ -24,7 +25,7 @@ MAKES |= {"clone", "to", "float", "mm", "addmm", "sum", "where"}
 
 
 def arguments(call: dict[str, Any]) -> tuple[list[torch.Tensor], dict[str, Any]]:
-    """Positional tensors (gx and w_hh, or x and a module's weights) and the options."""
+    """The tensors (gx and w_hh, or x and a layer's weights) and the options of a call."""
     cell, T, B, H, D = CELLS[call["cell"]], call["T"], call["B"], call["H"], call["D"]
     dtype = getattr(torch, call["dtype"])
 
@@ -46,7 +47,7 @@ def arguments(call: dict[str, Any]) -> tuple[list[torch.Tensor], dict[str, Any]]
 
 
 def run(call: dict[str, Any]) -> None:
-    """Forward, and backward where asked for."""
+    """Make the call: forward, and backward if it says so."""
     given, options = arguments(call)
     with torch.set_grad_enabled(call["backward"]):
         if call["function"] == "module":
@@ -70,7 +71,7 @@ def planned(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON has no form for: a launch's fields, a tensor's shape, a function's name."""
+    """A JSON value for a launch (its fields), a tensor (its shape) or a function (its name)."""
     if isinstance(value, torch.Tensor):
         return {"shape": list(value.shape)}
     if isinstance(value, frozenset):
@@ -79,10 +80,10 @@ def plain(value: Any) -> Any:
 
 
 def work(call: dict[str, Any]) -> dict[str, Any]:
-    """What Python does in a call that compiles nothing, counted, not timed.
+    """Counts of the host's work in a call that compiles nothing.
 
-    "bound": launches whose arguments Triton bound; "entered": functions of `kernels` that were
-    entered; "tensors": by name, the calls from there that make a tensor with memory of its own.
+    "bound": launches whose arguments Triton bound; "entered": functions of `kernels` entered;
+    "tensors": their calls that allocate a tensor, by name.
     """
     counts = {"bound": 0, "entered": 0}
     tensors: Counter[str] = Counter()
@@ -92,7 +93,7 @@ def work(call: dict[str, Any]) -> dict[str, Any]:
         ours = frame.f_code.co_filename.startswith(folder)
         if event == "call":
             counts["bound"] += frame.f_code is JITFunction.run.__code__
-            # From Python 3.12 on, comprehensions are no functions of their own.
+            # Comprehensions are functions up to Python 3.11 only.
             counts["entered"] += ours and not frame.f_code.co_name.startswith("<")
         elif event == "c_call" and ours and argument.__name__ in MAKES:
             tensors[argument.__name__] += 1
@@ -110,11 +111,8 @@ def main() -> None:
     found = {}
     for name, call in json.loads(sys.argv[1]).items():
         run(call)
-        found[name] = {
-            "launches": list(recorder.launches),
-            "loaded": list(recorder.loaded),
-            "plans": planned(call),
-        }
+        launches, loaded = list(recorder.launches), list(recorder.loaded)
+        found[name] = {"launches": launches, "loaded": loaded, "plans": planned(call)}
         found[name]["work"] = work(call)
         recorder.launches.clear()
         recorder.loaded.clear()

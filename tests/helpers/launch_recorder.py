@@ -1,15 +1,14 @@
-"""Triton's own launch path for an H100 that need not be there: launches are recorded, not made.
+"""Triton's own launch path for an H100, without a GPU: launches are recorded, not made.
 
-`install` makes a driver active that is Triton's `CudaDriver` with its `CudaUtils` and
-`CudaLauncher`. Binding of the arguments, their specialization, the caches, the compiler and the
-launcher's signature are the real ones, of Triton 3.6 and later. Replaced are
+`install` activates Triton's `CudaDriver` with its `CudaUtils` and `CudaLauncher`. Binding,
+specialization, caches, compiler and the launcher's signature are the real ones of Triton 3.6 and
+later. Replaced are
 
-- the C extension that Triton builds against libcuda, by the few functions of `Extension`;
-- the current device, its capability and its stream, which torch would ask the CUDA runtime for;
-- `check_runnable` of `kernels`, which refuses CPU tensors. Nothing else in `kernels` refuses them:
-  for a CPU tensor it plans for an H100, enters no device's context and locks no memory.
+- the C extension that Triton builds against libcuda, by `Extension`;
+- the current device, its capability and its stream;
+- `check_runnable` of `kernels`, which refuses CPU tensors; for those `kernels` plans for an H100.
 
-Needs TRITON_INTERPRET unset. What a call returns is whatever its memory held.
+Needs TRITON_INTERPRET unset. The results of a call are uninitialized memory.
 """
 
 import os
@@ -33,11 +32,11 @@ class Launch:
 
     kernel: str
     grid: tuple[int, ...]
-    cooperative: bool  # as the C launcher got it
+    cooperative: bool  # as passed to the C launcher
     num_warps: int
     shared_bytes: int
     maxnreg: int | None
-    hash: str  # of the compiled kernel: another if it was compiled from anything else
+    hash: str  # of everything that the kernel was compiled from
     arguments: dict[str, Any]
     types: dict[str, str]  # as Triton writes them: "*bf16", "i32", "constexpr"
     aligned: frozenset[str]  # compiled as multiples of 16
@@ -45,21 +44,19 @@ class Launch:
 
 @dataclass
 class Recorder:
-    """What was launched, and which kernels were loaded: one for each that was compiled or found
-    in the cache on the disk.
-    """
+    """The launches, and the names of the kernels that were compiled or loaded from the cache."""
 
     launches: list[Launch] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
 
 
 class Extension:
-    """What Triton's C extension offers: `cuda_utils`, and `__triton_launcher` of Triton 3.6."""
+    """Triton's C extensions: `cuda_utils`, and `__triton_launcher` of Triton 3.6."""
 
     # Parts of the launcher's signature since Triton 3.7.
     ARG_CONSTEXPR, ARG_KERNEL, ARG_TUPLE = range(3)
     PyKernelArg = SimpleNamespace
-    # Tensor descriptors, clusters and printing: nothing here uses them.
+    # Tensor descriptors, clusters and printing are not used.
     PyCUtensorMap = fill_tma_descriptor = cuOccupancyMaxActiveClusters = set_printf_fifo_size = None
     fill_tma_descriptor_tiled = fill_tma_descriptor_im2col = None
 
@@ -68,7 +65,7 @@ class Extension:
         self.received: tuple[Any, ...] = ()
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, ...]:
-        """Its module, function, registers, spills and most threads, as far as Triton looks."""
+        """Stand-ins for the module, function, registers, spills and largest number of threads."""
         assert binary.startswith(b"\x7fELF"), name
         self.recorder.loaded.append(name)
         return 1, 1, 0, 0, 1024
@@ -77,7 +74,7 @@ class Extension:
         return {"max_shared_mem": H100.shared_bytes, "multiprocessor_count": H100.multiprocessors}
 
     def build_signature_metadata(self, types: Sequence[str]) -> bytes:
-        """A byte for each argument that is no constant; raises KeyError for an unknown type."""
+        """A byte for each argument that is not a constant; raises KeyError for an unknown type."""
         return bytes(len(nvidia.ty_to_cpp(each)) for each in types)
 
     def launch(self, *received: Any) -> None:
@@ -85,9 +82,7 @@ class Extension:
 
 
 def install(record: bool = True) -> Recorder:
-    """Make such a driver active for the rest of the process.
-
-    Without `record`, launches are not noted down, which costs time where time is measured.
+    """Activate this driver for the rest of the process; without `record`, launches take less time.
 
     Raises:
         RuntimeError: the kernels are interpreted.
@@ -104,7 +99,23 @@ def install(record: bool = True) -> Recorder:
 
         def __call__(self, *given: Any) -> None:
             super().__call__(*given)
-            recorder.launches.append(_launch(self.source, self.metadata, extension.received, given))
+            received, names = extension.received, self.source.fn.arg_names
+            attributes = self.source.attrs.items()
+            launch = Launch(
+                kernel=self.source.fn.__name__,
+                grid=tuple(received[:3]),
+                cooperative=received[5],
+                num_warps=self.metadata.num_warps,
+                shared_bytes=self.metadata.shared,
+                maxnreg=self.metadata.maxnreg,
+                hash=self.metadata.hash,
+                arguments=dict(zip(names, given[-len(names) :], strict=True)),
+                types=dict(self.source.signature),
+                aligned=frozenset(
+                    names[path[0]] for path, found in attributes if ["tt.divisibility", 16] in found
+                ),
+            )
+            recorder.launches.append(launch)
 
     nvidia.compile_module_from_src = lambda **_: extension
     nvidia.library_dirs = list  # none: libcuda need not be there
@@ -117,23 +128,3 @@ def install(record: bool = True) -> Recorder:
     driver.set_active(active)
     functional.check_runnable = lambda device: None
     return recorder
-
-
-def _launch(source: Any, metadata: Any, received: Sequence[Any], given: Sequence[Any]) -> Launch:
-    names = source.fn.arg_names
-    return Launch(
-        kernel=source.fn.__name__,
-        grid=tuple(received[:3]),
-        cooperative=received[5],
-        num_warps=metadata.num_warps,
-        shared_bytes=metadata.shared,
-        maxnreg=metadata.maxnreg,
-        hash=metadata.hash,
-        arguments=dict(zip(names, given[-len(names) :], strict=True)),
-        types=dict(source.signature),
-        aligned=frozenset(
-            names[path[0]]
-            for path, found in source.attrs.items()
-            if ["tt.divisibility", 16] in found
-        ),
-    )

@@ -1,14 +1,11 @@
-"""What the public functions launch on a GPU, by Triton's own launch path for an H100.
+"""What the public functions launch on an H100, by Triton's own launch path.
 
-The interpreter, which all tests of values use, knows no specialization, no launch attributes and
-no cache. Here arguments are bound, specialized and compiled as on a GPU; only the launch itself is
-recorded instead of made (`launch_recorder.py`).
+Tests of values use the interpreter, which has no specialization, no launch attributes and no
+cache. Here arguments are bound, specialized and compiled as on a GPU, and the launch is recorded
+instead of made (`launch_recorder.py`).
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import pytest
 
 from kernels.cells import CELLS
 from kernels.recurrence import RUNTIME
+from tests.helpers.compiling_process import run_compiling
 
 pytestmark = pytest.mark.slow  # some twenty kernels are compiled, each in under a second
 
-ROOT = Path(__file__).parents[2]
-# Several programs exchange the state; with a hidden size of 32, one holds it all.
+# With 136 units several programs exchange the state; with 32, one program holds all of it.
 CALL = {
     "function": "recurrence", "cell": "lstm", "T": 5, "B": 16, "H": 136, "D": 1,
     "dtype": "bfloat16", "mode": "auto", "precision": None, "backward": False, "bias": False,
@@ -34,7 +31,7 @@ def call(**changes: Any) -> dict[str, Any]:
 
 
 LENGTHS = [1 + k % 5 for k in range(16)]
-# In this order in one process: a call, and the kernels that are new in it.
+# Calls made in this order in one process, and the kernels that each of them compiles.
 CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "forward": (call(), ["forward_kernel"]),
     "forward, T=1": (call(T=1), []),
@@ -75,14 +72,9 @@ GIVEN = {name: each for name, (each, _) in CALLS.items()}
 
 
 def launched(cache: Path) -> dict[str, Any]:
-    """What a new process with this cache launches in each call."""
-    environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.launch_calls", json.dumps(GIVEN)],
-        cwd=ROOT, env=environ | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    """What each call launches, in a new process with this cache."""
+    calls = json.dumps(GIVEN)
+    return json.loads(run_compiling("-m", "tests.helpers.launch_calls", calls, cache=cache))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +87,7 @@ def found(cache):
     return launched(cache)
 
 
-def each(found: dict[str, Any], name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def launches_of(found: dict[str, Any], name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The launches of a call, each with its plan."""
     launches = found[name]["launches"]
     assert launches
@@ -103,10 +95,10 @@ def each(found: dict[str, Any], name: str) -> list[tuple[dict[str, Any], dict[st
 
 
 def shapes(call: dict[str, Any], plan: dict[str, Any], kernel: str) -> dict[str, Any]:
-    """Of each pointer the shape that stands beside it in `recurrence.py`, None where it is None."""
+    """Each pointer's shape as `recurrence.py` documents it, None for a pointer that is None."""
     cell, T, B, H, D = CELLS[call["cell"]], call["T"], call["B"], call["H"], call["D"]
     K, several = cell.gates * H, cell.states > 1
-    meets = plan["mode"] == "persistent" and plan["group"] > 1
+    waits = plan["mode"] == "persistent" and plan["group"] > 1
     outside = plan["mode"] == "gemm"
     state = [cell.states, D, B, H]
     counters = plan["batch_groups"] * plan["tiles"] * D
@@ -116,7 +108,7 @@ def shapes(call: dict[str, Any], plan: dict[str, Any], kernel: str) -> dict[str,
         "lengths_ptr": [B] if call["lengths"] else None,
         "resets_ptr": [T, B] if call["resets"] else None,
         "y_ptr": [T, B, D * H],
-        "error_ptr": [1] if meets else None,
+        "error_ptr": [1] if waits else None,
     }
     if kernel == "forward_kernel":
         saves = call["backward"]
@@ -128,7 +120,7 @@ def shapes(call: dict[str, Any], plan: dict[str, Any], kernel: str) -> dict[str,
             "history_ptr": [cell.states - 1, T, B, D, H] if saves and several else None,
             "saved_ptr": [T, B, D, H, cell.saved] if saves and cell.saved else None,
             "product_ptr": [D, B, K] if outside else None,
-            "counters_ptr": [counters, 32] if meets else None,
+            "counters_ptr": [counters, 32] if waits else None,
         }
     counters *= 1 + plan["group"] // plan["split"]
     return found | {
@@ -141,7 +133,7 @@ def shapes(call: dict[str, Any], plan: dict[str, Any], kernel: str) -> dict[str,
         "dstate_ptr": state,
         "dinitial_ptr": state if call["resets"] else None,
         "partial_ptr": [plan["split"], D, B, H] if plan["split"] > 1 or outside else None,
-        "counters_ptr": [counters, 32] if meets else None,
+        "counters_ptr": [counters, 32] if waits else None,
     }
 
 
@@ -152,9 +144,9 @@ TRITON_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_argument_has_the_type_and_shape_that_the_kernel_was_written_for(found, name):
+def test_every_argument_has_the_documented_type_and_shape(found, name):
     given = GIVEN[name]
-    for launch, plan in each(found, name):
+    for launch, plan in launches_of(found, name):
         expected = shapes(given, plan, launch["kernel"])
         io = "*" + TRITON_NAMES[given["dtype"]]
         pointers = set()
@@ -169,14 +161,19 @@ def test_every_argument_has_the_type_and_shape_that_the_kernel_was_written_for(f
             else:
                 assert kind == "constexpr", parameter
                 assert parameter.isupper() or value is None, parameter
-        # Vector loads need it, and a kernel compiled without it is another kernel.
+        # Vector loads need alignment, and without it another kernel is compiled.
         assert set(launch["aligned"]) == pointers
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_launch_obeys_its_plan(found, name):
+    """And only programs that wait for each other are launched cooperatively."""
     given = GIVEN[name]
-    for launch, plan in each(found, name):
+    for launch, plan in launches_of(found, name):
+        waits = plan["mode"] == "persistent" and plan["group"] > 1
+        assert bool(launch["cooperative"]) == waits
+        assert launch["arguments"]["PERSISTENT"] == (plan["mode"] == "persistent")
+        assert waits != ("one program" in name or given["mode"] in ("stepwise", "gemm"))
         assert launch["grid"] == [plan["programs"], 1, 1]
         assert plan["programs"] <= plan["capacity"]
         assert launch["num_warps"] == plan["num_warps"]
@@ -198,24 +195,11 @@ def test_a_launch_obeys_its_plan(found, name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_only_programs_that_wait_for_each_other_are_promised_to_run_at_once(found, name):
-    for launch, plan in each(found, name):
-        waits = plan["mode"] == "persistent" and plan["group"] > 1
-        assert bool(launch["cooperative"]) == waits
-        assert launch["arguments"]["PERSISTENT"] == (plan["mode"] == "persistent")
-    assert ("one program" in name or GIVEN[name]["mode"] in ("stepwise", "gemm")) != waits
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_only_another_kind_of_call_compiles(found, name):
+def test_every_step_is_launched_once_in_order_and_only_new_kinds_of_calls_compile(found, name):
     assert found[name]["loaded"] == CALLS[name][1]
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_every_step_is_launched_once_in_order(found, name):
     given, T = GIVEN[name], GIVEN[name]["T"]
     launches: dict[str, list[Any]] = {"forward_kernel": [], "backward_kernel": []}
-    for launch, _ in each(found, name):
+    for launch, _ in launches_of(found, name):
         values = launch["arguments"]
         launches[launch["kernel"]].append((values["begin"], values["end"], values.get("PHASE")))
     steps, items = [(0, T)], [(0, T + 1)]
@@ -229,17 +213,13 @@ def test_every_step_is_launched_once_in_order(found, name):
     assert launches["backward_kernel"] == (expected if given["backward"] else [])
 
 
-def test_one_kernel_serves_all_steps(found):
-    for name in ("a step a launch", "a GEMM a step"):
-        hashes = {
-            (launch["kernel"], launch["arguments"].get("PHASE"), launch["hash"])
-            for launch, _ in each(found, name)
-        }
-        assert len(hashes) == (3 if name == "a step a launch" else 2)
+@pytest.mark.parametrize(("name", "kernels"), [("a step a launch", 3), ("a GEMM a step", 2)])
+def test_one_kernel_serves_all_steps(found, name, kernels):
+    assert len({launch["hash"] for launch, _ in launches_of(found, name)}) == kernels
 
 
 def test_tiles_are_served_in_turn_where_the_batch_is_large(found):
-    ((launch, plan),) = each(found, "tiles in turn")
+    ((launch, plan),) = launches_of(found, "tiles in turn")
     assert plan["tiles"] > 1
     assert launch["arguments"]["INTERLEAVED"]
 
@@ -251,25 +231,23 @@ def test_another_process_finds_every_kernel_on_the_disk(found, cache):
     before = files()
     again = launched(cache)
     assert files() == before
-    hashes = {
-        name: [launch["hash"] for launch in calls["launches"]] for name, calls in found.items()
-    }
-    assert hashes == {
-        name: [launch["hash"] for launch in calls["launches"]] for name, calls in again.items()
-    }
+    for name, calls in found.items():
+        first, second = (
+            [launch["hash"] for launch in each["launches"]] for each in (calls, again[name])
+        )
+        assert first == second
 
 
-# What Python does in a call, counted: how long it takes is a matter of the processor.
+# The host's work in a call is counted, not timed: its time depends on the processor.
 
 
-def test_a_longer_call_is_no_more_work_where_one_launch_does_all_steps(found):
-    for name in ("forward", "training"):
-        assert found[name]["work"] == found[f"{name}, T=2"]["work"]
-        assert found[name]["work"] == found[f"{name}, T=1"]["work"]
+@pytest.mark.parametrize("name", ["forward", "training"])
+def test_a_longer_call_is_no_more_work_where_one_launch_does_all_steps(found, name):
+    assert found[name]["work"] == found[f"{name}, T=2"]["work"] == found[f"{name}, T=1"]["work"]
 
 
 def test_triton_binds_the_arguments_of_all_steps_once(found):
-    """And a step enters one function for each launch; beside a GEMM two more, for the product."""
+    """And a step enters one function for each launch, with a GEMM two more for the product."""
     for name, functions in (("a step a launch", 1 + 2), ("a GEMM a step", 3 + 3)):
         long, short = found[name]["work"], found[f"{name}, T=1"]["work"]
         assert long["bound"] == short["bound"] == len(CALLS[name][1])
@@ -278,7 +256,7 @@ def test_triton_binds_the_arguments_of_all_steps_once(found):
 
 
 def test_a_call_makes_the_tensors_that_it_needs_and_no_others(found):
-    """Each costs a launch or the allocator's time, also on a GPU that has nothing else to do."""
+    """Each tensor costs the allocator's time or a launch."""
     # h0 and c0; their copy that becomes the final state; y, and two outputs that training needs;
     # counters; the final state in the input's type.
     forward = {"new_zeros": 1, "to": 2, "new_empty": 3, "zeros": 1}

@@ -1,19 +1,17 @@
-"""What one program writes for another is released, acquired, and read past L1: in compiled code.
+"""In compiled code, what one program writes for another is released, acquired and read past L1.
 
-The interpreter has no warps and no caches, so these facts are read off what the compiler makes for
-an H100: the assembly for the order of the barrier, the intermediate code for each load's origin.
+The interpreter has no warps and no caches, so this is read from code compiled for an H100: the
+order of accesses around the barrier from its PTX, the origin of each load from its Triton IR.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.compiling_process import run_compiling
+
+pytestmark = pytest.mark.slow
 # Tensors that other programs of the launch write before a wait, by kernel.
 EXCHANGED = {"fwd": {"y_ptr"}, "bwd": {"dr_ptr", "partial_ptr"}}
 CASES = {
@@ -45,18 +43,12 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environ["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, json.dumps(CASES)],
-        cwd=ROOT, env=environ, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    cache = tmp_path_factory.mktemp("triton")
+    return json.loads(run_compiling("-c", COMPILE, json.dumps(CASES), cache=cache))
 
 
 def loads(ttir: str) -> list[tuple[set[str], bool]]:
-    """Of each load: the kernel's arguments that its pointers may come from, and whether past L1."""
+    """For each load, the arguments that its pointer may come from, and whether it bypasses L1."""
     come_from: dict[str, list[str]] = {}
     found = []
     for line in ttir.splitlines():
@@ -81,7 +73,7 @@ def origins(value: str, come_from: dict[str, list[str]]) -> set[str]:
 
 
 def ordered(ptx: str) -> list[str]:
-    """The accesses and barriers of a kernel in the order of its text."""
+    """The accesses and barriers of a kernel, in program order."""
     kinds = {
         r"bar\.sync": "barrier",
         r"atom\.global\.gpu\.release\.add": "release",
@@ -97,7 +89,6 @@ def ordered(ptx: str) -> list[str]:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_what_other_programs_wrote_is_read_past_l1(compiled, name):
     exchanged = EXCHANGED[CASES[name][1]]
@@ -111,7 +102,6 @@ def test_what_other_programs_wrote_is_read_past_l1(compiled, name):
     assert seen == exchanged
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_all_warps_have_written_before_the_release_and_wait_for_the_acquire(compiled, name):
     accesses = ordered(compiled[name]["ptx"])
@@ -122,7 +112,7 @@ def test_all_warps_have_written_before_the_release_and_wait_for_the_acquire(comp
         before = accesses[:at]
         assert "store" not in before[len(before) - before[::-1].index("barrier") :]
     acquires = [at for at, kind in enumerate(accesses) if kind == "acquire"]
-    assert len(acquires) == 2 * len(releases)  # the first look, and the one in the loop
+    assert len(acquires) == 2 * len(releases)  # the first poll, and the one in the loop
     for at in acquires:
         after = accesses[at + 1 :]
         assert "exchanged load" not in after[: after.index("barrier")]
