@@ -8,6 +8,10 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+# One thread in each process, set before torch starts any: the tests' tensors are small, and two
+# processes of two threads each on two cores mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

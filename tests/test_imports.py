@@ -1,7 +1,6 @@
-"""The pictures of the rooms match what the code imports, and what loads no torch stays so.
+"""The pictures of the rooms match the code's imports, and light commands stay free of torch.
 
-A picture has an arrow for an import between rooms only where no chain of other arrows leads from
-the one room to the other.
+A picture has an arrow for an import between rooms unless a chain of other arrows replaces it.
 """
 
 import ast
@@ -9,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -24,12 +24,12 @@ FILES = [
 INIT = "__init__.py"
 INITS = [p for p in FILES if p.name == INIT]
 
-# The lines of a picture: a room, named by its folder or file; arrows to what it imports; the frame.
+# The lines of a picture: a room and its path; arrows to the rooms it imports; the frame.
 ROOM = re.compile(r'(\w+)\["([\w/.]+?)/?(?:<br>.*)?"\]')
 ARROWS = re.compile(r"(\w+) --> (\w+(?: & \w+)*)")
 FRAME = re.compile(r"flowchart \w+|subgraph .*|end|")
 
-Graph = dict[str, set[str]]  # for each room the others that it imports
+Graph = dict[str, set[str]]  # the rooms that each room imports
 
 
 def drawn(document: str) -> Graph:
@@ -50,10 +50,11 @@ def drawn(document: str) -> Graph:
     return graph
 
 
-def imported(source: str, package: str) -> set[str]:
-    """The dotted names that a file of `package` imports: in functions, relative and by name too."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
+@cache
+def imported(path: Path) -> set[str]:
+    """The dotted names that a file imports: in functions, relative and by name too."""
+    package, names = ".".join(path.parent.parts), set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -71,7 +72,7 @@ def imported(source: str, package: str) -> set[str]:
 
 
 def file_of(name: str) -> Path | None:
-    """The project's file that defines a dotted name, which may go on with names within the file."""
+    """The project's file that defines a dotted name, a module or a name in one."""
     path = Path(*name.split("."))
     candidates = [f for p in (path, *path.parents[:-1]) for f in (p.with_suffix(".py"), p / INIT)]
     return next((file for file in candidates if file in FILES), None)
@@ -83,11 +84,11 @@ def room_of(path: Path, rooms: Collection[str]) -> str:
 
 
 def real(rooms: Collection[str]) -> Graph:
-    """What the code imports."""
+    """The code's imports between rooms."""
     graph: Graph = {room: set() for room in rooms}
     for path in FILES:
         room = room_of(path, rooms)
-        for name in imported((ROOT / path).read_text(), ".".join(path.parent.parts)):
+        for name in imported(path):
             if file := file_of(name):
                 graph[room] |= {room_of(file, rooms)} - {room}
     return graph
@@ -108,7 +109,7 @@ def reduced(graph: Graph) -> Graph:
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_a_picture_shows_what_the_rooms_import(document):
+def test_a_picture_shows_the_imports_between_rooms(document):
     picture = drawn(document)
     assert picture == reduced(real(picture))
 
@@ -121,13 +122,12 @@ def test_every_folder_of_the_kernels_and_the_benchmark_is_in_the_detailed_pictur
 
 def test_no_test_imports_another():
     for path in FILES:
-        names = imported((ROOT / path).read_text(), ".".join(path.parent.parts))
-        assert not re.findall(r"tests\S*\.test_\w+", " ".join(names)), path
+        assert not re.findall(r"tests\S*\.test_\w+", " ".join(imported(path))), path
 
 
 @pytest.mark.parametrize("path", INITS, ids=lambda path: str(path.parent))
 def test_a_room_says_what_it_holds_and_what_to_import(path):
-    """In two lines or more; a name in backticks is a module of it or defined in its `__init__`."""
+    """In two lines or more; names in backticks are its modules or defined in its `__init__`."""
     source = (ROOT / path).read_text()
     text = ast.get_docstring(ast.parse(source)) or ""
     assert len(text.splitlines()) >= 2
@@ -176,7 +176,6 @@ def test_measuring_imports_only_the_lean_list():
     for path in FILES:
         if path.parts[0] == "tests" or "report" in path.parts:
             continue
-        names = imported((ROOT / path).read_text(), ".".join(path.parent.parts))
         measured = {path.stem} if path.match("bench/providers/*") else set()
-        foreign = {name.split(".")[0] for name in names} - LEAN - measured
+        foreign = {name.split(".")[0] for name in imported(path)} - LEAN - measured
         assert foreign <= sys.stdlib_module_names, path

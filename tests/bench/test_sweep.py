@@ -249,6 +249,7 @@ def test_a_budget_stops_cleanly(tmp_path: Path):
     assert list(store.read(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_takes_few_calls_per_case(tmp_path: Path):
     """Function calls, whose number does not depend on the machine."""
     machine = environment.Machine("cpu", "test")

@@ -1,11 +1,10 @@
-"""Every access of an interpreted kernel, checked: within its tensor, and of what somebody wrote.
+"""A check of every memory access of interpreted kernels.
 
-Within `checked(launch)` each tensor of a launch is copied to a place of its own with wide gaps
-around it, so that one step too far lies in no other tensor. Each active lane of each load, store
-and atomic must lie inside a tensor; each byte read must have been written, by the host or by a
-kernel (tensors from `empty` count as unwritten where they hold NaN, with which torch fills them
-under `use_deterministic_algorithms`); and programs that no barrier orders must not meet: none may
-write what another of the same launch reads or writes.
+Within `checked(launch)` each tensor of a launch is copied to memory with wide gaps around it, so
+that an access just outside it is in no other tensor. Each active lane of each load, store and
+atomic must be inside a tensor. Each byte read must have been written, by the host or by a kernel
+(NaN counts as unwritten: see the fixture `unwritten_is_nan`). Of programs that no barrier orders,
+none may write what another of the same launch reads or writes.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,13 +22,13 @@ from tests.helpers.concurrent_launch import launched_by
 
 builder = interpreter.interpreter_builder
 
-# Bytes on either side of a tensor, far more than any test's tensor has.
+# Bytes on either side of a tensor, far more than in any test's tensor.
 GAP = 1 << 18
-# Programs of one launch, at most; SEVERAL stands for more than one reader.
+# Programs of one launch, at most; SEVERAL means more than one reader.
 MOST = 1 << 16
 SEVERAL = MOST - 1
 
-# How a kernel reaches memory: which arguments are the pointers and the mask, and what is done.
+# The interpreter's memory operations: positions of the pointers and the mask, and what they do.
 ACCESSES = {
     "create_masked_load": (0, 1, "read"),
     "create_masked_store": (0, 2, "write"),
@@ -39,15 +38,15 @@ ACCESSES = {
 
 
 class Violation(Exception):
-    """A kernel touched memory that it must not."""
+    """A kernel accessed memory that it must not access."""
 
 
 class Region:
-    """A tensor's copy, between two gaps, and what is known of each of its bytes."""
+    """A tensor's copy between two gaps, and for each byte whether it is written and by whom."""
 
     def __init__(self, name: str, tensor: Tensor) -> None:
         self.name, self.original = name, tensor
-        # Shared, so that concurrent programs see each other's writes, in data and in bookkeeping.
+        # Shared between processes, like `written`, because concurrent programs are processes.
         self.arena = torch.empty(2 * GAP + tensor.nbytes, dtype=torch.uint8).share_memory_()
         raw = self.arena[GAP : GAP + tensor.nbytes]
         self.copy = raw.view(tensor.dtype).view(tensor.shape)
@@ -58,7 +57,7 @@ class Region:
         if tensor.is_floating_point():
             unwritten = tensor.isnan().flatten().repeat_interleave(tensor.element_size())
             self.written[:] = ~unwritten.numpy()
-        self.seen = raw.numpy().copy()  # as host and kernels last agreed on
+        self.seen = raw.numpy().copy()  # as host and kernels last exchanged them
         self.writer = np.full(tensor.nbytes, -1, dtype=np.int64)
         self.reader = np.full(tensor.nbytes, -1, dtype=np.int64)
 
@@ -66,7 +65,7 @@ class Region:
     def bytes(self) -> np.ndarray:
         return self.arena[GAP : GAP + self.original.nbytes].numpy()
 
-    def fetch(self) -> None:
+    def copy_from_host(self) -> None:
         """Take over what the host wrote since the last launch."""
         host = self.original.flatten().view(torch.uint8).numpy()
         size = self.original.element_size()
@@ -74,15 +73,15 @@ class Region:
         self.bytes[changed] = host[changed]
         self.written[changed] = True
 
-    def give(self) -> None:
-        """Show the host what kernels wrote."""
+    def copy_to_host(self) -> None:
+        """Copy what kernels wrote to the original tensor."""
         if not np.array_equal(self.bytes, self.seen):
             self.original.copy_(self.copy)
             self.seen = self.bytes.copy()
 
 
 class Memory:
-    """The tensors of some launches, and the check of each access."""
+    """The tensors of all launches so far, and the check of each access."""
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
@@ -106,17 +105,17 @@ class Memory:
             if isinstance(value, Tensor):
                 arguments[name] = self.adopt(name, value)
         for region in self.regions:
-            region.fetch()
+            region.copy_from_host()
         self.launches += 1
         self.ordered_by_barrier = arguments["counters_ptr"] is not None
         accesses: dict[str, Any] = {name: self.checking(name) for name in ACCESSES}
         with mock.patch.multiple(builder, **accesses):
             kernel[grid](**arguments)
         for region in self.regions:
-            region.give()
+            region.copy_to_host()
 
     def checking(self, name: str) -> Callable[..., Any]:
-        """The builder's function of this name, with a check ahead of it."""
+        """The builder's function of this name, preceded by the check."""
         original, (pointers, mask, kinds) = getattr(builder, name), ACCESSES[name]
 
         def access(*args: Any) -> Any:
@@ -146,7 +145,7 @@ class Memory:
             where = (offsets[:, None] + np.arange(size)).ravel()
             if reads and not region.written[where].all():
                 first = where[~region.written[where]][0]
-                raise Violation(f"a load of what nothing wrote: {self.place(first, region)}")
+                raise Violation(f"a load of unwritten memory: {self.place(first, region)}")
             if writes:
                 region.written[where] = True
             if not self.ordered_by_barrier:
@@ -155,17 +154,19 @@ class Memory:
     def check_order(
         self, region: Region, where: np.ndarray, what: str, reads: bool, writes: bool
     ) -> None:
-        """Check that the programs of a launch could run in any order."""
+        """Check that no other program of this launch writes what this one accesses, or reads what
+        it writes.
+        """
         launch = self.launches * MOST
         me = launch + builder.grid_idx[0]
         writer, reader = region.writer[where], region.reader[where]
-        meets = (writer >= launch) & (writer != me)
+        conflicts = (writer >= launch) & (writer != me)
         if writes:
-            meets |= (reader >= launch) & (reader != me)
-        if meets.any():
+            conflicts |= (reader >= launch) & (reader != me)
+        if conflicts.any():
             raise Violation(
                 f"{what} of what another program of the launch wrote or read: "
-                f"{self.place(where[meets][0], region)}"
+                f"{self.place(where[conflicts][0], region)}"
             )
         if writes:
             region.writer[where] = me
@@ -174,7 +175,7 @@ class Memory:
             region.reader[where] = np.where(other, launch + SEVERAL, me)
 
     def place(self, address: Any, region: Region | None = None) -> str:
-        """Where an address, or an offset in a region, lies: tensor, shape, and element."""
+        """The tensor and element at an address, or at an offset in `region`."""
         if region is None:
             middles = [(region.begin + region.end) // 2 for region in self.regions]
             region = self.regions[int(np.argmin([abs(int(address) - m) for m in middles]))]
@@ -188,7 +189,7 @@ class Memory:
 
 @contextmanager
 def checked(module: ModuleType) -> Iterator[Memory]:
-    """Within it, every access of the kernels that `module` launches is checked."""
+    """Check every access of the kernels that `module` launches."""
     memory = Memory()
     with launched_by(memory.launch, module):
         yield memory

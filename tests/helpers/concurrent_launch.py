@@ -1,10 +1,9 @@
-"""A persistent launch run for real on the CPU: one forked process for each program.
+"""Persistent launches on the CPU with concurrent programs: one forked process for each program.
 
-Triton's interpreter runs the programs of a launch one after another, so a barrier among them would
-never end. Here every program of a persistent launch is a process of its own over tensors in shared
-memory; the interpreter's atomics are the machine's. Nothing of the kernels is replaced: within
-`concurrent()` the launch functions find a kernel that forks, and each process runs the interpreted
-kernel with a grid of one and its own `first_program`.
+Triton's interpreter runs the programs of a launch one after another, so a barrier would never end.
+Within `concurrent()` each program of a persistent launch is a process that runs the interpreted
+kernel, unchanged, with a grid of one and its own `first_program`, on tensors in shared memory. The
+interpreter's atomics are the CPU's.
 """
 
 import inspect
@@ -26,23 +25,19 @@ from triton.runtime import interpreter
 
 from kernels import launch
 
-# Polls of a healthy run: never the limit, whatever else the machine does.
-MANY_POLLS = 1 << 20
-# A poll sleeps for this long, so that on few cores the programs waited for get their turn.
-POLL_S = 1e-4
-# A launch that takes longer is stopped, and its test fails.
-LIMIT_S = 120.0
+MANY_POLLS = 1 << 20  # more than any run without a failure needs, on a busy machine too
+POLL_S = 1e-4  # sleep of a poll, so that on few cores the other programs run
+LIMIT_S = 120.0  # of a launch; then it is stopped and its test fails
 
 builder = interpreter.interpreter_builder
 
 
 @dataclass
 class Settings:
-    """How the programs of a launch are run.
+    """How the programs of a launch are run, and what became of them.
 
-    `before_store(program)` and `before_arrival(program)` are called in each program ahead of every
-    store and of every atomic that is no poll, to slow it down or to end it; `at_start(program,
-    arguments)` is called as its process begins.
+    Each program's process calls `at_start(program, arguments)` first, `before_store(program)`
+    before each store, and `before_arrival(program)` before each atomic that is not a poll.
     """
 
     max_polls: int = MANY_POLLS
@@ -50,13 +45,13 @@ class Settings:
     before_arrival: Callable[[int], None] | None = None
     at_start: Callable[[int, dict[str, Any]], None] | None = None
     may_die: bool = False
-    programs: list[int] = field(default_factory=list)  # of each launch, in order
-    died: list[int] = field(default_factory=list)  # programs that a signal ended, of all launches
+    programs: list[int] = field(default_factory=list)  # their number in each launch
+    died: list[int] = field(default_factory=list)  # programs killed by a signal, of all launches
 
 
 @dataclass
 class Launcher:
-    """Stands in for an interpreted kernel: `launch(kernel, grid, arguments)` launches it."""
+    """In place of a kernel: `launcher[grid](...)` calls `launch(kernel, grid, arguments)`."""
 
     kernel: Any
     launch: Callable[[Any, tuple[int, ...], dict[str, Any]], None]
@@ -76,7 +71,7 @@ class Launcher:
 
 @contextmanager
 def launched_by(function: Callable[..., None], module: ModuleType = launch) -> Iterator[None]:
-    """Within it, `function(kernel, grid, arguments)` does the launches of `module`'s kernels."""
+    """Let `function(kernel, grid, arguments)` launch `module`'s kernels."""
     forward, backward = (
         Launcher(k, function) for k in (module.forward_kernel, module.backward_kernel)
     )
@@ -87,17 +82,17 @@ def launched_by(function: Callable[..., None], module: ModuleType = launch) -> I
 def launch_concurrently(
     settings: Settings, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any]
 ) -> None:
-    """A process for each program; launches that are not persistent run as they are."""
+    """Launch with a process for each program; a launch that is not persistent runs as it is."""
     if not arguments["PERSISTENT"]:
         kernel[grid](**arguments)
         return
     arguments["max_polls"] = settings.max_polls
     for value in arguments.values():
         if isinstance(value, torch.Tensor):
-            value.share_memory_()  # in place: whoever holds the tensor sees what is written
+            value.share_memory_()  # in place, so the caller's tensor is written
 
     def program(number: int) -> None:
-        obey(settings, number)
+        install_hooks(settings, number)
         if settings.at_start is not None:
             settings.at_start(number, arguments)
         kernel[(1,)](**{**arguments, "first_program": number})
@@ -106,8 +101,8 @@ def launch_concurrently(
     settings.died += run(grid[0], program, settings.may_die)
 
 
-def obey(settings: Settings, number: int) -> None:
-    """Make the interpreter of this process patient when it polls, and call the settings' hooks."""
+def install_hooks(settings: Settings, number: int) -> None:
+    """Make this process's interpreter sleep when it polls, and call the settings' hooks."""
     store, atomic = builder.create_masked_store, builder.create_atomic_rmw
 
     def create_masked_store(*args: Any) -> Any:
@@ -124,16 +119,16 @@ def obey(settings: Settings, number: int) -> None:
 
     builder.create_masked_store = create_masked_store
     builder.create_atomic_rmw = create_atomic_rmw
-    # After a launch the interpreter copies every tensor back to where it came from. On the CPU
-    # that is the same memory, in which the other programs are still at work.
+    # After a launch the interpreter copies every tensor back. On the CPU source and destination are
+    # the same memory, which other programs may be writing.
     interpreter.GridExecutor._restore_args_dev = lambda *args: None
 
 
 def run(programs: int, body: Callable[[int], None], may_die: bool = False) -> list[int]:
-    """Run body(0), body(1), ... each in a process of its own; return those that a signal ended.
+    """Run body(0), body(1), ... each in a process; return the numbers of those killed by a signal.
 
     Raises:
-        RuntimeError: if one failed, whose traceback is on stderr, or if they did not end in time.
+        RuntimeError: one failed (its traceback is on stderr), or they took longer than LIMIT_S.
     """
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=body, args=(n,), daemon=True) for n in range(programs)]
@@ -159,14 +154,14 @@ def run(programs: int, body: Callable[[int], None], may_die: bool = False) -> li
 
 @contextmanager
 def concurrent(settings: Settings | None = None) -> Iterator[Settings]:
-    """Within it, each program of a persistent launch is a process of its own."""
+    """Run each program of a persistent launch in a process."""
     settings = settings or Settings()
     with launched_by(partial(launch_concurrently, settings)):
         yield settings
 
 
 def random_delays(seed: int, share: float = 0.1, longest_s: float = 2e-3) -> Callable[[int], None]:
-    """A hook that makes programs late at random, each in its own way."""
+    """A hook that delays each program at random."""
     sources: dict[int, random.Random] = {}
 
     def wait(program: int) -> None:

@@ -1,4 +1,4 @@
-"""Every pair of settings, not every combination of all of them."""
+"""Settings that cover every pair of values, not every combination."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def pairwise(**choices: Sequence[Any]) -> list[dict[str, Any]]:
-    """A list of settings in which each two values of two different names occur together.
+    """Settings in which any two values of two names occur together, always the same list.
 
-    Greedy and always the same: a row begins with the first pair still missing, and each further
-    name takes the value that adds the most missing pairs to it (the least used one of equals).
+    Greedy: a row begins with the first missing pair, and each further name takes the value that
+    adds most missing pairs (of equals the least used).
     """
     names = list(choices)
     values = {name: [(name, i) for i in range(len(choices[name]))] for name in names}

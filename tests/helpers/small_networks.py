@@ -1,4 +1,4 @@
-"""Tensors of small networks: an input, weights of any cell, and arguments that must be refused."""
+"""Small networks: inputs, weights of any cell, and arguments that must be refused."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from reference import CELLS
 
 T, B, I, H = 4, 3, 2, 5
 
-# The start of the sentence, as a pattern, and the arguments that are other than right.
+# A pattern for the start of the message, and the wrong arguments.
 Refusal = tuple[str, dict[str, Any]]
 
 
@@ -35,26 +35,26 @@ def weights_of(cell: str, layers: int = 1, D: int = 1, **options: Any) -> list[t
 
 
 def right_network(dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `layers`, all of them right."""
+    """Valid arguments of `layers`."""
     x = tensor(T, B, I, dtype=dtype)
     return {"cell": "lstm", "x": x, "weights": weights_of("lstm", dtype=dtype)}
 
 
 def right_recurrence(dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `recurrence`, all of them right."""
+    """Valid arguments of `recurrence`."""
     gx, w_hh = tensor(T, B, 1, 4 * H, dtype=dtype), tensor(1, 4 * H, H, dtype=dtype)
     return {"cell": "lstm", "gx": gx, "w_hh": w_hh}
 
 
 def assert_refused(call: Callable[[], Any], name: str) -> None:
-    """One sentence: what the argument is, and what would be accepted."""
+    """The message is one line: NAME is VALUE; accepted: ..."""
     with pytest.raises((TypeError, ValueError)) as refusal:
         call()
     assert re.fullmatch(rf"({name}) is [^\n]+; accepted: [^\n]+", str(refusal.value))
 
 
 def bad_networks(dtype: torch.dtype) -> list[Refusal]:
-    """What `layers` of the reference and of the kernels refuse alike."""
+    """What both `reference.layers` and `kernels.layers` refuse."""
     x, weights = tensor(T, B, I, dtype=dtype), weights_of("lstm", dtype=dtype)
     w_ih, w_hh, b_ih, b_hh = weights[0]
     both = weights_of("lstm", 2, 2, dtype=dtype)
@@ -110,7 +110,7 @@ def bad_networks(dtype: torch.dtype) -> list[Refusal]:
 
 
 def bad_recurrences(dtype: torch.dtype) -> list[Refusal]:
-    """What `recurrence` of the reference and of the kernels refuse alike."""
+    """What both `reference.recurrence` and `kernels.recurrence` refuse."""
     right = right_recurrence(dtype)
     gx, w_hh, state = right["gx"], right["w_hh"], tensor(1, B, H, dtype=dtype)
     two = {"gx": gx.expand(-1, -1, 2, -1), "w_hh": w_hh.expand(2, -1, -1)}

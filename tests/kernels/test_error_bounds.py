@@ -1,6 +1,6 @@
-"""Bounds of numerical error that our kernels must keep, and answers that must not depend on tiles.
+"""Bounds of our kernels' numerical error, and results that must not depend on the batch.
 
-On a CPU the kernels are interpreted; the bounds hold on a GPU as well.
+The bounds hold for interpreted and compiled kernels.
 """
 
 import math
@@ -19,6 +19,7 @@ from bench.error import repeatability, rounding_model
 from bench.measure.runner import Runner
 from bench.providers import PROVIDERS, load
 from bench.records.environment import Machine
+from tests.helpers.pairwise import label
 from tests.helpers.tolerances import ROUNDOFF
 
 WHERE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +49,7 @@ def compare(asked: Case, regime: str | None = None) -> None:
     ours = errors("ours", asked, regime)
     assert ours.keys() == theirs.keys()
     for name, found in ours.items():
-        # Where torch happens to be exact, one rounding is not much.
+        # Where torch happens to be exact, one rounding is allowed.
         allowed = 4 * max(theirs[name]["rel_l2"], numbers.ROUNDOFF["fp32"])
         assert found["rel_l2"] <= allowed, (name, found["rel_l2"], theirs[name]["rel_l2"])
 
@@ -58,7 +59,7 @@ def compare(asked: Case, regime: str | None = None) -> None:
 @pytest.mark.parametrize(
     "shape",
     [{"I": 20}, {"directions": 2, "I": 20}, {"B": 1, "T": 48, "H": 16}, {"T": 1, "B": 17, "H": 5}],
-    ids=lambda shape: " ".join(f"{name}={value}" for name, value in shape.items()),
+    ids=label,
 )
 def test_our_fp32_is_within_4x_of_torch(cell: str, shape: dict):
     compare(case(cell=cell, **shape))
@@ -110,10 +111,9 @@ def test_no_finite_gate_gives_nan(cell: str, dtype: torch.dtype):
 
 @pytest.fixture
 def ordered_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter's products as sums in the order of K, each element like any other.
+    """Let the interpreter sum products in the order of K, for every element alike.
 
-    NumPy leaves them to a BLAS, whose order of sums is the processor's matter and may depend on an
-    element's place in the block.
+    The order of sums of NumPy's BLAS depends on the CPU and perhaps on an element's position.
     """
     if WHERE == "cuda":
         return
@@ -134,10 +134,8 @@ BATCH = ("batch of 3 against 3 of the batch", "rows in another order")
 @pytest.mark.parametrize(
     ("cell", "dtype"), [*((cell, "fp32") for cell in BUILTIN), ("lstm", "bf16")]
 )
-def test_the_loops_bits_depend_on_nothing_but_the_tiles(
-    cell: str, dtype: str, ordered_products: None
-):
-    """Whatever the batch, and wherever in it a sequence stands, its numbers are the same."""
+def test_a_sequences_bits_depend_on_the_tiles_only(cell: str, dtype: str, ordered_products: None):
+    """Not on the other sequences of the batch, nor on its position in it."""
     asked = case(cell=cell, dtype=dtype, track="recurrence", B=5, T=2, H=33)
     rows = repeatability.measure([asked], ("ours",))["rows"]
     found = {row["question"]: row for row in rows}
@@ -145,15 +143,15 @@ def test_the_loops_bits_depend_on_nothing_but_the_tiles(
     for question in BATCH:
         assert found[question]["same"] and found[question]["max_abs"] == 0, question
     assert found["same call twice"]["same"] and found["prepared anew"]["same"]
-    # Other tiles form the same sums in another order: in each of 2 steps, forward and back, some 33
-    # terms of at most 4, each then rounded to fp32, and to the case's type once at the end.
+    # Other tiles add in another order: in each of 2 steps, forward and backward, some 33 terms of
+    # at most 4, each rounded to fp32, and the result to the case's type.
     off = 4 * 4 * (33 * numbers.ROUNDOFF["fp32"] + numbers.ROUNDOFF[dtype])
     assert found["cut into other tiles"]["max_abs"] <= off
 
 
 @pytest.mark.parametrize("cell", BUILTIN)
-def test_a_batchs_part_has_its_tiles_and_other_tiles_are_others(cell: str):
-    """Else the test above would compare sums in another order, or twice the same."""
+def test_part_of_a_batch_has_the_same_tiles_and_other_tiles_differ(cell: str):
+    """As the test above assumes."""
     from kernels import autograd
     from kernels.cells import CELLS as OURS
 

@@ -1,6 +1,6 @@
-"""No kernel accesses memory outside its tensors or reads what nothing wrote (`access_checker.py`).
+"""No kernel accesses memory outside its tensors or reads unwritten memory (`access_checker.py`).
 
-An off-by-one put into each mask of the kernels' source shows that it would be noticed.
+An off-by-one planted in each mask of the kernels' source shows that the check notices it.
 """
 
 import importlib
@@ -40,7 +40,7 @@ def _integer_overflow_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(loop: Loop, mode: str, module: ModuleType = launch) -> None:
-    """Run both kernels, each access checked; inputs must stay as they are."""
+    """Run both kernels with every access checked; inputs must stay unchanged."""
     tensors = Tensors(loop, module)
     given = {name: value for name, value in vars(tensors).items() if torch.is_tensor(value)}
     before = {name: value.clone() for name, value in given.items()}
@@ -71,7 +71,7 @@ SETTINGS = pairwise(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=label)
-def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any], seed: int) -> None:
+def test_every_access_is_inside_and_written(setting: dict[str, Any], seed: int) -> None:
     T, B, H = setting["sizes"]
     mode, split = setting["mode"], setting["split"]
     single = mode == "single"
@@ -87,7 +87,7 @@ def test_every_access_is_inside_and_of_what_was_written(setting: dict[str, Any],
 
 
 def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
-    """The persistent launch with its barrier; what one program wrote counts for all."""
+    """The persistent launch with its barrier: memory written by one program is written for all."""
     loop = Loop(
         "lstm", T=2, B=3, H=7, D=2, lengths=True, resets=True, seed=seed,
         forward=Tiling(2), backward=Tiling(4, split=2),
@@ -97,14 +97,14 @@ def test_concurrent_programs_keep_to_their_memory(seed: int) -> None:
     assert settings.programs == [4, 8]
 
 
-# Planted faults. The shape leaves room for one too many of everything: units, batch, columns,
-# and steps, of which one too many in the reverse direction begins before the first.
+# Planted faults. No size is a multiple of its block, so one unit, batch row or column too many is
+# possible; one step too many in the reverse direction is before the first.
 PLANTED = Loop(
     "gru", T=3, B=3, H=5, D=2, lengths=True, resets=True,
     forward=Tiling(2, block_b=4, block_k=4), backward=Tiling(4, split=2, block_b=4, block_k=4),
 )  # fmt: skip
 FAULTS = {
-    # file, function, what it says there, what it shall say
+    # file, function, its text, the faulty text
     "units": ("blocks", "batch_tile", "(units < H)", "(units <= H)"),
     "batch": ("blocks", "batch_tile", "(batch < B)", "(batch <= B)"),
     "lengths": ("blocks", "sequence_steps", "mask=batch < B", "mask=batch <= B"),
@@ -143,12 +143,12 @@ def planted(folder: Path, file: str, function: str, old: str, new: str) -> Itera
             begin = text.index(f"def {function}(")
             end = text.find("\n@triton.jit", begin)
             body = text[begin : end if end >= 0 else len(text)]
-            assert old in body, f"{function} no longer says {old!r}: plant this fault anew"
+            assert old in body, f"{function} no longer contains {old!r}"
             text = text.replace(body, body.replace(old, new))
         copy = folder / source.relative_to(original)
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(text)
-    package = ModuleType(name)  # without the package's own start, which registers operators
+    package = ModuleType(name)  # without running its __init__, which registers operators
     package.__path__ = [str(folder)]
     sys.modules[name] = package
     try:
@@ -158,6 +158,7 @@ def planted(folder: Path, file: str, function: str, old: str, new: str) -> Itera
             del sys.modules[module]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -> None:
     with (
@@ -167,6 +168,5 @@ def test_a_planted_off_by_one_is_caught(fault: str, tmp_path: Path, seed: int) -
         run(PLANTED, "stepwise", module)
 
 
-def test_the_planted_faults_are_all_that_is_wrong(tmp_path: Path) -> None:
-    with planted(tmp_path, "blocks", "batch_tile", "(units < H)", "(units < H)") as module:
-        run(PLANTED, "stepwise", module)
+def test_without_a_planted_fault_nothing_is_caught() -> None:
+    run(PLANTED, "stepwise")

@@ -1,4 +1,4 @@
-"""What the kernels refuse: all that the reference does, and more, before anything is launched."""
+"""What the kernels refuse before any launch: all that the reference does, and more."""
 
 import inspect
 import os
@@ -30,7 +30,7 @@ DTYPE = torch.float32
 
 @pytest.fixture(autouse=True)
 def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is refused is refused before the first operator."""
+    """Arguments are refused before the first operator."""
 
     def fail(*args: Any) -> None:
         raise AssertionError("an operator ran")
@@ -91,7 +91,7 @@ def test_a_recurrence_refuses(name, changed):
 
 
 def test_every_wrong_argument_is_also_a_runtime_error():
-    """torch.nn raises one for most of them, and code that catches it must go on working."""
+    """As most are in torch.nn, so that code that catches it works."""
     with pytest.raises(RuntimeError, match=r"^x is .*; accepted: 2 features"):
         kernels.lstm(X.repeat(1, 1, 2), WEIGHTS)
 

@@ -15,7 +15,7 @@ from tests.helpers.paired_modules import DEVICE
 from tests.helpers.pairwise import label, pairwise
 from tests.helpers.tolerances import assert_close, rounded_loop, size_of_sums
 
-OTHERS = ["c_n", "n_n", "m_n"]  # what further states are called
+OTHERS = ["c_n", "n_n", "m_n"]  # last states after h_n
 I = 3
 
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_the_kernels_device"
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same values, not next to each other in memory."""
+    """The same values, strided or transposed in memory."""
     if layout == "strided":
         wide = tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])
         wide[..., ::2] = tensor
@@ -35,7 +35,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 
 
 def initial_states(cell: str, *shape: int) -> list[Tensor]:
-    """As many as the cell has. The third of sLSTM is a sum of positive terms."""
+    """Random initial states, as many as the cell has; sLSTM's third is positive."""
     states = [torch.randn(shape) for _ in range(CELLS[cell].states)]
     if cell == "slstm":
         states[2] = states[1].abs() + 0.5
@@ -43,7 +43,7 @@ def initial_states(cell: str, *shape: int) -> list[Tensor]:
 
 
 class Problem:
-    """The arguments of one call, and the same in float64 for the reference."""
+    """The arguments of one call, for the kernels and in float64 for the reference."""
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.case, cell, H = case, case["cell"], case["H"]
@@ -63,7 +63,7 @@ class Problem:
             self.hx = [torch.zeros_like(state) for state in self.hx]
         if cell == "rnn_relu":
             # Near 0 a rounding would turn the gradient on or off. The first feature is 1, and its
-            # weights keep a unit's sum on one side of 0, half of the units on each.
+            # weights keep half of the units' sums above 0 and half below.
             self.x[..., 0] = 1
             for one in self.weights[: self.D]:
                 one[0][:, 0] = torch.where(torch.arange(H) % 2 == 0, 2.0, -2.0)
@@ -92,7 +92,7 @@ class Problem:
         return rounded.to(dtype).detach().requires_grad_(self.case["pass"] == "fwd+bwd")
 
     def run(self, package: Any, dtype: torch.dtype, **more: Any) -> dict[str, Tensor]:
-        """All results by name, then all gradients, of a random weighted sum of the results."""
+        """All results by name, and all gradients of a random weighted sum of them."""
         cell, case = self.case["cell"], self.case
         x = self.leaf(self.x, dtype)
         weights = [tuple(self.leaf(w, dtype) for w in one) for one in self.weights]
@@ -121,8 +121,8 @@ class Problem:
 
 
 def expected_of(problem: Problem) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The reference's results and gradients, and the sizes of the gradients that are sums over time
-    and batch: of the gates' gradients times a layer's input, its output, or 1.
+    """The reference's results and gradients, and the size of each gradient that is a sum over time
+    and batch (of a gate's gradient times a layer's input, its output, or 1).
     """
     inputs: list[Tensor] = []
     sizes: dict[str, float] = {}
@@ -207,10 +207,10 @@ LOOPS = pairwise(
 
 
 @pytest.mark.parametrize("case", LOOPS, ids=label)
-def test_the_loop_alone_equals_the_reference(case):
+def test_a_recurrence_equals_the_reference(case):
     cell, (T, B, H) = case["cell"], (case["T"], case["B"], case["H"])
     D, K = 2 if case["time"] == "both" else 1, CELLS[cell].gates * H
-    # Sums below 1.5: near its ends tanh's gradient, 1 - h^2, would magnify the rounding of h.
+    # Sums below 1.5: for large ones tanh's gradient, 1 - h^2, would magnify the rounding of h.
     tensors = {"gx": torch.rand(T, B, D, K) - 0.5, "w_hh": (torch.rand(D, K, H) - 0.5) / H**0.5}
     if case["b_hh"]:
         tensors["b_hh"] = torch.rand(D, K) - 0.5

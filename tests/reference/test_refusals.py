@@ -1,4 +1,4 @@
-"""What the reference refuses, in one sentence that names the argument and what is accepted."""
+"""What the reference refuses, by messages that name the argument and what is accepted."""
 
 from typing import Any
 

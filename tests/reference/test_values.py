@@ -36,12 +36,16 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
+def draw_lengths(T: int, B: int) -> list[int]:
+    return torch.randint(1, T + 1, (B,)).tolist()
+
+
 def random_hx(cell: str, *shape: int) -> Any:
     return as_hx([random(*shape) for _ in range(2 if cell == "lstm" else 1)])
 
 
 def as_hx(states: list[Tensor]) -> Any:
-    """The states as torch's modules take them; None for none."""
+    """The states as torch's modules take them, None if there are none."""
     return tuple(states) if len(states) > 1 else states[0] if states else None
 
 
@@ -57,7 +61,7 @@ def flat(*values: Any) -> list[Tensor]:
 
 
 def assert_same(actual: Any, expected: Any, inputs: list[Tensor]) -> None:
-    """Equal results, and equal gradients of a random weighted sum of them for all `inputs`."""
+    """The results agree, and so do the gradients of a random weighted sum of them."""
     ours, theirs = flat(actual), flat(expected)
     assert len(ours) == len(theirs)
     weights = [torch.randn_like(t) for t in theirs]
@@ -70,10 +74,6 @@ def assert_same(actual: Any, expected: Any, inputs: list[Tensor]) -> None:
     )
     for k, (a, e) in enumerate(zip(*gradients, strict=True)):
         assert_close(a, e, EXACT, f"gradient {k}")
-
-
-def draw_lengths(T: int, B: int) -> list[int]:
-    return torch.randint(1, T + 1, (B,)).tolist()
 
 
 SETTINGS: dict[str, list[Any]] = {
@@ -147,7 +147,7 @@ def test_sum_adds_the_two_directions_of_each_layer(cell, count):
     ids=label,
 )
 def test_reversal_and_resets_equal_torch_on_the_pieces_between(case):
-    """On each sequence in its own order, with the initial state before each piece."""
+    """Each piece runs from the initial state, in the sequence's own order."""
     cell, layers = case["cell"], case["layers"]
     T, B, I, H = 7, 4, 3, 5
     module = make(cell, I, H, num_layers=layers)
@@ -162,20 +162,17 @@ def test_reversal_and_resets_equal_torch_on_the_pieces_between(case):
         output, last = FUNCTIONS[cell](x.transpose(0, 1), module.all_weights, hx, **options)
         actual = output.transpose(0, 1), last
 
-    # In flipped time a reset before step t cuts the sequence before step T - 1 - t.
-    turn = case["direction"] == "reverse"
     columns, lasts = [], []
     for b, n in enumerate(lengths or [T] * B):
-        order = list(range(n))[::-1] if turn else list(range(n))
-        cuts = [k for k, t in enumerate(order) if k == 0 or resets[t, b]]
+        order = range(n)[::-1] if case["direction"] == "reverse" else range(n)
+        starts = [k for k, t in enumerate(order) if k == 0 or resets[t, b]]
         own = [s[:, b : b + 1] for s in flat(hx)]
-        pieces = []
-        for start, stop in zip(cuts, [*cuts[1:], n], strict=True):
-            piece, last = module(x[order[start:stop], b : b + 1], as_hx(own))
-            pieces.append(piece[:, 0])
-        column = torch.cat(pieces)
-        column = column.flip(0) if turn else column
-        columns.append(torch.cat([column, column.new_zeros(T - n, H)]))
+        column = x.new_zeros(T, H)
+        for start, stop in zip(starts, [*starts[1:], n], strict=True):
+            times = list(order[start:stop])
+            piece, last = module(x[times, b : b + 1], as_hx(own))
+            column = column.index_put((torch.tensor(times),), piece[:, 0])
+        columns.append(column)
         lasts.append(flat(last))
     expected = torch.stack(columns, 1), [torch.cat(s, dim=1) for s in zip(*lasts, strict=True)]
     assert_same(actual, expected, flat(x, hx, module.all_weights))
@@ -201,15 +198,15 @@ def test_resets_act_in_each_directions_own_order(cell, ragged):
 
 
 def test_resets_of_a_single_sequence():
-    module = make("lstm", 3, 4)
+    weights = make("lstm", 3, 4).all_weights
     x, resets = random(5, 3), torch.tensor([False, False, True, False, True])
-    one = reference.lstm(x, module.all_weights, resets=resets)
-    batch = reference.lstm(x.unsqueeze(1), module.all_weights, resets=resets.unsqueeze(1))
-    assert_same(one, [t.squeeze(1) for t in flat(batch)], flat(x, module.all_weights))
+    batch = reference.lstm(x.unsqueeze(1), weights, resets=resets.unsqueeze(1))
+    expected = [t.squeeze(1) for t in flat(batch)]
+    assert_same(reference.lstm(x, weights, resets=resets), expected, flat(x, weights))
 
 
-# torch.nn on a CPU draws its dropout masks layer by layer in the same way, so the same seed gives
-# the same masks; on packed sequences it draws fewer numbers, which p = 1 below covers.
+# On a CPU torch.nn draws its dropout masks layer by layer, as the reference does, so that one seed
+# gives both the same masks; on packed sequences it draws fewer numbers: p = 1 below covers these.
 @pytest.mark.parametrize("layout", ["time_first", "batch_first", "unbatched"])
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
