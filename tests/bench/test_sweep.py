@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
@@ -40,15 +41,11 @@ FACTS = ("case_id", "provider", "status", "kind", "mode", "run_id", "seed")
 
 @pytest.fixture(autouse=True)
 def _forget_plugin() -> Iterator[None]:
-    """Leave the registry as it was."""
-    tables: tuple[dict, ...] = (providers.PROVIDERS, cases.CELLS, reference.CELLS)
+    """Remove what a plugin has registered."""
     providers.load()
-    before = [dict(table) for table in tables]
-    yield
+    with patch.dict(providers.PROVIDERS), patch.dict(cases.CELLS), patch.dict(reference.CELLS):
+        yield
     sys.modules.pop("bench_plugin_bench_plugin", None)
-    for table, kept in zip(tables, before, strict=True):
-        table.clear()
-        table.update(kept)
 
 
 def options(**values: object) -> Options:
