@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels, without a GPU: registers, spills, instructions.
+"""Compile the kernels without a GPU, and count registers, spills and instructions.
 
 Import `compile_kernel` for one kernel, `resources` for a grid of them.
 """

@@ -1,7 +1,7 @@
 """The loop over time with one part left out, to see what that part costs.
 
-Everything is left out by arguments that the kernels take anyway: they have no switches
-for profiling. The results of such a launch are meaningless.
+A part is left out by arguments that the kernels have anyway, not by switches for profiling. The
+results of such a launch are meaningless.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.recurrence import POINTWISE
 
-# What may be left out, and what remains instead.
+# The parts that may be left out, and what is done instead.
 WITHOUT = {
     "": "the whole loop",
     "barrier": "no program waits for another",

@@ -1,7 +1,7 @@
 """What each part of the loop over time costs, by leaving it out (``python -m bench profile``).
 
-Without a GPU: the compiler's view, instructions and registers. With one, planned for it as calls
-are, and the time per step too.
+Without a GPU, in instructions and registers; with one, planned for it as calls are, also in time
+per step.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from kernels import launch
 from kernels.autograd import device_limits
 from kernels.plan.devices import Device
 
-STEPS = 512  # enough that starting and ending do not count
+STEPS = 512  # enough that starting and ending are negligible
 # "saving" is what the forward loop stores for the backward pass.
 NO_STORES = (
     "cannot be left out: the backward loop stores the gates' gradients, which its programs exchange"
@@ -33,7 +33,7 @@ def variants(device: Device, cell: str, H: int, B: int, number: str, loop: str) 
 
 
 def compile_variants(found: list[Variant], device: Device) -> list[dict[str, Any]]:
-    """What ``resources.compile_all`` gives of each variant, in order."""
+    """What ``resources.compile_all`` yields for each variant, in order."""
     jobs = [resources.Job(variant, (), device) for variant in found]
     results = {job.variant.without: result for job, result in resources.compile_all(jobs)}
     return [results[variant.without] for variant in found]
@@ -43,7 +43,7 @@ def step_microseconds(variant: Variant, B: int) -> float:
     """The median time per step on the present GPU, µs.
 
     Raises:
-        BarrierError: if a barrier gave up, whose time says nothing.
+        BarrierError: if a barrier gave up, since the time is then meaningless.
     """
     kernel, values = compile_kernel.arguments(variant, T=STEPS, B=B, device="cuda")
     options = launch.options(variant.plan)

@@ -1,8 +1,8 @@
-"""What the compiler makes of every planned kernel, with no GPU.
+"""Compile every planned kernel, for GPUs that need not be present.
 
-Compiles each distinct kernel that the plan chooses over a grid of cases, for a GPU that need not be
-there, and records registers, stack, shared memory and the instructions of the loop over time. A
-variant already recorded with the same kernels, plan and compiler is not compiled again.
+Compiles each distinct kernel that the plan chooses over a grid of cases, and records registers,
+stack, shared memory and the instructions of the loop over time. A variant already recorded with the
+same kernels, plan and compiler is not compiled again.
 """
 
 import ast
@@ -25,7 +25,7 @@ from bench.cases.numbers import kernel_format, number_type, split_number_type
 from bench.compiler import compile_kernel
 from bench.compiler.compile_kernel import Variant
 from bench.records import provenance, schema, store
-from bench.records.failed_checks import NOT_DONE
+from bench.records.failed_checks import NOT_DONE, PASS
 from bench.sweep.pool import Pool, Unit
 from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES, Device
@@ -45,7 +45,7 @@ class Grid:
     numbers: tuple[str, ...] = NUMBERS
 
 
-# Of each architecture a device.
+# One device of each architecture.
 BRIEF = Grid((128, 512, 1024), (1, 16, 64))
 GRIDS = {
     "h100": Grid(
@@ -53,20 +53,20 @@ GRIDS = {
     )
 } | dict.fromkeys(("a100", "b200", "mi300x"), BRIEF)
 QUICK = Grid((128, 1024), (16, 64), ("lstm", "gru"), ("bf16",))
-# Whose change makes a compiled kernel stale, besides its arguments and options.
+# Files in kernels/ whose change makes a compiled kernel stale.
 CELL_CODE = ("cells/lstm", "cells/gru", "cells/rnn", "cells/slstm")
 DEVICE_CODE = ("recurrence", "blocks", "barrier", "math", *CELL_CODE)
-# Whose change may also choose other kernels.
+# Files in kernels/ whose change may also choose other kernels.
 PLAN_CODE = ("plan/__init__", "plan/tiles", "plan/cost", "plan/devices")
 
 
-# A bar for a title and a total; what it opens is called with each thing's name when it is done.
+# Opens a progress bar, given a title and a total; yields what is called with each finished name.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel to compile, and the batches whose plan chooses it."""
+    """A kernel to compile, and the batch sizes for which the plan chooses it."""
 
     variant: Variant
     batches: tuple[int, ...]
@@ -74,7 +74,7 @@ class Job:
 
 
 def plan_jobs(device: Device, grid: Grid) -> list[Job]:
-    """The distinct kernels that the plan chooses over a grid, the most used cases first."""
+    """The distinct kernels that the plan chooses over a grid, those of H near 1024 first."""
     found: dict[str, tuple[Variant, list[int]]] = {}
     hidden = sorted(grid.hidden, key=lambda h: abs(h - 1024))
     cases = itertools.product(grid.numbers, hidden, grid.cells, LOOPS, grid.batches)
@@ -104,9 +104,9 @@ def plan_variant(
 
 
 def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
-    """A hash of some of the kernels' files, by default of the device code.
+    """A hash of some files of kernels/, by default those of the device code.
 
-    Comments, docstrings and imports are left out: where a file lies is no part of what it does.
+    Comments, docstrings and imports are left out, since they do not change what is compiled.
     """
     digest = hashlib.sha256()
     for name in names:
@@ -124,7 +124,7 @@ def code_hash(names: tuple[str, ...] = DEVICE_CODE) -> str:
 
 
 def dump_tree(tree: ast.AST) -> str:
-    """A tree in words that are the same in every version of Python.
+    """A tree as text that is the same in every version of Python.
 
     3.12 gave functions a field for type parameters, and 3.13 leaves out what is empty.
     """
@@ -133,7 +133,7 @@ def dump_tree(tree: ast.AST) -> str:
 
 
 def result_key(job: Job, code: str, triton: str | None) -> str:
-    """A recorded result holds as long as this is equal."""
+    """What must be equal for a recorded result to be reused."""
     architecture = job.device.architecture
     inputs = compile_kernel.identity(job.variant, architecture.startswith("gfx"))
     text = [inputs, architecture, code, triton]
@@ -141,27 +141,20 @@ def result_key(job: Job, code: str, triton: str | None) -> str:
 
 
 def compile_job(job: Job, dump: Path | None) -> dict[str, Any]:
-    """Compile one kernel in this process: the fields of its record, its facts or why none.
+    """Compile one kernel in this process, and return the facts of :class:`compile_kernel.Compiled`.
 
     Args:
-        dump: a folder that gets the binary.
+        dump: a folder to write the binary into.
     """
-    started = time.monotonic()
-    try:
-        kernel = compile_kernel.compile_variant(job.variant, job.device)
-        found = asdict(compile_kernel.inspect(kernel, job.variant, job.device))
-    except Exception as error:
-        words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        return {"status": "error", "reason": words, "compile_s": time.monotonic() - started}
+    kernel = compile_kernel.compile_variant(job.variant, job.device)
     if dump is not None:
         kind = "cubin" if "cubin" in kernel.asm else "hsaco"
         (dump / f"{file_name(job.variant)}.{kind}").write_bytes(kernel.asm[kind])
-    seconds = time.monotonic() - started
-    return {"status": "ok", "reason": None, "compile_s": seconds, "resources": found}
+    return asdict(compile_kernel.inspect(kernel, job.variant, job.device))
 
 
 def file_name(variant: Variant) -> str:
-    """A variant in words, for a file's name."""
+    """The name of a variant's binary, without its suffix."""
     plan = variant.plan
     return (
         f"{variant.cell}-{variant.pass_}-H{variant.H}-{variant.dtype}-{variant.precision}-"
@@ -173,10 +166,10 @@ def file_name(variant: Variant) -> str:
 def compile_all(
     jobs: Sequence[Job], dump: Path | None = None, deadline: float = float("inf")
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Compile on all cores, yielding each result as it comes; a compiler that dies costs one job.
+    """Compile on all cores, and yield fields of each job's record; a crash costs one job.
 
     Args:
-        dump: a folder that gets the binaries.
+        dump: a folder to write the binaries into.
         deadline: of ``time.monotonic``, after which nothing is begun.
     """
     units = [
@@ -187,14 +180,20 @@ def compile_all(
         environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache}
         with Pool(os.cpu_count() or 1, environment) as pool:
             for unit, outcome in pool.run(units, float("inf"), begin_until=deadline):
-                status = "oom" if outcome.state == NOT_DONE else "error"
-                died = {"status": status, "reason": outcome.detail, "compile_s": None}
                 if outcome.tried:
-                    yield jobs[int(unit.name)], outcome.found or died
+                    yield (
+                        jobs[int(unit.name)],
+                        {
+                            "status": {PASS: "ok", NOT_DONE: "oom"}.get(outcome.state, "error"),
+                            "reason": outcome.detail or None,
+                            "compile_s": outcome.seconds,
+                            "resources": outcome.found,
+                        },
+                    )
 
 
 def faults(job: Job, found: dict[str, Any]) -> list[str]:
-    """What a compiled kernel breaks of what the plan promises; empty if nothing."""
+    """How a compiled kernel exceeds the device's or the plan's limits, a line each."""
     plan, device, broken = job.variant.plan, job.device, []
     if found["stack_bytes"]:
         broken.append(f"uses {found['stack_bytes']} bytes of stack")
@@ -257,11 +256,11 @@ def compile_missing(
     fresh: bool = False,
     progress: Progress = lambda title, total: nullcontext(lambda name: None),
 ) -> tuple[Path, list[store.Record], int]:
-    """Compile what is not recorded yet of some jobs for one device.
+    """Compile those of some jobs for one device that are not recorded yet.
 
     Args:
-        seconds: after which nothing is begun.
-        fresh: whether to compile again what is recorded.
+        seconds: nothing is begun after this.
+        fresh: whether to compile recorded jobs again.
 
     Returns:
         The device's folder, the jobs' records, and how many were not begun.
@@ -286,10 +285,10 @@ def compile_missing(
                 missing.append(job)
                 continue
             result = {name: old[name] for name in ("status", "reason", "compile_s", "resources")}
-            served = set(old["resources"]["batches"])  # more, where the grid was larger
+            served = set(old["resources"]["batches"])  # more, if the grid was larger
             same = old["code"] == code and served.issuperset(job.batches)
             found.append(old if same else make_record(job, result, run_id, code, key(job)))
-            if not same:  # what was compiled for another plan's cases
+            if not same:  # it was compiled for other cases
                 writer.append(found[-1])
         if missing:
             deadline = time.monotonic() + seconds
@@ -303,7 +302,7 @@ def compile_missing(
 
 
 def summary_lines(records: list[store.Record]) -> list[str]:
-    """The worst of each kind, and every variant that breaks what the plan promises."""
+    """The largest of each number, and every variant with a fault."""
     lines = []
     compiled = [record for record in records if record["status"] == "ok"]
     if compiled:
@@ -322,7 +321,7 @@ def summary_lines(records: list[store.Record]) -> list[str]:
 
 
 def compile_quick_grid(results: Path, progress: Progress, seconds: float = 48.0) -> list[Path]:
-    """Compile the quick grid for one device of each architecture, and print what came of it.
+    """Compile the quick grid for one device of each architecture, and print a summary.
 
     Returns:
         The written folders.

@@ -1,6 +1,6 @@
-"""A results tree's measurements as one .tar.gz file, for machines that give little back.
+"""A results tree's measurements as one .tar.gz file, for machines from which little can be copied.
 
-It holds records and states, no page, table or figure: `python -m bench report FILE` makes those.
+It holds records and states but no page, table or figure: `python -m bench report FILE` makes those.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ SUFFIX = ".tar.gz"
 
 
 def measured(tree: Path) -> list[Path]:
-    """The files of a results tree that no command can make anew."""
+    """The files of a results tree that only measuring again could replace."""
     return [path for pattern in MEASURED for path in sorted(tree.glob(f"*/{pattern}"))]
 
 
@@ -29,7 +29,7 @@ def pack(tree: Path, file: Path) -> str:
     """Replace ``file`` atomically by an archive of what was measured below ``tree``.
 
     Returns:
-        A line on what was written; where nothing was measured, nothing is.
+        A line on what was written: nothing, if nothing was measured.
     """
     paths = measured(tree)
     if not paths:
@@ -58,10 +58,10 @@ def restore(file: Path, tree: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="rnnbench-") as name:
         top = Path(name)
         try:
-            # All of it before anything is unpacked: gzip's checksum stands at its end.
+            # All of it before anything is unpacked, since gzip's checksum is at the end.
             plain = io.BytesIO(gzip.decompress(file.read_bytes()))
             with tarfile.open(fileobj=plain, mode="r:") as tar:
-                tar.extractall(top, filter="data")  # which refuses what lies outside of it
+                tar.extractall(top, filter="data")  # which refuses paths outside of it
         except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as fault:
             why = f"archive is {file}, which cannot be unpacked ({fault}); {accepted}"
             raise ValueError(why) from None
@@ -91,10 +91,14 @@ def _add(path: Path, target: Path) -> None:
 def workspace(
     out: Path, kept_in: Path | None, resume: Path | None
 ) -> Iterator[tuple[Path, Callable[[], object]]]:
-    """A results tree to measure into, with what earlier calls measured, and how to save it.
+    """A results tree to measure into, with earlier calls' measurements, and a call that saves it.
 
-    Without an archive to keep it in, it is ``out``. With one, it is a temporary folder, which is
-    saved a last time however the call ends.
+    Without an archive, it is ``out``. With one, it is a temporary folder, which is saved a last
+    time however the context ends.
+
+    Args:
+        kept_in: the archive; if it exists, its measurements are in the tree.
+        resume: another archive, whose measurements are in the tree too.
 
     Raises:
         RuntimeError: if another process keeps its measurements in the same archive.

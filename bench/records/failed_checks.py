@@ -1,5 +1,5 @@
-"""How a check of the kernels can end, which kernels a failed one makes suspect, and which
-measurements that rules out. Imports no torch.
+"""The outcomes of a check of the kernels, the kernels that a failed one makes suspect, and the
+measurements that then do not count. Imports no torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ KEPT_FIELDS = (
 
 @dataclass(frozen=True)
 class Suspect:
-    """Kernels that a failed check found wrong; None stands for any loop, mode or number type.
+    """Kernels that a failed check found wrong; None is any loop, mode or number type.
 
     Args:
         check: the check's name.
@@ -40,7 +40,7 @@ class Suspect:
         return " ".join(word for word in words if word)
 
     def is_used_by(self, case: Case, plan: Mapping[str, Any]) -> bool:
-        """Whether our kernels, called on this case and run by this plan, are among these."""
+        """Whether our kernels, called on this case with this plan, are among these."""
         modes = {"forward": plan["mode"]}
         if case.pass_ == "fwd+bwd":
             modes["backward"] = plan["backward"]["mode"]

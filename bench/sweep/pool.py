@@ -100,7 +100,7 @@ def attempt(call: Callable[[], Any]) -> Outcome:
     except Failed as failure:
         detail, state, report, found = str(failure), FAIL, failure.report, failure.found
     except Exception as error:
-        detail = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:300]}"
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         lacking = is_out_of_memory(error) or BUSY in str(error)
         state = NOT_DONE if lacking else FAIL
         report, found = traceback.format_exc(), None

@@ -3,18 +3,13 @@
 import signal
 import subprocess
 import sys
-import time
-from contextlib import closing
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
 from bench.records.provenance import ROOT
 from bench.sweep import process
-from bench.sweep.pool import Unit, attempt_units
-from tests.helpers.pool_tasks import gone, sleeps
+from tests.helpers.pool_tasks import gone
 
 PYTHON = [sys.executable, "-c"]
 
@@ -44,16 +39,6 @@ def test_each_end_is_classified(code: int | None, status: str, text: str) -> Non
 )
 def test_lack_of_memory_is_recognised(fault: Exception, lacking: bool) -> None:
     assert process.is_out_of_memory(fault) == lacking
-
-
-def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
-    note = tmp_path / "pids"
-    with closing(process.Child(attempt_units)) as child:
-        child.send(Unit("", partial(sleeps, 3600, note)))
-        while not (note.exists() and " " in note.read_text()):
-            with pytest.raises(process.TookTooLong):
-                child.receive(time.monotonic() + 0.1)
-    assert all(gone(int(pid)) for pid in note.read_text().split())
 
 
 def test_a_commands_children_are_killed_with_it() -> None:

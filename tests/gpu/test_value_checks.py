@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cases.cases import CELLS
-from bench.compiler.compile_kernel import TORCH_NAMES
+from bench.compiler import resources
 from bench.gpu import launch_checks, value_checks
 from bench.gpu.value_checks import Comparison, kernel_cells
 from bench.measure.metrics import errors, tolerance
 from bench.records.failed_checks import FAIL, PASS, Suspect
 from bench.sweep.pool import Failed, NotDone, attempt
-from kernels.plan import Problem, backward_plan, forward_plan
 from kernels.plan.devices import DEVICES
 
 Tensors = dict[str, torch.Tensor]
@@ -174,9 +172,7 @@ def test_every_comparison_has_a_plan_on_an_h100(multiprocessors: int) -> None:
     others = [value_checks.sanitizer_case(cell) for cell in kernel_cells()]
     for each in [*ALL, *launch_checks.cases(rehearse=False), *others]:
         directions = 2 if each.direction == "both" else 1
-        precision = "ieee" if each.precision == "none" else each.precision
-        problem = Problem(
-            CELLS[each.cell].gates, each.B, each.H, directions, TORCH_NAMES[each.dtype], precision
-        )
-        for plan in (forward_plan, backward_plan):
-            assert each.mode in ("auto", plan(problem, device, each.mode).mode), each.name
+        case = (each.H, each.B, each.number, each.mode, directions)
+        for loop in ("fwd", "bwd"):
+            planned = resources.plan_variant(device, each.cell, loop, *case)
+            assert each.mode in ("auto", planned.plan.mode), each.name
