@@ -212,6 +212,7 @@ def test_seconds_in_which_nothing_is_measured_are_refused(tmp_path: Path):
     assert "max-seconds is nan; accepted: a number above 0" in str(found.exception)
 
 
+@pytest.mark.slow
 @interpreted
 def test_without_a_gpu_the_command_checks_every_kernel(tmp_path: Path):
     command = [sys.executable, "-m", "bench", "floor", str(tmp_path)]

@@ -138,14 +138,16 @@ class Memory:
         outside = (index < 0) | (addresses + np.uint64(size) > self.ends[index])
         what = "a store" if writes else "a load"
         if outside.any():
-            raise Violation(f"{what} outside its tensor: {self.place(addresses[outside][0])}")
+            address = int(addresses[outside][0])
+            near = min(self.regions, key=lambda r: abs(address - (r.begin + r.end) // 2))
+            raise Violation(f"{what} outside its tensor: {place(near, address - near.begin)}")
         for one in np.unique(index):
             region = self.regions[one]
             offsets = (addresses[index == one] - np.uint64(region.begin)).astype(np.int64)
             where = (offsets[:, None] + np.arange(size)).ravel()
             if reads and not region.written[where].all():
                 first = where[~region.written[where]][0]
-                raise Violation(f"a load of unwritten memory: {self.place(first, region)}")
+                raise Violation(f"a load of unwritten memory: {place(region, first)}")
             if writes:
                 region.written[where] = True
             if not self.ordered_by_barrier:
@@ -166,7 +168,7 @@ class Memory:
         if conflicts.any():
             raise Violation(
                 f"{what} of what another program of the launch wrote or read: "
-                f"{self.place(where[conflicts][0], region)}"
+                f"{place(region, where[conflicts][0])}"
             )
         if writes:
             region.writer[where] = me
@@ -174,17 +176,14 @@ class Memory:
             other = (reader >= launch) & (reader != me)
             region.reader[where] = np.where(other, launch + SEVERAL, me)
 
-    def place(self, address: Any, region: Region | None = None) -> str:
-        """The tensor and element at an address, or at an offset in `region`."""
-        if region is None:
-            middles = [(region.begin + region.end) // 2 for region in self.regions]
-            region = self.regions[int(np.argmin([abs(int(address) - m) for m in middles]))]
-            address = int(address) - region.begin
-        shape, size = tuple(region.original.shape), region.original.element_size()
-        return (
-            f"{region.name} {shape}, element {int(address) // size} of "
-            f"{region.original.numel()}, program {builder.grid_idx[0]}"
-        )
+
+def place(region: Region, offset: int) -> str:
+    """The tensor and element at an offset in bytes, and the running program."""
+    tensor = region.original
+    return (
+        f"{region.name} {tuple(tensor.shape)}, element {offset // tensor.element_size()} of "
+        f"{tensor.numel()}, program {builder.grid_idx[0]}"
+    )
 
 
 @contextmanager

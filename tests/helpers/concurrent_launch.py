@@ -65,7 +65,7 @@ class Launcher:
         self.launch(self.kernel, grid, signature.bind(*args, **known).arguments)
 
     @property
-    def fn(self) -> Any:
+    def fn(self) -> Any:  # launchers may be nested
         return self.kernel.fn
 
 

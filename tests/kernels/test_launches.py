@@ -26,48 +26,42 @@ CALL = {
 BOTH = ["forward_kernel", "backward_kernel"]
 
 
-def call(**changes: Any) -> dict[str, Any]:
-    return CALL | changes
+def train(**changes: Any) -> dict[str, Any]:
+    return CALL | {"backward": True} | changes
 
 
 LENGTHS = [1 + k % 5 for k in range(16)]
 # Calls made in this order in one process, and the kernels that each of them compiles.
 CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "forward": (call(), ["forward_kernel"]),
-    "forward, T=1": (call(T=1), []),
-    "forward, T=2": (call(T=2), []),
-    "forward, B=1": (call(B=1), []),
-    "forward, B=17": (call(B=17), []),
-    "reverse": (call(reverse=True), []),
-    "training": (call(backward=True), BOTH),
-    "training, T=1": (call(T=1, backward=True), []),
-    "training, T=2": (call(T=2, backward=True), []),
-    "training, B=1": (call(B=1, backward=True), []),
-    "training, B=17": (call(B=17, backward=True), []),
-    "lengths": (call(lengths=LENGTHS, backward=True), BOTH),
-    "other lengths": (call(lengths=LENGTHS[::-1], backward=True), []),
-    "lengths, T=1": (call(T=1, B=1, lengths=[1], backward=True), []),
-    "resets": (call(resets=True, backward=True), BOTH),
-    "resets, T=1": (call(T=1, B=1, resets=True, backward=True), []),
-    "lengths and resets": (call(lengths=LENGTHS, resets=True, backward=True), BOTH),
-    "two directions": (call(D=2, backward=True), BOTH),
-    "two directions, T=1": (call(D=2, T=1, B=1, backward=True), []),
-    "tiles in turn": (call(B=512, mode="persistent"), ["forward_kernel"]),
-    "one program": (call(H=32, backward=True), BOTH),
-    "one program, T=1": (call(H=32, T=1, B=1, backward=True), []),
-    "a step a launch": (
-        call(mode="stepwise", backward=True), [*BOTH, "backward_kernel"],  # its two phases
-    ),
-    "a step a launch, T=1": (call(mode="stepwise", T=1, B=1, backward=True), []),
-    "a GEMM a step": (call(mode="gemm", backward=True), BOTH),
-    "a GEMM a step, T=1": (call(mode="gemm", T=1, backward=True), []),
-    "GRU": (call(cell="gru", dtype="float16", bias=True, backward=True), BOTH),
-    "RNN in tf32": (
-        call(cell="rnn_tanh", H=300, dtype="float32", precision="tf32", backward=True), BOTH,
-    ),
-    "layers": (call(function="layers", D=2, backward=True), []),
-    "module": (call(function="module", backward=True), []),
-}  # fmt: skip
+    "forward": (CALL, ["forward_kernel"]),
+    "forward, T=1": (CALL | {"T": 1}, []),
+    "forward, T=2": (CALL | {"T": 2}, []),
+    "reverse": (CALL | {"reverse": True}, []),
+    "training": (train(), BOTH),
+    "training, T=1": (train(T=1), []),
+    "training, T=2": (train(T=2), []),
+    "training, B=1": (train(B=1), []),
+    "training, B=17": (train(B=17), []),
+    "lengths": (train(lengths=LENGTHS), BOTH),
+    "other lengths": (train(lengths=LENGTHS[::-1]), []),
+    "lengths, T=1": (train(T=1, B=1, lengths=[1]), []),
+    "resets": (train(resets=True), BOTH),
+    "resets, T=1": (train(T=1, B=1, resets=True), []),
+    "lengths and resets": (train(lengths=LENGTHS, resets=True), BOTH),
+    "two directions": (train(D=2), BOTH),
+    "two directions, T=1": (train(D=2, T=1, B=1), []),
+    "tiles in turn": (CALL | {"B": 512, "mode": "persistent"}, ["forward_kernel"]),
+    "one program": (train(H=32), BOTH),
+    "one program, T=1": (train(H=32, T=1, B=1), []),
+    "a step a launch": (train(mode="stepwise"), [*BOTH, "backward_kernel"]),  # two phases
+    "a step a launch, T=1": (train(mode="stepwise", T=1, B=1), []),
+    "a GEMM a step": (train(mode="gemm"), BOTH),
+    "a GEMM a step, T=1": (train(mode="gemm", T=1), []),
+    "GRU": (train(cell="gru", dtype="float16", bias=True), BOTH),
+    "RNN in tf32": (train(cell="rnn_tanh", H=300, dtype="float32", precision="tf32"), BOTH),
+    "layers": (train(function="layers", D=2), []),
+    "module": (train(function="module"), []),
+}
 GIVEN = {name: each for name, (each, _) in CALLS.items()}
 
 

@@ -104,39 +104,37 @@ PLANTED = Loop(
     forward=Tiling(2, block_b=4, block_k=4), backward=Tiling(4, split=2, block_b=4, block_k=4),
 )  # fmt: skip
 FAULTS = {
-    # file, function, its text, the faulty text
-    "units": ("blocks", "batch_tile", "(units < H)", "(units <= H)"),
-    "batch": ("blocks", "batch_tile", "(batch < B)", "(batch <= B)"),
-    "lengths": ("blocks", "sequence_steps", "mask=batch < B", "mask=batch <= B"),
-    "steps": ("blocks", "sequence_steps", "step < length", "step <= length"),
-    "first step": ("blocks", "starts_anew", "active & (step == 0)", "active & (step == -1)"),
-    "forward weight rows": ("recurrence", "forward_kernel", "(row_unit < H)", "(row_unit <= H)"),
-    "forward batch, idle": ("recurrence", "forward_kernel", "inside = tl.minimum(batch, B - 1)",
-                            "inside = tl.minimum(batch, B)"),
-    "forward previous": ("recurrence", "forward_kernel", "row_of(step - 1,", "row_of(step,"),
-    "backward outputs": ("recurrence", "backward_kernel", "outputs < H,", "outputs <= H,"),
-    "backward batch": ("recurrence", "backward_kernel", "(batch < B)[None", "(batch <= B)[None"),
-    "backward later": ("recurrence", "backward_kernel", "(step + 1 < length)",
-                       "(step + 1 <= length)"),
-    "backward first step": ("recurrence", "backward_kernel", "& (step >= 0)", "& (step >= -1)"),
-    "backward previous": ("recurrence", "backward_kernel", "mask & (anew == 0)[None, :]", "mask"),
-    "backward parts": ("recurrence", "backward_kernel", "part * plane", "(part + 1) * plane"),
-    "columns of weights": ("blocks", "load_weights", "< matrix.limit)", "<= matrix.limit)"),
-    "columns of the operand": ("blocks", "load_operand", "< matrix.limit)", "<= matrix.limit)"),
-    "second state": ("blocks", "load_state", "state_ptr + k * plane",
-                     "state_ptr + (k + 1) * plane"),
-    "state at a reset": ("blocks", "reload_state", "state_ptr + k * plane",
-                         "state_ptr + (k + 1) * plane"),
-    "saved activations": ("blocks", "store_saved", "offset[:, :, None] * 4",
-                          "(offset[:, :, None] + 1) * 4"),
+    # function, its text, the faulty text
+    "units": ("batch_tile", "(units < H)", "(units <= H)"),
+    "batch": ("batch_tile", "(batch < B)", "(batch <= B)"),
+    "lengths": ("sequence_steps", "mask=batch < B", "mask=batch <= B"),
+    "steps": ("sequence_steps", "step < length", "step <= length"),
+    "first step": ("starts_anew", "active & (step == 0)", "active & (step == -1)"),
+    "forward weight rows": ("forward_kernel", "(row_unit < H)", "(row_unit <= H)"),
+    "forward batch, idle": ("forward_kernel", "tl.minimum(batch, B - 1)", "tl.minimum(batch, B)"),
+    "forward previous": ("forward_kernel", "row_of(step - 1,", "row_of(step,"),
+    "backward outputs": ("backward_kernel", "outputs < H,", "outputs <= H,"),
+    "backward batch": ("backward_kernel", "(batch < B)[None", "(batch <= B)[None"),
+    "backward later": ("backward_kernel", "(step + 1 < length)", "(step + 1 <= length)"),
+    "backward first step": ("backward_kernel", "& (step >= 0)", "& (step >= -1)"),
+    "backward previous": ("backward_kernel", "mask & (anew == 0)[None, :]", "mask"),
+    "backward parts": ("backward_kernel", "part * plane", "(part + 1) * plane"),
+    "columns of weights": ("load_weights", "< matrix.limit)", "<= matrix.limit)"),
+    "columns of the operand": ("load_operand", "< matrix.limit)", "<= matrix.limit)"),
+    "second state": ("load_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
+    "state at a reset": ("reload_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
+    "saved activations": (
+        "store_saved", "offset[:, :, None] * 4", "(offset[:, :, None] + 1) * 4",
+    ),
 }  # fmt: skip
 
 
 @contextmanager
-def planted(folder: Path, file: str, function: str, old: str, new: str) -> Iterator[ModuleType]:
+def planted(folder: Path, function: str, old: str, new: str) -> Iterator[ModuleType]:
     """`kernels.launch` of a copy of the package, in which one function has a fault."""
     name = "kernels_with_a_fault"
     original = Path(kernels.__file__).parent
+    file = "recurrence" if function.endswith("_kernel") else "blocks"
     for source in original.rglob("*.py"):
         text = source.read_text()
         if source.stem == file:

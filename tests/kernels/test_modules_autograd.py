@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
@@ -17,20 +18,8 @@ from torch.utils.checkpoint import checkpoint
 import kernels
 from kernels import functional
 from kernels.autograd import recurrence_backward_op, recurrence_op
-from tests.helpers.paired_modules import (
-    DEVICE,
-    KINDS,
-    B,
-    H,
-    I,
-    T,
-    assert_alike,
-    assert_close,
-    assert_same,
-    flat,
-    pair,
-    state,
-)
+from tests.helpers import paired_modules
+from tests.helpers.paired_modules import DEVICE, KINDS, B, H, I, T, assert_close, flat, pair, state
 from tests.helpers.tolerances import rounded_loop
 
 pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
@@ -135,7 +124,7 @@ def test_only_what_requires_a_gradient_gets_one(cell, names):
         y.square().sum().backward()
         return [t.grad for t in (x, *each.parameters())]
 
-    assert_alike(gradients, *pair(cell))
+    paired_modules.assert_alike(gradients, *pair(cell))
 
 
 @pytest.mark.parametrize("result", range(3))
@@ -145,7 +134,7 @@ def test_the_gradient_of_one_result(result):
         flat(each(x, state("lstm", 1, B, H)))[result].sum().backward()
         return [x.grad, each.weight_hh_l0.grad]
 
-    assert_alike(gradients, *pair("lstm"))
+    paired_modules.assert_alike(gradients, *pair("lstm"))
 
 
 @pytest.mark.parametrize("cell", KINDS)
@@ -161,7 +150,7 @@ def test_twice_in_one_graph(cell):
             y, hx = self.inner(x)
             return self.inner(y, hx)
 
-    assert_same(Twice(module), Twice(twin), torch.randn(2, B, H))
+    paired_modules.assert_same(Twice(module), Twice(twin), torch.randn(2, B, H))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -267,8 +256,6 @@ def test_compiles_by_inductor():
 
 
 def test_fake_tensors_have_the_right_shapes():
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     for ours, _, more in KINDS.values():
         module = ours(I, H, bidirectional=True, **more)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -331,8 +318,6 @@ def test_autocast_takes_packed_sequences_named_tuples_and_the_recurrence():
 
 def test_autocast_on_a_gpu_follows_cudnn(monkeypatch):
     """float16, whatever autocast's dtype is; without cuDNN, autocast's dtype."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     before = torch.get_autocast_dtype("cuda")
     try:
         torch.set_autocast_dtype("cuda", torch.bfloat16)

@@ -1,10 +1,6 @@
 """What the kernels refuse before any launch: all that the reference does, and more."""
 
 import inspect
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +9,10 @@ import torch
 import kernels
 import reference
 from kernels import functional
-from tests.helpers.small_networks import (
-    B,
-    H,
-    assert_refused,
-    bad_networks,
-    bad_recurrences,
-    right_network,
-    right_recurrence,
-    tensor,
-)
+from tests.helpers import small_networks
+from tests.helpers.compiling_process import run_compiling
+from tests.helpers.small_networks import B, H, assert_refused, tensor
 
-ROOT = Path(__file__).parents[2]
 DTYPE = torch.float32
 
 
@@ -39,7 +27,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "linear", fail)
 
 
-LAYERS = right_network(DTYPE)
+LAYERS = small_networks.right_network(DTYPE)
 X, WEIGHTS = LAYERS["x"], LAYERS["weights"]
 W_IH, W_HH = WEIGHTS[0][:2]
 STATE = tensor(1, B, H, dtype=DTYPE)
@@ -48,7 +36,7 @@ STATE = tensor(1, B, H, dtype=DTYPE)
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        *bad_networks(DTYPE),
+        *small_networks.bad_networks(DTYPE),
         ("dropout", {"dropout": True}),
         ("dropout", {"dropout": "0.5"}),
         ("w_hh of weights.0.", {"weights": [(W_IH[:0], W_HH[:0, :0])]}),
@@ -79,7 +67,7 @@ def test_a_network_refuses(name, changed):
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        *bad_recurrences(DTYPE),
+        *small_networks.bad_recurrences(DTYPE),
         ("gx", {"gx": X[:, :, None, :0]}),
         ("reverse", {"reverse": 1}),
         ("reverse", {"reverse": "lstm"}),
@@ -87,7 +75,8 @@ def test_a_network_refuses(name, changed):
     ],
 )
 def test_a_recurrence_refuses(name, changed):
-    assert_refused(lambda: kernels.recurrence(**right_recurrence(DTYPE) | changed), name)
+    right = small_networks.right_recurrence(DTYPE)
+    assert_refused(lambda: kernels.recurrence(**right | changed), name)
 
 
 def test_every_wrong_argument_is_also_a_runtime_error():
@@ -109,7 +98,7 @@ def test_the_functions_take_the_arguments_of_the_reference():
 
 
 @pytest.mark.slow
-def test_without_the_interpreter_cpu_tensors_are_refused():
+def test_without_the_interpreter_cpu_tensors_are_refused(tmp_path):
     code = (
         "import torch, kernels\n"
         "try:\n"
@@ -117,9 +106,6 @@ def test_without_the_interpreter_cpu_tensors_are_refused():
         "except RuntimeError as error:\n"
         "    print(error)\n"
     )
-    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert "the kernels run on a GPU, got CPU tensors" in run.stdout, run.stderr
-    assert "TRITON_INTERPRET=1" in run.stdout
+    message = run_compiling("-c", code, cache=tmp_path)
+    assert "the kernels run on a GPU, got CPU tensors" in message
+    assert "TRITON_INTERPRET=1" in message

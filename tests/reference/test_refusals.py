@@ -7,30 +7,21 @@ import pytest
 import torch
 
 import reference
-from tests.helpers.small_networks import (
-    B,
-    I,
-    T,
-    assert_refused,
-    bad_networks,
-    bad_recurrences,
-    right_network,
-    right_recurrence,
-    tensor,
-    weights_of,
-)
+from tests.helpers import small_networks
+from tests.helpers.small_networks import B, I, T, assert_refused, tensor, weights_of
 
 DTYPE = torch.float64
 
 
-@pytest.mark.parametrize(("name", "changed"), bad_networks(DTYPE))
+@pytest.mark.parametrize(("name", "changed"), small_networks.bad_networks(DTYPE))
 def test_a_network_refuses(name, changed):
-    assert_refused(lambda: reference.layers(**right_network(DTYPE) | changed), name)
+    assert_refused(lambda: reference.layers(**small_networks.right_network(DTYPE) | changed), name)
 
 
-@pytest.mark.parametrize(("name", "changed"), bad_recurrences(DTYPE))
+@pytest.mark.parametrize(("name", "changed"), small_networks.bad_recurrences(DTYPE))
 def test_a_recurrence_refuses(name, changed):
-    assert_refused(lambda: reference.recurrence(**right_recurrence(DTYPE) | changed), name)
+    right = small_networks.right_recurrence(DTYPE)
+    assert_refused(lambda: reference.recurrence(**right | changed), name)
 
 
 def test_an_unknown_nonlinearity_is_refused():
