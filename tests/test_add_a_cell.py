@@ -1,6 +1,6 @@
-"""A cell of one's own in three steps: in the reference, in the kernels, in the table of cases.
+"""Adding a cell in three steps: to the reference, to the kernels, to the table of cases.
 
-The same steps as for sLSTM, here at run time: three states, two gates, and no class in torch.
+The steps are those of sLSTM, here at run time, for three states, two gates and no class in torch.
 """
 
 import pytest
@@ -63,13 +63,13 @@ def average(monkeypatch: pytest.MonkeyPatch) -> str:
     cell = Cell("average", 2, 3, 4, device_step, device_step_gradient)
     monkeypatch.setitem(kernels.CELLS, "average", cell)
     information = cases.Cell("average", 2, ("h", "s", "k"))
-    monkeypatch.setitem(cases.CELLS, "average", information)  # taken back after the test
+    monkeypatch.setitem(cases.CELLS, "average", information)  # undone after the test
     cases.add_cell(information)
     return "average"
 
 
 @pytest.mark.parametrize("track", cases.TRACKS)
-def test_it_is_held_against_the_truth_with_all_its_states(average, track):
+def test_its_error_is_measured_for_all_states(average, track):
     sizes = {"cell": average, "pass": "fwd+bwd", "dtype": "fp32", "B": 3, "T": 5, "I": 4, "H": 7}
     asked = cases.make_case(**cases.DEFAULTS | sizes | {"track": track, "resets": 0.3})
     found = Runner(PROVIDERS["ours"], make_problem(asked, 0, DEVICE), machine()).errors()
@@ -77,7 +77,7 @@ def test_it_is_held_against_the_truth_with_all_its_states(average, track):
     assert verdict(found, asked) is None
 
 
-def test_whoever_does_not_know_it_says_so(average):
+def test_providers_that_lack_it_say_so(average):
     asked = cases.make_case(**cases.DEFAULTS | {"cell": average})
     h100 = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132)
     for name in ("torch.nn", "flashrnn-fused", "torchrl-triton"):

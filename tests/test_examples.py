@@ -1,4 +1,4 @@
-"""The textbook uses in `examples/` compute with the kernels what they do with torch.nn."""
+"""The examples compute with the kernels what they compute with torch.nn."""
 
 import runpy
 from pathlib import Path
@@ -15,7 +15,7 @@ EXAMPLES = sorted(path.stem for path in (Path(__file__).parent / "examples").glo
 
 
 def run(name: str) -> dict[str, Tensor]:
-    """An example as a script, from one seed: its tensors, gradients and text as tensors."""
+    """Run an example as a script, from one seed: its tensors, gradients and text, as tensors."""
     torch.manual_seed(0)
     found: dict[str, Tensor] = {}
     for key, value in runpy.run_module(f"tests.examples.{name}", run_name="__main__").items():

@@ -1,5 +1,5 @@
-"""The project's files agree with each other: results, dependencies, lock, citation; and what
-README.md and CONTRIBUTING.md name exists, and what the README shows runs.
+"""The project's files agree: results, dependencies, lock, citation; what README.md and
+CONTRIBUTING.md name exists, and the README's code runs.
 """
 
 import re
@@ -28,7 +28,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def tracked() -> list[Path]:
-    """The files that git keeps, from the root."""
+    """The files in git, relative to the root."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs git to know what belongs here")
     done = subprocess.run(
@@ -44,7 +44,7 @@ def test_a_clone_is_small(tracked):
 
 
 def test_a_figure_is_kept_in_one_vector_and_one_bitmap_form(tracked):
-    """And its data in the page's download, not beside it."""
+    """Its data is in the page's download only."""
     drawn = [path for path in tracked if path.match("results/*/figures/*")]
     forms: dict[str, set[str]] = {}
     for path in drawn:
@@ -70,7 +70,7 @@ def test_the_citation_is_of_this_version():
     assert citation["authors"] == [{"name": "The rnnbench authors"}] == PROJECT["authors"]
 
 
-def test_what_an_interpreter_lacks_is_named():
+def test_unmet_requirements_are_named():
     check = runpy.run_path(str(ROOT / ".ci" / "requirements.py"))
     assert check["unmet"](["pytest>=8.3"]) == []
     assert check["unmet"](["no-such-package>=1.0", "pytest>=999.1"]) == [
@@ -84,7 +84,7 @@ def test_what_an_interpreter_lacks_is_named():
 
 
 @pytest.mark.parametrize("document", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_every_linked_file_exists_and_holds_what_is_said_to_be_in_it(document):
+def test_every_linked_file_exists_and_contains_the_names_said_to_be_in_it(document):
     links = re.findall(r"\]\(([^)#]+)\)", document)
     assert links
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
@@ -100,8 +100,8 @@ def test_every_command_exists():
     assert set(re.findall(r"\bmake ([a-z-]+)\b", README)) <= targets
 
 
-def test_the_tables_are_rows_of_the_results():
-    """A table in front is copied from the committed results, row by row."""
+def test_the_tables_are_copied_from_the_results():
+    """Each row of the README's tables is a row of the committed results."""
     shown = README.split("<!-- from ")[1:]
     assert shown
     for block in shown:

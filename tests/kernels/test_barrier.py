@@ -44,25 +44,23 @@ FEW_POLLS = 4000
 Outputs = dict[str, Any]  # tensors, or None
 
 
-def run(loop: Loop, settings: Settings | None = None) -> tuple[Outputs, Outputs]:
-    """Forward and backward outputs of the persistent launch, its programs running concurrently."""
+def run(loop: Loop, settings: Settings | None = None, mode: str = "persistent") -> list[Outputs]:
+    """Forward and backward outputs; the programs of a persistent launch run concurrently."""
     tensors = Tensors(loop)
     with concurrent(settings):
-        forward = tensors.forward(plan_of(loop, backward=False))
-        return forward, tensors.backward(plan_of(loop, backward=True), forward)
+        forward = tensors.forward(plan_of(loop, False, mode))
+        return [forward, tensors.backward(plan_of(loop, True, mode), forward)]
 
 
-def run_stepwise(loop: Loop) -> tuple[Outputs, Outputs]:
-    tensors = Tensors(loop)
-    forward = tensors.forward(plan_of(loop, False, "stepwise"))
-    return forward, tensors.backward(plan_of(loop, True, "stepwise"), forward)
+def run_stepwise(loop: Loop) -> list[Outputs]:
+    return run(loop, mode="stepwise")
 
 
 def compare(loop: Loop, settings: Settings | None = None) -> list[str]:
     """The outputs in which persistent and stepwise differ."""
-    persistent, stepwise = run(loop, settings), run_stepwise(loop)
+    both = zip(run(loop, settings), run_stepwise(loop), strict=True)
     failures.check()
-    return differing(persistent[0], stepwise[0]) + differing(persistent[1], stepwise[1])
+    return [name for persistent, stepwise in both for name in differing(persistent, stepwise)]
 
 
 # Equality

@@ -318,7 +318,7 @@ def test_constructor_arguments_by_position_dtype_and_device():
     assert kernels.LSTM(I, H, device="meta").weight_ih_l0.is_meta
 
 
-def test_lengths_of_the_functions_may_be_numpys():
+def test_lengths_may_be_numpy_arrays():
     module: Any = kernels.GRU(I, H)
     x, lengths = torch.randn(T, B, I), np.array([3, 1, 2])
     expected, _ = kernels.gru(x, module.all_weights, lengths=[3, 1, 2])
@@ -328,6 +328,6 @@ def test_lengths_of_the_functions_may_be_numpys():
         y, _ = kernels.gru(x, module.all_weights, lengths=given)
         assert torch.equal(y, expected)
     (wanted,) = torch.autograd.grad(expected.sum(), module.weight_hh_l0)
-    lasting[:] = 1  # the caller's own again
+    lasting[:] = 1  # without effect: the call kept a copy
     (gradient,) = torch.autograd.grad(y.sum(), module.weight_hh_l0)
     assert torch.equal(gradient, wanted)

@@ -20,7 +20,7 @@ def random(*shape: int, scale: float = 1.0) -> Tensor:
 
 
 def bare_equations(gx: Tensor, w_hh: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """y, C and N of the paper's equations (8) to (14), with nothing to keep them from overflow."""
+    """y, C and N by the paper's equations (8) to (14), without the stabiliser."""
     h, c, n, m = state
     C, N = c * m.exp(), n * m.exp()
     ys = []
@@ -69,7 +69,7 @@ def test_it_survives_what_overflows_the_bare_equations():
     results = [y, *flat(last)]
     gradients = torch.autograd.grad(results, [gx, w_hh], [torch.ones_like(t) for t in results])
     assert all(t.isfinite().all() for t in (*results, *gradients))
-    # The first step has nothing to remember, so h is o z whatever the input gate.
+    # The first step starts from zeros, so that h is o z, whatever the input gate.
     _, _, z, o = gx[0, :, 0].chunk(4, dim=-1)
     assert torch.allclose(y[0], o.sigmoid() * z.tanh(), rtol=REORDERED[torch.float64])
     bare, *_ = bare_equations(gx[:, :, 0], w_hh[0], (zero[0],) * 4)

@@ -29,7 +29,7 @@ def test_an_unknown_nonlinearity_is_refused():
     assert_refused(lambda: reference.rnn(x, weights, nonlinearity="elu"), "nonlinearity")
 
 
-def test_lengths_may_be_numpys():
+def test_lengths_may_be_numpy_arrays():
     x, weights, lengths = tensor(T, B, I), weights_of("gru"), np.array([4, 1, 2])
     given: Any
     expected, _ = reference.gru(x, weights, lengths=[4, 1, 2])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
 
 import reference
 from tests.helpers.pairwise import label, pairwise
@@ -50,14 +51,8 @@ def as_hx(states: list[Tensor]) -> Any:
 
 
 def flat(*values: Any) -> list[Tensor]:
-    """All tensors in nested tuples and lists, without what is None."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif value is not None:
-            found.extend(flat(*value))
-    return found
+    """All tensors in nested tuples and lists, without None."""
+    return [leaf for leaf in tree_leaves(values) if leaf is not None]
 
 
 def assert_same(actual: Any, expected: Any, inputs: list[Tensor]) -> None:
