@@ -78,25 +78,20 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
     many, few = (2, 1) if rehearse else (1000, 50)
 
     def add(
-        kind: str,
-        what: str,
-        call: Callable[[], str],
-        *after: str,
-        of: Comparison | None = None,
-        number: str | None = None,
+        kind: str, what: str, call: Callable[[], str], *after: str, of: Comparison | None = None
     ) -> str:
         name = f"{kind}: {what}"
         suspects: tuple[Suspect, ...] = ()
         if of is not None:
             mode = None if of.mode == "auto" else of.mode
+            number = of.number if kind == "values" else None
             suspects = (Suspect(name, of.cell, mode=mode, number=number),)
         unit = Unit(name, call, after, exclusive=kind == "far offsets")
         found.setdefault(name, Check(kind, what, unit, suspects))
         return name
 
-    def add_comparison(comparison: Comparison, *after: str) -> str:
-        call = partial(value_checks.compare, comparison, device)
-        return add("values", comparison.name, call, *after, of=comparison, number=comparison.number)
+    def add_comparison(of: Comparison, *after: str) -> str:
+        return add("values", of.name, partial(value_checks.compare, of, device), *after, of=of)
 
     def add_comparisons(dtype: str, precision: str) -> None:
         for cell in cells:

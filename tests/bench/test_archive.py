@@ -1,10 +1,11 @@
-"""An archive of what was measured: what it holds, joining, damage, and calls that go on with it."""
+"""An archive of measurements: what it holds, joining, damage, and calls that resume from it."""
 
 import io
 import os
 import signal
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -14,20 +15,17 @@ from bench.records import archive, files, store
 from tests.helpers.results_tree import make_records, records_in
 
 
-def contents(tree: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
-
-
-def test_an_archive_brings_home_what_was_measured_and_no_page(tmp_path: Path):
-    tree, file = tmp_path / "tree", tmp_path / "out" / "card.tar.gz"
+def test_an_archive_holds_what_was_measured_and_no_page(tmp_path: Path):
+    tree, home, file = tmp_path / "tree", tmp_path / "home", tmp_path / "out" / "card.tar.gz"
     make_records(tree, "a", "b")
     (tree / "card" / "records" / "old.jsonl.gz").write_bytes(b"compressed")
     (tree / "card" / "check_gpu.json").write_text("{}")
     assert str(file) in archive.pack(tree, file)
-    assert archive.restore(file, tmp_path / "home") == [tmp_path / "home" / "card"]
-    kept = ("card/records/campaign-1.jsonl", "card/records/old.jsonl.gz", "card/check_gpu.json")
-    measured = contents(tree)
-    assert contents(tmp_path / "home") == {name: measured[name] for name in kept}
+    assert archive.restore(file, home) == [home / "card"]
+    restored = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    kept = {"card/records/campaign-1.jsonl", "card/records/old.jsonl.gz", "card/check_gpu.json"}
+    assert restored == kept
+    assert all((home / name).read_bytes() == (tree / name).read_bytes() for name in kept)
     assert [path.name for path in file.parent.iterdir()] == ["card.tar.gz"]
 
 
@@ -69,11 +67,8 @@ def test_a_kill_while_packing_leaves_a_whole_archive(module, name, tmp_path: Pat
     archive.pack(tree, file)
     make_records(tree, "b")
 
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, name, killed)
+        patch.setattr(module, name, Mock(side_effect=KeyboardInterrupt))
         archive.pack(tree, file)
     archive.restore(file, tmp_path / "home")
     assert records_in(tmp_path / "home") == ["a"]
@@ -91,9 +86,9 @@ def pack_member(path: Path, name: str, data: bytes | None) -> None:
 
 def test_what_is_no_archive_of_a_campaign_is_refused_in_one_sentence(tmp_path: Path):
     make_records(tmp_path / "tree", "a" * 400)
-    archive.pack(tmp_path / "tree", tmp_path / "right.tar.gz")
-    whole = (tmp_path / "right.tar.gz").read_bytes()
-    (tmp_path / "torn.tar.gz").write_bytes(whole[: len(whole) // 2])
+    torn = tmp_path / "torn.tar.gz"
+    archive.pack(tmp_path / "tree", torn)
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
     (tmp_path / "empty.tar.gz").touch()
     (tmp_path / "folder.tar.gz").mkdir()
     pack_member(tmp_path / "other.tar.gz", "file.txt", b"x")
@@ -122,7 +117,7 @@ def test_the_report_takes_an_archive(tmp_path: Path, monkeypatch):
 # --- calls that measure into an archive
 
 
-def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: Path, capsys):
+def test_a_call_that_is_ended_saves_what_it_had_and_the_next_resumes(tmp_path: Path, capsys):
     file = tmp_path / "out" / "card.tar.gz"
     with pytest.raises(SystemExit), archive.workspace(tmp_path, file, None) as (inside, _):
         make_records(inside, "a")
@@ -134,7 +129,7 @@ def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: 
         save()
         archive.restore(file, tmp_path / "saved")
         assert records_in(tmp_path / "saved") == ["a", "b"]
-    # Another file that begins with the first, and then goes on by itself.
+    # Another archive resumes from the first, and then from itself.
     other = tmp_path / "other.tar.gz"
     for expected, new in ((["a", "b"], "c"), (["a", "b", "c"], "d")):
         with archive.workspace(tmp_path, other, file) as (inside, _):
@@ -145,7 +140,7 @@ def test_a_call_that_is_ended_leaves_what_it_had_and_the_next_goes_on(tmp_path: 
 
 
 def test_one_call_at_a_time_measures_into_an_archive(tmp_path: Path, capsys):
-    """The end of the first to end would be lost."""
+    """Otherwise the last one to end would replace what the first one saved."""
     file = tmp_path / "x.tar.gz"
     with archive.workspace(tmp_path, file, None):
         pass

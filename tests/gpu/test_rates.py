@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.cases.roofline import Limits
 from bench.cli import app, plan
 from bench.gpu import floor, measured_rates
 from bench.records import limits
@@ -18,15 +17,11 @@ from kernels.plan.devices import DEVICES, Rates
 from tests.helpers import synthetic
 
 H100 = DEVICES["h100"]
+MEASURED = limits.of_floor(synthetic.floor())
 
 
 @pytest.fixture
-def measured() -> Limits:
-    return limits.of_floor(synthetic.floor())
-
-
-@pytest.fixture
-def file(tmp_path: Path, measured) -> Path:
+def file(tmp_path: Path) -> Path:
     path = tmp_path / "floor.json"
     path.write_text(json.dumps(synthetic.floor()), encoding="utf-8")
     return path
@@ -35,16 +30,16 @@ def file(tmp_path: Path, measured) -> Path:
 # --- the numbers of a floor
 
 
-def test_the_numbers_are_the_best_that_was_measured(measured):
-    assert measured.hbm_gbps == 2900 and measured.gather_gbps == 90
-    assert measured.gather_alone_gbps == 95
-    assert measured.tflops == {"bf16": 687, "fp16": 690, "tf32": 390, "tf32x3": 130, "ieee": 50}
-    assert measured.barrier_us == pytest.approx({"1": 1.0, "8": 2.0, "64": 3.0})
-    assert measured.loaded_barrier_us == pytest.approx({"1": 1.3584, "8": 2.3584, "64": 3.3584})
-    assert measured.product_clocks == {"16": 24, "32": 26} and measured.clock_ghz == 1.7
-    assert measured.latency_us == pytest.approx(0.16) and measured.launch_us == 1.0
-    assert measured.complete and measured.barrier_ms(63) == pytest.approx(2e-3)
-    assert measured.barrier_ms(500) == pytest.approx(3e-3)
+def test_the_numbers_are_the_best_that_was_measured():
+    assert MEASURED.hbm_gbps == 2900 and MEASURED.gather_gbps == 90
+    assert MEASURED.gather_alone_gbps == 95
+    assert MEASURED.tflops == {"bf16": 687, "fp16": 690, "tf32": 390, "tf32x3": 130, "ieee": 50}
+    assert MEASURED.barrier_us == pytest.approx({"1": 1.0, "8": 2.0, "64": 3.0})
+    assert MEASURED.loaded_barrier_us == pytest.approx({"1": 1.3584, "8": 2.3584, "64": 3.3584})
+    assert MEASURED.product_clocks == {"16": 24, "32": 26} and MEASURED.clock_ghz == 1.7
+    assert MEASURED.latency_us == pytest.approx(0.16) and MEASURED.launch_us == 1.0
+    assert MEASURED.complete and MEASURED.barrier_ms(63) == pytest.approx(2e-3)
+    assert MEASURED.barrier_ms(500) == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize("missing", sorted(synthetic.floor().keys() - {"card"}))
@@ -162,7 +157,7 @@ def test_every_constant_is_printed_with_its_origin(file: Path):
 
 
 @pytest.mark.parametrize("name", ["floor.json", "limits.json"])
-def test_the_command_says_which_constants_are_measured(file: Path, measured, name: str):
+def test_the_command_says_which_constants_are_measured(file: Path, name: str):
     if name == "limits.json":
         floor.write(file.parent, synthetic.floor())
     path = file.with_name(name)

@@ -57,13 +57,15 @@ def test_this_gpu_passes() -> None:
     assert found.exit_code in (0, UNFINISHED), found.output
 
 
+FINE = partial(gives, "fine")
+
+
 @pytest.mark.parametrize(
-    ("calls", "code"), [((gives,), 0), ((fails, late), 1), ((gives, late), UNFINISHED)]
+    ("calls", "code"), [((FINE,), 0), ((fails, late), 1), ((FINE, late), UNFINISHED)]
 )
 @NO_GPU
 def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
-    named = [partial(call, "fine") if call is gives else call for call in calls]
-    checks = checks_of(**{str(index): call for index, call in enumerate(named)})
+    checks = checks_of(**{str(index): call for index, call in enumerate(calls)})
     monkeypatch.setattr(run_checks, "all_checks", lambda *_: checks)
     found = CliRunner().invoke(app, ["check-gpu", "--rehearse", "--out", str(tmp_path)])
     assert found.exit_code == code, found.output
@@ -75,7 +77,7 @@ def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
 # --- keeping and resuming
 
 
-def test_the_next_call_goes_on_with_what_is_left(tmp_path: Path) -> None:
+def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
     file = ResultFile(tmp_path, KEY)
     checks = checks_of(right=partial(gives, "first"), wrong=fails, late=late)
     rows = run(checks, file)
@@ -104,11 +106,11 @@ def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> No
     for i, row in enumerate(rows):
         assert f"FAIL values: {i}: y is wrong" in printed
         assert row.report == f"all about {i}\n[in] many lines" and f"report {i}" not in row.detail
-    # Whoever looks at a terminal's last lines sees the summary; the file has every report.
+    # Few reports are printed, so that the summary stays visible; the file has all.
     assert sum(f"all about {i}\n[in] many lines" in printed for i in range(many)) == many - 1
     suspect = Suspect("values", "gru", "forward", "gemm", "bf16")
     assert run_checks.suspects(file.rows()) == (suspect,) * many
-    # What a check that dies or raises makes suspect is known beforehand.
+    # A check that dies or raises names no suspects itself.
     rows = run(checks_of(dies=dies, raises=fails))
     assert run_checks.suspects(rows) == (Suspect("", "lstm"),) * 2
     assert "a wrong value" in rows[1].report and "Traceback" in rows[1].report
@@ -123,12 +125,12 @@ def test_every_check_of_a_cell_names_the_kernels_that_its_failure_makes_suspect(
             (suspect,) = check.suspects
             assert suspect.cell in check.what.split() and suspect.check == check.unit.name
             assert suspect.mode is None or suspect.mode in ("persistent", "stepwise", "gemm")
-        else:  # that a barrier gives up, and tensors larger than any case of a preset
+        else:  # a barrier that gives up, and tensors larger than any case of a preset
             assert check.kind in ("missing program", "far offsets")
             assert not check.suspects
 
 
-def test_the_most_informative_checks_come_first_and_names_are_unlike() -> None:
+def test_the_most_informative_checks_come_first_and_names_are_unique() -> None:
     checks = run_checks.all_checks(rehearse=False, cuda=True)
     names = [check.unit.name for check in checks]
     assert len(set(names)) == len(names)

@@ -1,8 +1,8 @@
 """Host time of a call: what Python, torch and Triton take until a kernel would be launched.
 
-`python -m tests.helpers.host_time`, without a GPU. Tensors lie on the CPU and the driver launches
-nothing (`launch_recorder.py`): the C launcher, cuBLAS, the CUDA driver and torch's CUDA allocator
-come on top. Time is the process's own, so that other work on the machine disturbs it little.
+`python -m tests.helpers.host_time`, without a GPU. Tensors are on the CPU and the driver launches
+nothing (`launch_recorder.py`): the times of the C launcher, cuBLAS, the CUDA driver and torch's
+CUDA allocator are not included. The clock is the process's CPU time, to exclude other processes.
 """
 
 import os
@@ -27,28 +27,28 @@ from kernels.cells import CELLS
 from kernels.inputs import Recurrence
 from tests.helpers import launch_recorder
 
-# float32 and small, so that what torch itself computes on the CPU in between takes no time to speak
-# of, and yet several programs exchange the state.
+# float32 and small, so that what torch computes on the CPU takes negligible time, but large enough
+# that several programs exchange the state.
 T, B, I, H = 4, 1, 16, 40
 STEPS = 64
 REPEATS = 40
 
 
 def microseconds(call: Callable[[], Any], calls: int = 50) -> float:
-    """Time of one call: the least of several means over calls, after a first one that compiles."""
+    """Time of one call: the least of REPEATS means over calls, after a first one that compiles."""
     call()
     samples = timeit.repeat(call, timer=time.process_time, number=calls, repeat=REPEATS)
     return min(samples) / calls * 1e6
 
 
 def recurrence(units: int) -> Recurrence:
-    """An LSTM of so many units, over B sequences."""
+    """An LSTM of this many units, over B sequences."""
     w_hh, initial = torch.zeros(1, 4 * units, units), torch.zeros(2, 1, B, units)
     return Recurrence(CELLS["lstm"], w_hh, None, initial, None, None, False, "ieee")
 
 
 def one_launch() -> Callable[[], Any]:
-    """Triton's part alone: the forward kernel's launch with arguments made before."""
+    """The forward kernel's launch by Triton, with arguments made before."""
     inputs = recurrence(H)
     plan, _ = plans(inputs.cell, inputs.w_hh, B)
     arguments = launch.forward_arguments(inputs, plan, torch.zeros(T, B, 1, 4 * H), save=False)
@@ -58,18 +58,13 @@ def one_launch() -> Callable[[], Any]:
 
 
 def trained(run: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], Any]:
-    """`run` with a gradient of its output for `leaves`; without leaves the forward pass alone."""
+    """`run` with a gradient of its output for `leaves`; without leaves only the forward pass."""
     above = torch.zeros_like(run())
+    if not leaves:
+        return torch.no_grad()(run)
     for leaf in leaves:
         leaf.requires_grad_()
-
-    def call() -> None:
-        with torch.set_grad_enabled(bool(leaves)):
-            y = run()
-            if leaves:
-                torch.autograd.grad(y, leaves, above)
-
-    return call
+    return lambda: torch.autograd.grad(run(), leaves, above)
 
 
 def loop(steps: int, mode: str = "auto", backward: bool = False) -> Callable[[], Any]:
@@ -85,7 +80,7 @@ def layer(backward: bool = False) -> Callable[[], Any]:
 
 
 def per_step(mode: str) -> float:
-    """A step's share: a long call less a short one."""
+    """The time of a step: a long call's less a short one's."""
     long, short = (microseconds(loop(steps, mode), 5) for steps in (2 * STEPS, STEPS))
     return (long - short) / STEPS
 
