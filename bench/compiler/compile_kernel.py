@@ -21,6 +21,7 @@ from kernels.plan.devices import Device
 TRITON_NAMES = {name: dtype for dtype, name in TORCH_NAMES.items()} | {
     "int32": "i32", "int64": "i64", "uint8": "u8",
 }  # fmt: skip
+AMD_PREFIXES = "v|s|ds|global|buffer|flat|scratch"  # of instructions
 TENSOR_CORE = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "v_mfma")
 
 
@@ -265,7 +266,9 @@ def _amd(kernel: Any) -> Compiled:
         found = re.search(rf"\.{name}:\s+(\d+)", text)
         return int(found[1]) if found else 0
 
-    code = _amd_code(text)
+    # Labels, with their colon, and instructions.
+    lines = (line.split(";")[0].strip() for line in text.splitlines())
+    code = [line for line in lines if re.match(rf"\.?\w+:$|({AMD_PREFIXES})_", line)]
     labels = {line[:-1]: index for index, line in enumerate(code) if line.endswith(":")}
     branches = ((i, re.match(r"s_c?branch\S*\s+(\S+)", line)) for i, line in enumerate(code))
     span = _widest_span((i, labels[to[1]]) for i, to in branches if to and to[1] in labels)
@@ -279,15 +282,3 @@ def _amd(kernel: Any) -> Compiled:
         shared_bytes=kernel.metadata.shared,
         instructions=sum(not line.endswith(":") for line in code),
     )
-
-
-def _amd_code(text: str) -> list[str]:
-    """Labels (with their colon) and instructions of AMD's assembly, in order."""
-    lines = []
-    for raw in text.splitlines():
-        line = raw.split(";")[0].strip()
-        if re.fullmatch(r"\.?\w+:", line) or re.match(
-            r"(v|s|ds|global|buffer|flat|scratch)_", line
-        ):
-            lines.append(line)
-    return lines
