@@ -201,8 +201,7 @@ def provenance(frame: pd.DataFrame) -> str:
         more = f" and {len(values) - most} more" if len(values) > most else ""
         return ", ".join(values[:most]) + more
 
-    parts = [words("device")]
-    for name, label in (("torch", "torch"), ("triton", "Triton"), ("cudnn", "cuDNN")):
-        parts.append(f"{label} {words(name) or 'none'}")
-    parts += [f"run {words('run_id')}", f"commit {words('commit') or 'unknown'}"]
-    return " · ".join(parts)
+    versions = {"torch": "torch", "triton": "Triton", "cudnn": "cuDNN"}
+    software = [f"{label} {words(name) or 'none'}" for name, label in versions.items()]
+    code = [f"run {words('run_id')}", f"commit {words('commit') or 'unknown'}"]
+    return " · ".join([words("device"), *software, *code])

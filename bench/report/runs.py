@@ -55,11 +55,6 @@ class Run:
         return frames.flat(self.records)
 
     @property
-    def timed(self) -> bool:
-        """Whether there is any successful time record."""
-        return bool((self.time["status"] == "ok").any())
-
-    @property
     def presets(self) -> list[str]:
         """The presets behind the records, from the runs' names (preset-code)."""
         names = dict.fromkeys(record["run_id"] for record in self.records)

@@ -76,8 +76,8 @@ def plural(count: int, noun: str) -> str:
 
 def setting_words(setting: Mapping[Any, Any]) -> str:
     """A setting as a reader says it: "layer, 1 direction, bf16"."""
-    words = ["loop only" if setting["track"] == "recurrence" else "layer"]
-    words.append(plural(setting["directions"], "direction").replace(" ", "\u00a0"))
+    directions = plural(setting["directions"], "direction").replace(" ", "\u00a0")
+    words = ["loop only" if setting["track"] == "recurrence" else "layer", directions]
     if "number" in setting:
         words.append(setting["number"])
     if setting["layers"] > 1:

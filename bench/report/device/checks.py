@@ -56,15 +56,16 @@ def caveats(run: Run) -> list[str]:
         return []
     lines = []
     rows = found["rows"]
-    for state in (FAIL, NOT_DONE):
+    for state, verb in ((FAIL, "failed"), (NOT_DONE, "were not done")):
         names = [f"{row['check']} ({row['what']})" for row in rows if row["outcome"] == state]
-        if names:
-            more = f" and {len(names) - 3} more" if names[3:] else ""
-            lines.append(
-                f"{len(names)} of {len(rows)} checks of the kernels on this device "
-                f"{'failed' if state == FAIL else 'were not done'}: {', '.join(names[:3])}{more}."
-            )
-        if state == FAIL and names:
+        if not names:
+            continue
+        more = f" and {len(names) - 3} more" if names[3:] else ""
+        lines.append(
+            f"{len(names)} of {len(rows)} checks of the kernels on this device {verb}: "
+            f"{', '.join(names[:3])}{more}."
+        )
+        if state == FAIL:
             suspects = [each for row in rows for each in from_json(row["suspects"])]
             words = "; ".join(dict.fromkeys(map(str, suspects))) or "nothing"
             lines[-1] += f" Therefore not measured: {words}."

@@ -201,9 +201,8 @@ def training(found: dict[str, Any], folder: Path) -> list[Path]:
         right.axhline(found["bound"], zorder=1, **looks.LIMIT)
         plots.value_axis(right, low, high, powers=True)
         right.set_ylabel("difference")
-        panel_title(left, terms.cell_name(cell))
-        panel_title(right, terms.cell_name(cell))
         for axes in (left, right):
+            panel_title(axes, terms.cell_name(cell))
             axes.tick_params(labelbottom=cell == cells[-1])
     for axes in sheet.axes[-1]:
         axes.set_xlabel("training step")

@@ -87,9 +87,8 @@ def interpreted_providers(rows: pd.DataFrame) -> str:
 def notes(rows: pd.DataFrame) -> list[str]:
     """The notes of an error figure."""
     names = interpreted_providers(rows)
-    if not names:
-        return []
-    return [
+    note = (
         f"{names}: computed by Triton's interpreter on the CPU, at sizes it can do; a GPU's "
         "tensor cores and device functions round differently."
-    ]
+    )
+    return [note] if names else []

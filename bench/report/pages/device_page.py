@@ -66,37 +66,35 @@ def commands(run: Run) -> list[str]:
         kinds = {r["kind"] for r in run.records if r["run_id"].startswith(f"{preset}-")}
         if preset == "quick":
             found.append("python -m bench quick")
-            continue
-        if preset.startswith("resources"):
+        elif preset.startswith("resources"):
             target = TARGETS.get(run.name.split()[-1])
             found.append("python -m bench resources" + (f" --device {target}" if target else ""))
-            continue
-        found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
-        found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)
+        else:
+            found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
+            found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)
     return list(dict.fromkeys(found))
 
 
 def versions(run: Run) -> dict[str, str]:
     """Hardware and software as text; what no record holds is left out."""
-    devices = [record["device"] for record in run.records]
-    compiled = all(device.get("kind") == "compiled" for device in devices)
-    capability = "Compiled for" if compiled else "Compute capability"
-    software = [record["software"] for record in run.records]
+    facts = [record["device"] | record["software"] for record in run.records]
+
+    def distinct(name: str) -> list[str]:
+        return terms.distinct(each.get(name) for each in facts)
+
+    compiled = distinct("kind") == ["compiled"]
     rows = {
-        "Device": terms.distinct(d.get("name") for d in devices),
-        capability: terms.distinct(d.get("capability") for d in devices),
-        "Multiprocessors": terms.distinct(d.get("multiprocessors") for d in devices),
-        "Memory": [
-            f"{int(size) / 2**30:.0f} GiB"
-            for size in terms.distinct(d.get("memory_bytes") for d in devices)
-        ],
-        "CPU cores": terms.distinct(d.get("cores") for d in devices),
-        "CPU threads used": terms.distinct(d.get("threads") for d in devices),
-        "Driver": terms.distinct(d.get("driver") for d in devices),
-        "CUDA": terms.distinct(d.get("cuda") for d in devices),
-        "cuDNN": terms.distinct(terms.cudnn_version(d.get("cudnn")) for d in devices),
+        "Device": distinct("name"),
+        "Compiled for" if compiled else "Compute capability": distinct("capability"),
+        "Multiprocessors": distinct("multiprocessors"),
+        "Memory": [f"{int(size) / 2**30:.0f} GiB" for size in distinct("memory_bytes")],
+        "CPU cores": distinct("cores"),
+        "CPU threads used": distinct("threads"),
+        "Driver": distinct("driver"),
+        "CUDA": distinct("cuda"),
+        "cuDNN": terms.distinct(terms.cudnn_version(each.get("cudnn")) for each in facts),
         **{
-            name: terms.distinct(found.get(name.lower()) for found in software)
+            name: distinct(name.lower())
             for name in ("torch", "Triton", "NumPy", "Python", "Platform")
         },
     }

@@ -22,7 +22,7 @@ FULL = [
 
 
 def time_table(time: pd.DataFrame) -> Table:
-    """Median times with intervals; what is shown is the slice that the figures show."""
+    """Median times with intervals; the shown rows are those of the figures."""
     setting, rows = frames.settings(time)[0]
     found = next(filter(None, (frames.best_slice(rows, axis) for axis in ("H", "B", "T"))), None)
     rows = rows if found is None else found[1]
@@ -83,18 +83,18 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
         return None
     full = pd.DataFrame(rows)
     settings = [terms.setting_words(row) for row in rows]
-    words = named(full)[["provider", "cell", "pass"]]
     means = zip(full["geomean"], full["geomean_low"], full["geomean_high"], strict=True)
-    shown = words.assign(setting=settings, shapes=full["shapes"])
-    shown["failed"], shown["unsupported"] = full["failed"], full["unsupported"]
-    shown["mean [95 %]"] = [interval(*mean) for mean in means]
-    shown["least"], shown["most"] = full["least"], full["most"]
-    shown, said = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "failed", "unsupported"))
+    intervals = {"mean [95 %]": [interval(*mean) for mean in means]}
+    columns = ["provider", "cell", "pass", "setting", "shapes", "failed", "unsupported"]
+    shown = named(full).assign(setting=settings, **intervals)[
+        [*columns, *intervals, "least", "most"]
+    ]
+    shown, same = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "failed", "unsupported"))
     return Table(
         "speedup",
         "Speed over torch.nn under the same clock (paired by visits where the two took turns, else "
         "the ratio of medians), above 1 is faster: geometric mean over shapes "
-        f"with a bootstrap interval over them, the least and the most{'; ' if said else ''}{said}.",
+        f"with a bootstrap interval over them, the least and the most{'; ' if same else ''}{same}.",
         shown,
         full,
         {"shapes": 0, "failed": 0, "unsupported": 0, "least": 3, "most": 3},
@@ -118,11 +118,11 @@ def growth(time: pd.DataFrame) -> Table | None:
         "memory_exponent": "memory exponent",
     }
     shown = shown.join(full[list(fits)].dropna(axis="columns", how="all").rename(columns=fits))
-    shown, said = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "B", "H", "T"))
+    shown, same = drop_constant_columns(shown.head(MOST_ROWS), ("setting", "B", "H", "T"))
     return Table(
         "growth",
         "Growth with the number of steps T: slope of a straight line through the medians, and "
-        f"exponent p of a fit proportional to T to the power of p{'; ' if said else ''}{said}.",
+        f"exponent p of a fit proportional to T to the power of p{'; ' if same else ''}{same}.",
         shown,
         full.assign(**joined_origin(time)),
         {"B": 0, "H": 0} | dict.fromkeys(fits.values(), 3),
@@ -131,8 +131,8 @@ def growth(time: pd.DataFrame) -> Table | None:
 
 
 def tables(run: Run) -> list[Table]:
-    """Every table that the time records fill."""
-    if not run.timed:
+    """The tables of the time records."""
+    if not run.ok("time"):
         return []
     made = (time_table(run.time), speedup_table(run.time), growth(run.time))
     return [table for table in made if table is not None]

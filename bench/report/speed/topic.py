@@ -40,7 +40,7 @@ SECTIONS = (
 
 def jobs(run: Run) -> Iterator[Job]:
     """The figures that the time records fill."""
-    if run.timed:
+    if run.ok("time"):
         yield from figures.line_jobs(run.time)
         yield from figures.growth_jobs(run.time)
         yield from maps.speedup_jobs(run.time)
@@ -48,7 +48,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 def headlines(run: Run) -> list[str]:
     """The speed of ours over torch.nn, else that of other providers, per cell and pass."""
-    table = tables.speedup_table(run.time) if run.timed else None
+    table = tables.speedup_table(run.time) if run.ok("time") else None
     if table is None:
         return []
     rows = table.full

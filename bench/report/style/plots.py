@@ -48,15 +48,13 @@ def value_axis(
     share = 0.06 + MARK_STEP * marks  # of the axis, below the lowest value
     bottom, top = low / 10 ** (1.12 * span * share / (1 - share)), high * 10 ** (0.12 * span)
     axes.set_ylim(bottom, top)
+    whole = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     if span > (1.4 if powers else 2.4):
-        # No more than some five labels, whole powers of ten.
-        step = max(1, math.ceil(span / 5))
-        first = math.floor(math.log10(low)) - 1
-        ticks = [10.0**p for p in range(first, math.ceil(math.log10(high)) + 2) if p % step == 0]
+        step = max(1, math.ceil(span / 5))  # at most some five labels
+        ticks = [10.0**power for power in whole if power % step == 0]
     else:
         subs = (1, 2, 5) if span > 0.6 or powers else (1, 1.5, 2, 3, 4, 5, 6, 8)
-        first = math.floor(math.log10(low)) - 1
-        ticks = [s * 10.0**p for p in range(first, math.ceil(math.log10(high)) + 1) for s in subs]
+        ticks = [factor * 10.0**power for power in whole for factor in subs]
     # Matplotlib makes every tick of the list, also those outside the limits.
     ticks = [value for value in ticks if bottom <= value <= top]
     axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))

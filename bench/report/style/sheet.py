@@ -69,13 +69,18 @@ class Sheet:
         layout: Layout = DEFAULT_LAYOUT,
     ) -> None:
         self.origin, self.title = origin, title
-        heading = self._heading(title)
+        # A title that does not fit in a line is broken after its colon, and where else needed.
+        what, colon, where = (
+            title.partition(": ") if len(title) > TITLE_LETTERS else (title, "", "")
+        )
+        heading = textwrap.wrap(what + colon, TITLE_LETTERS) + textwrap.wrap(where, TITLE_LETTERS)
         small = [
             line
             for note in (*notes, origin)
             for line in textwrap.wrap(note, SMALL_LETTERS, break_on_hyphens=False)
         ]
-        per_row = self._per_row([str(entry.get_label()) for entry in handles])
+        longest = max((len(str(entry.get_label())) for entry in handles), default=1)
+        per_row = max(1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest)))  # of the legend
         legend_rows = math.ceil(len(handles) / per_row)
         top = 0.05 + self.LINE * len(heading) + 0.105 * legend_rows + 0.19
         below = layout.bottom + self.SMALL * len(small) + 0.06
@@ -88,45 +93,25 @@ class Sheet:
         )
         self.shared: Axes = self.axes[0, 0]  # with the scales, limits and ticks of all panels
         self.figure.subplots_adjust(
-            left=layout.left / WIDTH,
-            right=1 - layout.right / WIDTH,
-            top=1 - top / height,
-            bottom=below / height,
+            left=layout.left / WIDTH, right=1 - layout.right / WIDTH,
+            top=1 - top / height, bottom=below / height,
             wspace=layout.column_gap / (across / columns),
             hspace=layout.row_gap / layout.panel_height,
-        )
+        )  # fmt: skip
         y = 1 - 0.05 / height
         self.figure.text(
             0.5, y, "\n".join(heading), ha="center", va="top", fontsize=6.8, linespacing=1.15
         )
         if handles:
             self.figure.legend(
-                handles=handles,
-                loc="upper center",
+                handles=handles, ncols=min(per_row, len(handles)), loc="upper center",
                 bbox_to_anchor=(0.5, y - (self.LINE * len(heading) + 0.01) / height),
-                ncols=min(per_row, len(handles)),
-                borderaxespad=0,
-                borderpad=0,
-            )
+                borderaxespad=0, borderpad=0,
+            )  # fmt: skip
         self.figure.text(
             0.02, 0.04 / height, "\n".join(small), va="bottom", fontsize=5.2, color="0.25",
             linespacing=1.15,
         )  # fmt: skip
-
-    @staticmethod
-    def _heading(title: str) -> list[str]:
-        """A title's lines: one if it fits, else broken after its colon and where else needed."""
-        if len(title) <= TITLE_LETTERS:
-            return [title]
-        what, colon, where = title.partition(": ")
-        lines = textwrap.wrap(what + colon, TITLE_LETTERS)
-        return lines + textwrap.wrap(where, TITLE_LETTERS)
-
-    @staticmethod
-    def _per_row(labels: Sequence[str]) -> int:
-        """How many legend entries with these labels fit side by side."""
-        longest = max(map(len, labels), default=1)
-        return max(1, min(len(labels) or 1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest))))
 
     def panels(
         self, cells: Sequence[str], columns: Sequence[str], names: Mapping[str, str]
