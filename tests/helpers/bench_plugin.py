@@ -1,4 +1,4 @@
-"""A user's plugin with every way to fail, for the tests of the sweep."""
+"""A user's plugin whose providers fail in every way, for the tests of the sweep."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ provider("odd", supports=lambda case, machine: True)(_never)
 
 
 def _changes(name, change):
-    """Register a provider whose outputs are the reference's, changed."""
+    """Register a provider that changes the reference's outputs."""
 
     def build(problem):
         call = _reference(problem)
@@ -59,7 +59,7 @@ def part_gradient(problem):
 
 
 def _only_in_time(problem, act):
-    """Right when checked, bad when timed: the third call and later."""
+    """A provider that passes its check and fails when timed, from the fourth call on."""
     call = _reference(problem)
     right, calls = call.forward, [0]
 

@@ -1,4 +1,4 @@
-"""A results tree of one device, whose records are words."""
+"""A results tree of one device, with words for records."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pathlib import Path
 def make_records(
     results: Path, *lines: str, name: str = "campaign-1", device: str = "card"
 ) -> None:
-    """Add records to a device's folder, and what a report would make."""
+    """Add lines to a device's record file, and the pages that a report would write."""
     path = results / device / "records" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

@@ -201,7 +201,7 @@ def compiled() -> Iterator[store.Record]:
 
 
 def file_origin() -> dict[str, Any]:
-    """Where a file beside the records is from."""
+    """The origin fields of a file beside the records."""
     return {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
 
 

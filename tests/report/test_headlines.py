@@ -18,7 +18,7 @@ from tests.helpers import synthetic
 # Median times in ms.
 CALLED = {"torch.nn": 3.0, "ours": 2.0}
 REPLAYED = {"torch.nn-graph": 2.5, "ours-graph": 1.0}
-ALONE = {"ours-graph": 1.0}
+UNPAIRED = {"ours-graph": 1.0}
 BOTH = [256, 512]
 
 
@@ -36,10 +36,10 @@ def records(times: dict[str, float], **axes: object) -> list[store.Record]:
         (records(CALLED, H=BOTH) + records(REPLAYED, H=BOTH), ["ours-graph", "ours"]),
         (records(CALLED, H=BOTH) + records(REPLAYED, H=[256]), ["ours", "ours-graph"]),
         (  # a graph without torch's own is no comparison
-            records(CALLED, H=BOTH) + records(REPLAYED, H=[256]) + records(ALONE, H=[512]),
+            records(CALLED, H=BOTH) + records(REPLAYED, H=[256]) + records(UNPAIRED, H=[512]),
             ["ours", "ours-graph"],
         ),
-        (records(CALLED) + records(ALONE), ["ours"]),
+        (records(CALLED) + records(UNPAIRED), ["ours"]),
         # graphs of another setting say nothing of this one
         (records(CALLED, dtype=["bf16"]) + records(REPLAYED, dtype=["fp16"]), ["ours"]),
     ],

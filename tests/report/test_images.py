@@ -1,4 +1,4 @@
-"""Figures against stored pictures, so that a change of look is a decision.
+"""Figures against stored pictures, so that no change of look is accidental.
 
 After a wanted change: ``python -m tests.report.test_images`` draws the stored pictures anew; look
 at them before committing.
@@ -28,9 +28,8 @@ from tests.helpers import synthetic
 BASELINE = Path(__file__).parent / "baseline"
 DPI = 100
 # Root mean square difference of grey values (0 to 255), over blocks of 4 x 4. The same matplotlib
-# gives 0, on another processor a little more; a missing curve gives 7.7. Another minor
-# version of matplotlib sets text differently (3.10 against 3.11: 11 to 16), which would hide it,
-# and is not compared.
+# gives 0, on another processor a little more; a missing curve gives 7.7. Another minor version sets
+# text differently (3.10 against 3.11: 11 to 16) and is not compared.
 TOLERANCE = 2.0
 
 
@@ -100,7 +99,7 @@ def test_a_figure_looks_as_it_did(name, tmp_path):
 
 
 def test_a_missing_curve_is_seen(tmp_path):
-    """The tolerance is small enough to see one provider's curve less."""
+    """The tolerance is below the difference that one provider's curve makes."""
     job = jobs()["throughput"]
     rows, *rest = job.args  # type: ignore[attr-defined]
     less = rows[rows["provider"] != "ours-gemm"]

@@ -1,10 +1,10 @@
-// From form controls to Vega-Lite: what is drawn is said in data and specifications.
+// Turns the form's choices into Vega-Lite's data and specifications.
 const bytes = Uint8Array.from(atob(document.getElementById("data").textContent), (c) => c.charCodeAt(0));
 const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
 const data = await new Response(stream).json();
 const element = (id) => document.getElementById(id);
 const form = element("choices");
-// Two devices may have one name; then their folders tell them apart.
+// Devices of one name are shown with their folders.
 const known = data.devices.map((device) => device.name);
 data.devices.forEach((device) => {
   if (known.filter((name) => name === device.name).length > 1) device.name += ` (${device.folder})`;
@@ -37,7 +37,7 @@ const names = (words) => (value) => words[value] ?? String(value);
 const rank = (order) => (a, b) => (order.indexOf(a) + 1 || 99) - (order.indexOf(b) + 1 || 99)
   || (a < b ? -1 : 1);
 const numbers = (a, b) => a - b;
-// Everything that is chosen, in the form's order: label, its values among rows, how they are said.
+// The form's controls in order: label, the rows' field with its values, and a value's text.
 const CONTROLS = [
   { id: "device", label: "Device", field: "at", say: (v) => data.devices[v].name, sort: numbers },
   { id: "other", label: "Compare with" },
@@ -60,7 +60,7 @@ for (const r of records) {
   r.setting = words.join(", ");
 }
 
-const insisted = new Set(); // selects that the reader set
+const setByHand = new Set(); // selects that the reader set
 const select = (id, label) => {
   const outer = document.createElement("label");
   const inner = document.createElement("select");
@@ -71,9 +71,9 @@ const select = (id, label) => {
   outer.hidden = true;
   form.append(outer);
   inner.addEventListener("change", () => {
-    // What was chosen by hand for one metric of one device says little of another.
-    if (["device", "metric"].includes(id)) insisted.clear();
-    insisted.add(id);
+    // Choices made for one metric of one device are dropped for another.
+    if (["device", "metric"].includes(id)) setByHand.clear();
+    setByHand.add(id);
     draw();
   });
 };
@@ -93,20 +93,20 @@ for (const look of data.looks) {
 }
 
 const chosen = (id) => element(id).value;
-const saying = (id) => CONTROLS.find((control) => control.id === id).say;
+const wording = (id) => CONTROLS.find((control) => control.id === id).say;
 // Fill a select, keeping what was chosen where it still exists and is among the `full`, those with
 // something measured, or was chosen by hand. A select that has nothing to offer is hidden.
 const offer = (id, values, say, preferred, full = []) => {
   const box = element(id);
   const before = box.value;
   box.replaceChildren(...values.map((value) => new Option(say(value), value)));
-  const stays = values.map(String).includes(before) && (!full.length || insisted.has(id) || full.map(String).includes(before));
+  const stays = values.map(String).includes(before) && (!full.length || setByHand.has(id) || full.map(String).includes(before));
   box.value = stays ? before : String(preferred ?? values[0] ?? "");
   box.disabled = values.length < 2;
   box.parentElement.hidden = !values.length;
 };
 const distinct = (rows, field) => [...new Set(rows.map((r) => r[field]))];
-// Of values with as many records the first; one with a value outweighs any number of failures.
+// The value with most records, the first of equals; one measured record outweighs all failures.
 const commonest = (rows, field) => {
   const counts = new Map();
   for (const r of rows) counts.set(r[field], (counts.get(r[field]) ?? 0) + (r.status === "ok" ? 1 : 1e-6));
@@ -122,7 +122,7 @@ const has = (name) => (r) => {
 const failed = (r) => r.status !== "ok";
 const able = (r) => has(chosen("metric"))(r);
 // Whether a record belongs to the metric: with a value, or with a failure to give one.
-const told = (r) => r.kind === METRICS[chosen("metric")].kind
+const belongs = (r) => r.kind === METRICS[chosen("metric")].kind
   && (able(r) || (failed(r) && (chosen("metric") !== "gradient" || r.pass !== "fwd")));
 // What a device can show: the metrics with a value and, of a kind that only failed, its first one.
 const metricsOf = (rows) => {
@@ -149,7 +149,7 @@ const narrow = () => {
   offer("metric", metrics, (name) => METRICS[name].label);
   const devices = [chosen("device"), chosen("other")];
   let rows = !metrics.length ? [] : records.filter((r) => devices.includes(String(r.at))
-    && told(r) && data.looks.some((look) => look.name === r.provider));
+    && belongs(r) && data.looks.some((look) => look.name === r.provider));
   for (const { id, field, say, sort } of CONTROLS.filter((c) => ["cell", "pass", "number", "setting"].includes(c.id))) {
     const mine = rows.filter(here);
     offer(id, distinct(mine, field).sort(sort), say, commonest(mine, field), distinct(mine.filter(able), field));
@@ -166,19 +166,19 @@ const narrowFurther = (rows, here) => {
   offer("provider", among(mine), String, among(mine.filter(able))[0], among(mine.filter(able)));
   const long = (found) => ["H", "B", "T"].filter((axis) => distinct(found, axis).length > 1);
   const axes = [...new Set([...long(rows.filter(able)), ...long(rows)])];
-  offer("axis", axes.length || !rows.length ? axes : ["H"], saying("axis"), axes[0], long(rows.filter(able)));
+  offer("axis", axes.length || !rows.length ? axes : ["H"], wording("axis"), axes[0], long(rows.filter(able)));
   chooseSizes(rows);
 };
-// The two sizes that are held: those with most points along the axis, unless the reader chose.
-const held = () => SIZES.filter((size) => size !== chosen("axis"));
+// The two fixed sizes: those with most points along the axis, unless the reader chose others.
+const fixedSizes = () => SIZES.filter((size) => size !== chosen("axis"));
 const chooseSizes = (rows) => {
   const axis = chosen("axis");
   let left = rows;
   ["first", "second"].forEach((id, k) => {
-    const size = held()[k];
+    const size = fixedSizes()[k];
     element(id).previousSibling.textContent = { B: "Batch B", T: "Time steps T", H: "Hidden units H" }[size];
     const spread = (value) => {
-      const keys = (found) => new Set(found.filter((r) => r[size] === value).map((r) => `${r.provider} ${r[axis]} ${k === 0 ? r[held()[1]] : ""}`)).size;
+      const keys = (found) => new Set(found.filter((r) => r[size] === value).map((r) => `${r.provider} ${r[axis]} ${k === 0 ? r[fixedSizes()[1]] : ""}`)).size;
       return keys(left.filter(able)) + 1e-6 * keys(left);
     };
     const values = distinct(left, size).sort(numbers);
@@ -188,7 +188,7 @@ const chooseSizes = (rows) => {
     left = left.filter((r) => String(r[size]) === chosen(id));
   });
 };
-const cut = (rows) => rows.filter((r) => ["first", "second"].every((id, k) => String(r[held()[k]]) === chosen(id)));
+const atFixedSizes = (rows) => rows.filter((r) => ["first", "second"].every((id, k) => String(r[fixedSizes()[k]]) === chosen(id)));
 
 const brief = (value) => {
   if (value == null) return "";
@@ -202,14 +202,14 @@ const point = (r) => {
     letter: failed(r) ? letter(r.status) : "", short: failed(r) ? letter(r.status) : bare(y) };
 };
 
-// Of several seeds in one square the one in the middle.
+// Of several seeds in one square the one with the median value.
 const middles = (points) => {
   const squares = new Map();
   for (const p of points) squares.set(`${p.B} ${p.H}`, [...(squares.get(`${p.B} ${p.H}`) ?? []), p]);
   return [...squares.values()].map((found) => found.sort((a, b) => (a.y ?? 0) - (b.y ?? 0))[Math.floor(found.length / 2)]);
 };
 
-// Draw, or with nothing to draw leave nothing of what was drawn before.
+// Draw, or clear the plot if there is nothing to draw.
 const views = {};
 const show = async (id, spec) => {
   views[id]?.finalize();
@@ -226,7 +226,7 @@ const MEASURED = ["value", "interval", "algorithm"]; // a failure has its reason
 const RIGHT = [...SIZES, "value", "seed"];
 const columns = (points) => {
   const may = { device: chosen("other") !== "", interval: points.some((p) => p.interval), algorithm: points.some((p) => p.algorithm), seed: distinct(points, "seed").length > 1 };
-  return ["device", "provider", chosen("axis"), ...MEASURED, ...held(), "seed"].filter((name) => may[name] ?? true);
+  return ["device", "provider", chosen("axis"), ...MEASURED, ...fixedSizes(), "seed"].filter((name) => may[name] ?? true);
 };
 const table = (points) => {
   visible = points;
@@ -272,7 +272,7 @@ const reveal = (row, move) => {
 
 const special = { "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}", "µ": "$\\mu$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}" };
 const escaped = (text) => String(text).replace(/[&%$#_{}µ~^\\]/g, (c) => special[c]);
-// A column of the LaTeX table: its head, its alignment, and what it says of a point.
+// A column of the LaTeX table: its head, its alignment, and its text for a point.
 const latexColumns = () => {
   const whole = (name) => `S[table-format=${Math.max(1, ...visible.map((p) => String(p[name] ?? "").length))}]`;
   const size = (name) => [`{$${name}$}`, whole(name), (p) => p[name]];
@@ -303,7 +303,7 @@ const copy = async (text, what) => {
 element("copy-latex").addEventListener("click", () => copy(latex(), "the table as LaTeX"));
 element("copy-citation").addEventListener("click", () => copy(data.devices[Number(chosen("device"))].citation, "the citation"));
 
-// The reasons of failures, and what else must be said of the plot.
+// The reasons of failures, and a note on errors of zero.
 const notes = (good, bad) => {
   const reasons = [...new Set(bad.map((p) => `${p.letter} ${data.letters[p.status][1]} (${p.provider}): ${p.reason}`))];
   const more = reasons.length > 6 ? [`${reasons.length - 6} more reasons in the table`] : [];
@@ -314,7 +314,7 @@ const why = () => {
   if (!chosen("metric")) return "no record of this device holds a value.";
   return form.querySelector("input:checked") ? "no ticked provider has a record of this choice." : "no provider is ticked.";
 };
-// What the selects hold, in words.
+// The selected values as text.
 const choice = () => ["cell", "pass", "number", "setting"].map((id) => element(id).selectedOptions[0]?.text).filter(Boolean).join(", ");
 
 const drawLines = async (points, devices) => {
@@ -324,7 +324,7 @@ const drawLines = async (points, devices) => {
   bad.forEach((p) => { p.level = -13 * order.indexOf(p.provider); });
   const label = METRICS[chosen("metric")]?.label ?? "nothing was measured";
   element("lines-title").textContent = `${label[0].toUpperCase()}${label.slice(1)}${chosen("axis") && ` along ${chosen("axis")}`}`;
-  element("lines-choice").textContent = [choice(), ...["first", "second"].map((id, k) => chosen(id) && `${held()[k]}=${chosen(id)}`)].filter(Boolean).join(", ");
+  element("lines-choice").textContent = [choice(), ...["first", "second"].map((id, k) => chosen(id) && `${fixedSizes()[k]}=${chosen(id)}`)].filter(Boolean).join(", ");
   element("notes").textContent = points.length ? notes(good, bad) : `Nothing to draw: ${why()}`;
   table([...good, ...bad]);
   await show("lines", points.length ? lineSpec(good, bad, devices) : null);
@@ -333,7 +333,7 @@ const drawLines = async (points, devices) => {
 // The map takes the whole grid at the T that is chosen, or the T with most squares.
 const drawMap = async (rows) => {
   const mine = rows.filter((r) => r.provider === chosen("provider") && String(r.at) === chosen("device"));
-  const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(held().indexOf("T") ? "second" : "first"));
+  const steps = chosen("axis") === "T" ? commonest(mine, "T") : Number(chosen(fixedSizes().indexOf("T") ? "second" : "first"));
   const squares = middles(mine.filter((r) => r.T === steps).map(point));
   element("map-title").textContent = squares.length ? `${chosen("provider")} over B and H, T=${steps}` : "Map over B and H";
   const empty = mine.length ? `${chosen("provider")} has no record at T=${steps}.` : why();
@@ -346,17 +346,17 @@ const drawAll = async () => {
   const rows = narrow();
   const shown = data.devices.filter((_, k) => [chosen("device"), chosen("other")].includes(String(k)));
   element("origin").textContent = shown.map((device) => device.origin).join("; ");
-  element("copy-latex").disabled = !cut(rows).length;
-  await drawLines(cut(rows).map(point).sort((a, b) => a.x - b.x), shown.map((device) => device.name));
+  element("copy-latex").disabled = !atFixedSizes(rows).length;
+  await drawLines(atFixedSizes(rows).map(point).sort((a, b) => a.x - b.x), shown.map((device) => device.name));
   await drawMap(rows);
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn ?? 0) + 1);
 };
-// One drawing after the other, so that a slow one never ends upon a newer one.
+// One drawing at a time, so that a slow one never replaces a newer one.
 let drawing = Promise.resolve();
-let asked = 0;
+let latest = 0;
 const draw = () => {
-  const mine = asked += 1;
-  const next = () => (mine === asked ? drawAll() : null);
+  const mine = latest += 1;
+  const next = () => (mine === latest ? drawAll() : null);
   drawing = drawing.then(next, next);
   return drawing;
 };

@@ -17,7 +17,7 @@ const CONFIG = {
 };
 const scale = (key) => ({ domain: data.looks.map((look) => look.name), range: data.looks.map((look) => look[key]) });
 
-// Round values of a logarithmic axis, of two digits at most: the fewest that are more than two.
+// Round values of a logarithmic axis, of at most two digits: the coarsest list with more than two.
 const FINE = [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.2, 3.5, 3.8, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8, 8.5, 9, 9.5];
 const TICKS = [[8, [1]], [4, [1]], [2, [1]], [1, [1]], [1, [1, 3]], [1, [1, 2, 5]], [1, [1, 1.5, 2, 3, 5, 7]], [1, [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]], [1, [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]], [1, FINE]];
 const ticks = (least, most) => {
@@ -31,7 +31,7 @@ const ticks = (least, most) => {
 // The logarithmic axis: its ends around the values, with room below for errors of zero, which
 // are drawn at `zero`, and for so many rows of failure letters.
 const HEIGHT = 270;
-const upright = (points, marks) => {
+const yRange = (points, marks) => {
   const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((v) => v > 0);
   let [least, most] = values.length ? [Math.min(...values), Math.max(...values)] : [1, 1];
   const wider = Math.sqrt(Math.max(1, 1.3 / (most / least)));
@@ -43,14 +43,14 @@ const upright = (points, marks) => {
   return { domain: [bottom, most], ticks: values.length ? ticks(least, most) : [],
     zero: zeros ? bottom * Math.exp(whole * below / HEIGHT) : null };
 };
-// The axis in Vega-Lite's words.
+// The y axis as Vega-Lite's encoding.
 const yAxis = ({ domain, ticks: round, zero }) => {
   const values = zero === null ? round : [zero, ...round];
   const labels = Object.fromEntries(values.map((v) => [v, v === zero ? "0" : trimmed(v)]));
   return { field: "height", type: "quantitative", title: METRICS[chosen("metric")].label,
     scale: { type: "log", nice: false, padding: 12, domain }, axis: { values, labelExpr: `${JSON.stringify(labels)}[datum.value]` } };
 };
-const roomy = (sizes) => {
+const spaced = (sizes) => {
   const gap = Math.log2(sizes.at(-1) / sizes[0]) / 8;
   const found = [sizes.at(-1)];
   for (const size of sizes.toReversed().slice(1)) if (Math.log2(found.at(-1) / size) >= gap) found.push(size);
@@ -59,10 +59,10 @@ const roomy = (sizes) => {
 
 const lineSpec = (points, failures, devices) => {
   const sizes = distinct([...points, ...failures], "x").sort(numbers);
-  const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: saying("axis")(chosen("axis")), axis: { values: roomy(sizes), format: "d", grid: false } };
-  const upwards = upright(points, distinct(failures, "provider").length);
-  const y = yAxis(upwards);
-  const drawn = points.map((p) => ({ ...p, height: p.y === 0 ? upwards.zero : p.y }));
+  const x = { field: "x", type: "quantitative", scale: { type: "log", base: 2, nice: false, padding: 14 }, title: wording("axis")(chosen("axis")), axis: { values: spaced(sizes), format: "d", grid: false } };
+  const range = yRange(points, distinct(failures, "provider").length);
+  const y = yAxis(range);
+  const drawn = points.map((p) => ({ ...p, height: p.y === 0 ? range.zero : p.y }));
   const present = data.looks.map((look) => look.name).filter((name) => [...points, ...failures].some((p) => p.provider === name));
   const legend = { title: null, columns: element("lines").clientWidth < 480 ? 2 : 4, values: present };
   const color = { field: "provider", type: "nominal", scale: scale("color"), legend };
@@ -86,13 +86,13 @@ const mapSpec = (squares) => {
   const ordinal = (field, sort) => ({ field, type: "ordinal", sort, title: field, axis: { labelAngle: 0, domain: false, ticks: false, ...(field === "B" ? { titleAngle: 0, titleAlign: "right", titleX: -7, titleY: -10 } : {}) } });
   const speedup = chosen("metric") === "speedup";
   const values = squares.filter((s) => s.y > 0).map((s) => Math.log2(s.y));
-  // A value of zero is as pale as can be.
+  // A zero gets the palest colour.
   const [least, most] = values.length ? [Math.min(...values) - 1, Math.max(...values) + 1] : [-1, 1];
   const far = Math.max(1, ...values.map(Math.abs));
   const shade = (s) => (s.y > 0 ? Math.log2(s.y) : s.y === 0 ? least : null);
   const color = { field: "shade", type: "quantitative", legend: null, scale: speedup
     ? { scheme: "purpleorange", domain: [-far, far] } : { scheme: "blues", domain: [least, most] } };
-  const ink = speedup ? `abs(datum.shade) > ${0.6 * far} ? 'white' : 'black'` : `datum.shade > ${(least + most) / 2 + 0.6} ? 'white' : 'black'`;
+  const textColor = speedup ? `abs(datum.shade) > ${0.6 * far} ? 'white' : 'black'` : `datum.shade > ${(least + most) / 2 + 0.6} ? 'white' : 'black'`;
   const base = { x: ordinal("H", "ascending"), y: ordinal("B", "descending") };
   const tooltip = ["provider", "B", "T", "H", "value", "interval", "algorithm", "reason"].map((field) => ({ field }));
   return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", height: 34 * distinct(squares, "B").length + 62, autosize: { type: "fit", contains: "padding" },
@@ -101,6 +101,6 @@ const mapSpec = (squares) => {
     layer: [
       { transform: [{ filter: "datum.shade !== null" }], mark: { type: "rect", stroke: "white", cursor: "pointer" }, encoding: { ...base, color, tooltip } },
       { transform: [{ filter: "datum.shade === null" }], mark: { type: "rect", fill: "#eceef1", stroke: "#9aa0a8", strokeDash: [2, 2], cursor: "pointer" }, encoding: { ...base, tooltip } },
-      { mark: { type: "text", fontSize: 12, cursor: "pointer" }, encoding: { ...base, text: { field: "short" }, color: { value: { expr: ink } }, tooltip } },
+      { mark: { type: "text", fontSize: 12, cursor: "pointer" }, encoding: { ...base, text: { field: "short" }, color: { value: { expr: textColor } }, tooltip } },
     ] };
 };
