@@ -123,19 +123,19 @@ def streams(comparison: Comparison, device: str, times: int) -> str:
     other, second = torch.cuda.Stream(), torch.cuda.Stream()
     other.wait_stream(torch.cuda.current_stream())
     second.wait_stream(torch.cuda.current_stream())
-    beside = []
+    concurrent = []
     for turn in range(times):
         with torch.cuda.stream(other):
             for _ in range(4):
                 torch.mm(a, a)
         with torch.cuda.stream(second):
-            beside.append(run_kernels(inputs))
+            concurrent.append(run_kernels(inputs))
         repetitions.add(run_kernels(inputs))
-        if len(beside) == 8 or turn == times - 1:
+        if len(concurrent) == 8 or turn == times - 1:
             torch.cuda.synchronize()
-            for found in beside:
+            for found in concurrent:
                 repetitions.add(found)
-            beside.clear()
+            concurrent.clear()
     kernels.check()
     return repetitions.check("streams")
 

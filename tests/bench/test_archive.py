@@ -114,9 +114,6 @@ def test_the_report_takes_an_archive(tmp_path: Path, monkeypatch):
     assert records_in(tmp_path / "results") == ["a"]
 
 
-# --- calls that measure into an archive
-
-
 def test_a_call_that_is_ended_saves_what_it_had_and_the_next_resumes(tmp_path: Path, capsys):
     file = tmp_path / "out" / "card.tar.gz"
     with pytest.raises(SystemExit), archive.workspace(tmp_path, file, None) as (inside, _):

@@ -18,6 +18,7 @@ from tests.helpers import synthetic
 
 H100 = DEVICES["h100"]
 MEASURED = limits.of_floor(synthetic.floor())
+CARD = synthetic.floor()["card"]
 
 
 @pytest.fixture
@@ -25,9 +26,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "floor.json"
     path.write_text(json.dumps(synthetic.floor()), encoding="utf-8")
     return path
-
-
-# --- the numbers of a floor
 
 
 def test_the_numbers_are_the_best_that_was_measured():
@@ -48,9 +46,6 @@ def test_a_floor_of_a_time_needs_all_that_it_is_made_of_and_nothing_else(missing
     del found[missing]
     needed = missing in ("barrier", "gather", "copy", "multiply")
     assert limits.of_floor(found).complete != needed
-
-
-CARD = synthetic.floor()["card"]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +80,6 @@ def test_a_number_that_no_card_has_is_refused(tmp_path: Path, name: str, value: 
     path.write_text(json.dumps(CARD | {name: value}), encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(f"whose {name} ({value!r}) cannot be")):
         limits.read(path)
-
-
-# --- what they change
 
 
 def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
@@ -140,9 +132,6 @@ def test_a_file_of_another_gpu_is_refused(file: Path):
     for device in ("a100", "h200"):
         with pytest.raises(ValueError, match=rf"accepted: a file of {device} with 1\d\d, or no "):
             measured_rates.select_device(device, file)
-
-
-# --- what is printed
 
 
 def test_every_constant_is_printed_with_its_origin(file: Path):

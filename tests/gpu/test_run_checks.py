@@ -74,9 +74,6 @@ def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
     assert stored["device"]["kind"] == "cpu" and len(stored["rows"]) == len(calls)
 
 
-# --- keeping and resuming
-
-
 def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
     file = ResultFile(tmp_path, KEY)
     checks = checks_of(right=partial(gives, "first"), wrong=fails, late=late)
@@ -114,9 +111,6 @@ def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> No
     rows = run(checks_of(dies=dies, raises=fails))
     assert run_checks.suspects(rows) == (Suspect("", "lstm"),) * 2
     assert "a wrong value" in rows[1].report and "Traceback" in rows[1].report
-
-
-# --- which checks there are
 
 
 def test_every_check_of_a_cell_names_the_kernels_that_its_failure_makes_suspect() -> None:

@@ -152,9 +152,6 @@ def test_a_sanitizer_that_is_refused_is_not_a_failure() -> None:
             launch_checks.verdict(output, code)
 
 
-# --- which comparisons there are
-
-
 @pytest.mark.parametrize("cell", kernel_cells())
 def test_real_sizes_cover_every_way_to_run(cell: str) -> None:
     cases = [each for each in ALL if each.cell == cell]

@@ -246,7 +246,7 @@ def row(minutes: float, done: Done) -> str:
 
 
 if __name__ == "__main__":
-    os.environ["TRITON_INTERPRET"] = "1"  # nothing is compiled, and no driver is asked
+    os.environ["TRITON_INTERPRET"] = "1"  # nothing is compiled, and no driver is needed
     for minutes in map(float, sys.argv[1:] or ("3", "6", "9")):
         with tempfile.TemporaryDirectory() as name:
             print(row(minutes, run(minutes, Path(name, "card.tar.gz"))))
