@@ -337,5 +337,6 @@ def test_a_fault_in_the_barrier_is_caught(
     assert "dgx" in differing(backward, stepwise[1])
 
 
+@pytest.mark.slow
 def test_without_a_fault_a_slow_program_changes_nothing(seed: int) -> None:
     assert compare(replace(FAULTY, seed=seed), slow_program()) == []

@@ -171,7 +171,7 @@ SETTINGS: dict[str, list[Any]] = {
     "resets": [False, True],
     "dtype": [torch.float32, torch.float16, torch.bfloat16],
     "B": [1, 3, 17],
-    "T": [1, 2, 7],
+    "T": [1, 2, 4],
     "hx": ["random", "zeros", None],
     "merge": ["concat", "sum"],
     "batch_first": [False, True],
