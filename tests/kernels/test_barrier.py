@@ -150,9 +150,7 @@ TILED = Loop("gru", T=3, B=3, H=8, forward=Tiling(2, block_b=2), backward=Tiling
 def run_with_death(
     loop: Loop, backward: bool, forward: Outputs, program: int, arrivals: int
 ) -> Outputs:
-    """What a kernel writes if a program is killed after so many arrivals; the kernel's failure is
-    left to be reported.
-    """
+    """A kernel's outputs if a program is killed after so many arrivals."""
     seen = [0]
 
     def die(running: int) -> None:
@@ -228,7 +226,7 @@ SLOW_S = 0.15
 
 
 def slow_program() -> Settings:
-    """Program 0 is late with the first store after each of its arrivals."""
+    """Program 0 delays the first store after each of its arrivals."""
     late = [True]
 
     def store(program: int) -> None:

@@ -82,22 +82,19 @@ def test_recompute_keeps_no_activations(cell):
         module(x)[0].sum().backward()
         gradients.append([p.grad for p in module.parameters()])
     assert kept[True] <= kept[False] - 2 * activations(cell, 4, 8)
-    # Left are each layer's output, which is the next one's input, and the states before and after.
+    # Kept are each layer's output, which is the next one's input, and the first and last states.
     states = (2 if cell == "lstm" else 1) * 4 * B * 8
     assert kept[True] <= 2 * x.nbytes + 6 * states
-    for one, two in zip(*gradients, strict=True):
-        assert torch.equal(one, two)
+    assert all(map(torch.equal, *gradients))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"recompute": True}])
+@pytest.mark.parametrize("option", [None, "bidirectional", "recompute"])
 @pytest.mark.parametrize("cell", KINDS)
-def test_no_two_gradients_share_memory(cell, options):
+def test_no_two_gradients_share_memory(cell, option):
     """Else a change in place, as by accumulation or clipping, would change two at once."""
-    options = dict(options)
-    recompute = options.pop("recompute", False)
-    module, twin = pair(cell, **options)
-    module.recompute = recompute
+    module, twin = pair(cell, bidirectional=option == "bidirectional")
+    module.recompute = option == "recompute"
     x = torch.randn(T, B, I)
     for each in (module, twin):
         for _ in range(2):
@@ -163,8 +160,7 @@ def test_gradient_checkpointing(reentrant):
         y, h = run(x)
         (y.sum() + h.sum()).backward()
         gradients.append([x.grad, module.weight_hh_l0.grad])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        assert torch.equal(plain, checkpointed)
+    assert all(map(torch.equal, *gradients))
 
 
 def test_the_graph_is_used_twice_only_if_it_is_retained():
