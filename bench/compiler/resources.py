@@ -272,7 +272,8 @@ def compile_missing(
     code = code_hash(DEVICE_CODE + PLAN_CODE)
     run_id = f"resources-{triton}-{code}"
     earlier = store.read(folder) if folder.exists() and not (fresh or dump) else ()
-    known = {r["resources"]["key"]: r for r in earlier if r["resources"]}
+    current_last = sorted(earlier, key=lambda record: record["code"] == code)
+    known = {r["resources"]["key"]: r for r in current_last if r["resources"]}
     found: list[store.Record] = []
     missing = []
     if dump is not None:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,36 +54,47 @@ def _first_visible() -> str:
 
 @contextlib.contextmanager
 def _nvml() -> Iterator[tuple[Any, Any] | None]:
-    """NVML and its handle of torch's first device; None without an NVIDIA GPU."""
-    import pynvml
-
+    """NVML and its handle of torch's first device; None without nvidia-ml-py or an NVIDIA GPU."""
     found = None
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            stack.callback(pynvml.nvmlShutdown)
-            first = _first_visible()  # NVML counts all devices, torch only the visible ones
-            if first.isdigit():
-                found = pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(first))
-            else:
-                found = pynvml, pynvml.nvmlDeviceGetHandleByUUID(first)
+        with contextlib.suppress(ImportError):
+            import pynvml
+
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                stack.callback(pynvml.nvmlShutdown)
+                first = _first_visible()  # NVML counts all devices, torch only the visible ones
+                if first.isdigit():
+                    found = pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(first))
+                else:
+                    found = pynvml, pynvml.nvmlDeviceGetHandleByUUID(first)
         yield found
 
 
 def probe() -> Machine:
     """The machine as far as it is known without torch, for a dry run."""
-    if _first_visible() not in ("", "-1"):  # which hide all devices from torch, not from NVML
-        with _nvml() as found:
-            if found is not None:
-                nvml, handle = found
-                # A MIG slice or a container may not be allowed to read all of them.
-                with contextlib.suppress(nvml.NVMLError):
-                    return Machine(
-                        "cuda",
-                        nvml.nvmlDeviceGetName(handle),
-                        tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
-                        memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
-                    )
+    if _first_visible() in ("", "-1"):  # which hide all devices from torch, not from the driver
+        return Machine("cpu", cpu_name())
+    with _nvml() as found:
+        if found is not None:
+            nvml, handle = found
+            # A MIG slice or a container may not be allowed to read all of them.
+            with contextlib.suppress(nvml.NVMLError):
+                return Machine(
+                    "cuda",
+                    nvml.nvmlDeviceGetName(handle),
+                    tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                    memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+                )
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+        query = "--query-gpu=name,compute_cap,memory.total"
+        answer = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.splitlines()[0]  # fmt: skip
+        name, capability, memory = (part.strip() for part in answer.split(","))
+        major, minor = map(int, capability.split("."))
+        return Machine("cuda", name, (major, minor), memory_bytes=int(memory) << 20)
     return Machine("cpu", cpu_name())
 
 

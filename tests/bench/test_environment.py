@@ -27,6 +27,7 @@ def nvml(refused: str = "nvmlOther") -> MagicMock:
 
 def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")  # no nvidia-smi
     monkeypatch.setitem(sys.modules, "pynvml", nvml())
     found = environment.probe()
     assert found.is_cuda and found.capability == (9, 0) and found.memory_bytes == 80 << 30
@@ -43,3 +44,18 @@ def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert not environment.probe().is_cuda
+
+
+def test_a_card_is_found_without_nvidia_ml_py(monkeypatch, tmp_path):
+    """By nvidia-smi, which every driver brings; without both, the processor is what there is."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # so that importing it fails
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.probe() == environment.Machine("cpu", environment.cpu_name())
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho NVIDIA H200, 9.0, 143771\n")
+    program.chmod(0o755)
+    assert environment.probe() == environment.Machine(
+        "cuda", "NVIDIA H200", (9, 0), memory_bytes=143771 << 20
+    )
+    assert list(environment.sensors()) == ["load"]
