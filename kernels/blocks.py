@@ -37,7 +37,7 @@ def is_reset(resets_ptr, row, mask):
 
 @triton.jit
 def starts_anew(resets_ptr, row, step, active):
-    """Whether the step at `row` continues from the initial state: the first one, or a reset."""
+    """Whether an active sequence restarts from its initial state: at step 0 or a reset."""
     anew = active & (step == 0)
     if resets_ptr is not None:
         anew = anew | is_reset(resets_ptr, row, active)
@@ -52,7 +52,7 @@ def unit_offsets(row, units, WIDTH: tl.constexpr):
 
 @triton.jit
 def batch_tile(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr):
-    """A tile's batch entries, which `[units, batch]` exist, and their offsets in `[D, B, H]`."""
+    """A tile's batch indices, the mask of valid `[units, batch]`, and offsets in `[D, B, H]`."""
     batch = tile * BLOCK_B + tl.arange(0, BLOCK_B)
     mask = (units < H)[:, None] & (batch < B)[None, :]
     return batch, mask, unit_offsets(direction * B + batch, units, H)
@@ -60,7 +60,7 @@ def batch_tile(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr
 
 @triton.jit
 def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
-    """A block of each tensor of a state; `plane` is the distance between two of them."""
+    """A tuple of one block per state tensor; `plane` is the offset from one tensor to the next."""
     state = ()
     for k in tl.static_range(STATES):
         state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
@@ -69,7 +69,7 @@ def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
 
 @triton.jit
 def reload_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
-    """The state, replaced from memory where `mask` is set."""
+    """The state, with the elements selected by `mask` loaded from memory."""
     reloaded = ()
     for k in tl.static_range(STATES):
         value = tl.load(state_ptr + k * plane + offset, mask=mask, other=state[k])
@@ -85,7 +85,7 @@ def store_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
 
 @triton.jit
 def add_where(condition, state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
-    """Add a state to one in memory where the condition holds."""
+    """Add `state` to the one in memory, where both `mask` and the condition hold."""
     for k in tl.static_range(STATES):
         pointers = state_ptr + k * plane + offset
         total = tl.load(pointers, mask=mask & condition, other=0.0) + state[k]
@@ -121,7 +121,7 @@ def poison(values, failed, N: tl.constexpr):
 
 @triton.jit
 def replace_first(values, first, N: tl.constexpr):
-    """N blocks, the first replaced."""
+    """The N blocks with `first` in place of the first one."""
     replaced = (first,)
     for k in tl.static_range(1, N):
         replaced = replaced + (values[k],)
@@ -130,7 +130,7 @@ def replace_first(values, first, N: tl.constexpr):
 
 @triton.jit
 def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
-    """A float32 block of each gate; gate g lies g*H numbers after the first."""
+    """A tuple of one float32 block per gate; gate g is g*H elements after gate 0."""
     gates = ()
     for g in tl.static_range(GATES):
         gates = gates + (tl.load(ptr + offset + g * H, mask=mask, other=0.0).to(tl.float32),)
@@ -139,7 +139,7 @@ def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
 
 @triton.jit
 def store_gates(ptr, offset, mask, gates, GATES: tl.constexpr, H: tl.constexpr):
-    """Store as `load_gates` loads."""
+    """Store a block per gate in the layout that `load_gates` reads."""
     for g in tl.static_range(GATES):
         tl.store(ptr + offset + g * H, gates[g].to(ptr.dtype.element_ty), mask=mask)
 
@@ -159,7 +159,7 @@ def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.cons
 
 @triton.jit
 def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
-    """The four saved activations of each unit, which are adjacent in memory, as float32 blocks."""
+    """Four float32 blocks of saved activations, adjacent in memory for each unit; () if none."""
     if SAVED == 4:
         kinds = tl.arange(0, 4)[None, None, :]
         packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
@@ -176,7 +176,7 @@ def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
 
 @triton.jit
 def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
-    """Store as `load_saved` loads."""
+    """Store saved activations in the layout that `load_saved` reads."""
     if SAVED == 4:
         pairs = tl.join(tl.join(saved[0], saved[2]), tl.join(saved[1], saved[3]))
         packed = tl.reshape(pairs.to(ptr.dtype.element_ty), (offset.shape[0], offset.shape[1], 4))
@@ -193,7 +193,7 @@ def dot(left, right, total, PRECISION: tl.constexpr):
 
 
 class Matrix(NamedTuple):
-    """Some rows of the recurrent weights, the left operand, whose columns are taken in chunks."""
+    """Rows of the recurrent weights, the left operand of a product, read in chunks of columns."""
 
     rows: Any  # pointers to each row's first number
     mask: Any  # rows that exist

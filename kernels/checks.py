@@ -35,14 +35,14 @@ def check_choice(name: str, value: object, accepted: Collection[str]) -> str:
 
 
 def check_flags(**flags: object) -> None:
-    """Require bools: a value that is only truthy may be an argument in the wrong place."""
+    """Require bools, because a truthy value may be an argument in the wrong position."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} is {kind(value)}; accepted: a bool")
 
 
 def check_how(mode: object, precision: object, dtype: torch.dtype, modes: Collection[str]) -> None:
-    """Check `mode` and `precision`."""
+    """Require a mode in `modes` and a precision that is valid for `dtype`, or None."""
     check_choice("mode", mode, modes)
     if precision is not None:
         check_choice("precision", precision, PRECISIONS)
@@ -58,7 +58,7 @@ def check_dropout(dropout: object) -> None:
 
 
 def check_input(name: str, value: Any, ranks: Collection[int], accepted: str) -> None:
-    """Check x or gx, whose dtype and device all other tensors must have."""
+    """Require a tensor with a supported dtype and a number of dimensions in `ranks`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
     if value.dim() not in ranks:
@@ -97,7 +97,7 @@ def readable(tensor: Tensor) -> bool:
 
 
 def check_lengths(lengths: Any, T: int, B: int) -> None:
-    """Require one integer in 1..T for each sequence; unreadable values are not checked."""
+    """Require None or B integers, in 1..T where the values are `readable`."""
     if lengths is None:
         return
     if isinstance(lengths, Tensor):
@@ -116,7 +116,7 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
 
 
 def whole_numbers(lengths: Any) -> list[int]:
-    """Lengths as ints, from a sequence of integers or a NumPy array."""
+    """Convert a sequence or array of integers to a list; TypeError for anything else."""
     found = lengths.tolist() if hasattr(lengths, "tolist") else lengths
     if not isinstance(found, Sequence) or not all(
         isinstance(n, Integral) and not isinstance(n, bool) for n in found
@@ -126,7 +126,7 @@ def whole_numbers(lengths: Any) -> list[int]:
 
 
 def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
-    """Require None or a bool for each step of each sequence."""
+    """Require None or a bool tensor of this shape (`dims` in messages) on `like`'s device."""
     if resets is None:
         return
     accepted = f"{dims} = {list(shape)}"
@@ -193,7 +193,7 @@ def check_layers(
 
 
 def check_weights(cell: Cell, weights: Any, x: Tensor, D: int, merge: str) -> int:
-    """Check that all weights fit each other and x; returns H."""
+    """Require weights whose shapes and dtypes fit each other and x; return H."""
     each = "(w_ih, w_hh, b_ih, b_hh), or (w_ih, w_hh) in all, for each layer and direction"
     if not isinstance(weights, Sequence):
         raise TypeError(f"weights is {kind(weights)}; accepted: a sequence of tuples {each}")
@@ -232,7 +232,7 @@ def check_weights(cell: Cell, weights: Any, x: Tensor, D: int, merge: str) -> in
 def check_states(
     name: str, value: Any, count: int, dims: str, shape: Sequence[int], like: Tensor
 ) -> None:
-    """Require one tensor, or a tuple of as many as the cell has states."""
+    """Require a tensor of this shape (`count` 1), or a tuple or list of `count` of them."""
     if count == 1:
         check_tensor(name, value, dims, shape, like)
         return
@@ -246,7 +246,7 @@ def check_states(
 
 
 def kind(value: object) -> str:
-    """A value in a message: a tensor by shape and dtype, anything else by its type."""
+    """A value for a message: a tensor's shape and dtype, anything else's type."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"
     name = type(value).__name__

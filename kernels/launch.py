@@ -238,12 +238,12 @@ def options(plan: Plan, hip: bool = bool(torch.version.hip)) -> dict[str, Any]:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Make `device` the current one: Triton launches there, not where the arguments are."""
+    """A context with `device` as the current one, where Triton launches; does nothing on CPUs."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _check_targets(plan: Plan, steps: int) -> None:
-    """Refuse a launch whose barrier would count up to ABORTED."""
+    """Raise ValueError if the barrier's counter could reach ABORTED within `steps` steps."""
     if plan.group > 1 and plan.group * steps >= ABORTED:
         raise ValueError(
             f"{steps} steps of {plan.group} programs exceed the barrier's counter: "

@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def check_choice(name: str, value: str, accepted: Collection[str]) -> str:
-    """`value`, one of `accepted`."""
+    """Return `value`; raise ValueError unless it is one of `accepted`."""
     if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(repr, accepted))}")
     return value
 
 
 def check_input(name: str, value: Tensor, ranks: Collection[int], shape: str) -> None:
-    """A floating-point tensor with as many dimensions as one of `ranks`."""
+    """Require a floating-point tensor whose number of dimensions is in `ranks`."""
     accepted = f"a floating-point tensor {shape}"
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"{name} is {describe(value)}; accepted: {accepted}")
@@ -28,7 +28,7 @@ def check_input(name: str, value: Tensor, ranks: Collection[int], shape: str) ->
 def check_tensor(
     name: str, value: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
 ) -> None:
-    """A tensor of this shape, on `like`'s device and of its dtype, or of `dtype` if given."""
+    """Require a tensor of this shape, on `like`'s device, of `dtype` (by default `like`'s)."""
     dtype = dtype or like.dtype
     accepted = f"a tensor {list(shape)} of {dtype} on {like.device}"
     if not isinstance(value, Tensor):
@@ -40,7 +40,7 @@ def check_tensor(
 def check_weights(
     weights: Sequence[Sequence[Tensor]], G: int, D: int, merge: str, x: Tensor
 ) -> int:
-    """A tuple for each layer and each of D directions, all fitting each other and x; returns H."""
+    """Require a tuple of tensors per layer and direction, of shapes that fit x; return H."""
     counts = [
         sum(isinstance(w, Tensor) for w in one) if isinstance(one, Sequence) else 0
         for one in weights
@@ -61,7 +61,7 @@ def check_weights(
 
 
 def check_lengths(lengths: Sequence[int] | Tensor, T: int, B: int) -> None:
-    """[B] integers in 1..T."""
+    """Raise ValueError unless `lengths` is B integers in 1..T."""
     values = torch.as_tensor(lengths)
     whole = not values.is_floating_point() and values.dtype != torch.bool
     if values.shape != (B,) or not whole or ((values < 1) | (values > T)).any():
@@ -69,7 +69,7 @@ def check_lengths(lengths: Sequence[int] | Tensor, T: int, B: int) -> None:
 
 
 def describe(value: object) -> str:
-    """A value in a message: a tensor by shape, dtype and device, anything else by its type."""
+    """A value for a message: a tensor's shape, dtype and device, anything else's type."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype} on {value.device}"
     return f"of type {type(value).__name__}"
