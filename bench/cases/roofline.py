@@ -14,25 +14,25 @@ from bench.cases.numbers import ITEM_BYTES, PRODUCTS, product_format
 
 @dataclass(frozen=True)
 class Limits:
-    """A card and its rates as microbenchmarks measured them; None or empty where they did not.
+    """A card's facts and the rates measured on it; a rate not measured is None or empty.
+
+    Keys that are numbers are strings, as in JSON.
 
     Attributes:
         name: as its driver reports it.
         architecture: as the compiler names it: "sm_90", "gfx942".
-        multiprocessors: SMs.
-        shared_bytes: of shared memory, for one program.
-        shared_total: of one SM, for all its resident programs.
-        tflops: large GEMM, by one of ``numbers.PRODUCTS``.
-        hbm_gbps: device memory, 1e9 bytes per second, reading and writing counted.
-        gather_gbps: L2 to one SM while all SMs read the same, 1e9 bytes per second.
+        multiprocessors: number of SMs.
+        shared_bytes: shared memory that one program can use.
+        shared_total: shared memory of one SM, for all its resident programs.
+        tflops: throughput of a large GEMM, by operand format (``numbers.PRODUCTS``).
+        hbm_gbps: device memory bandwidth in GB/s, the sum of reads and writes.
+        gather_gbps: bandwidth from L2 to one SM in GB/s, while all SMs read the same.
         gather_alone_gbps: the same while no other SM reads.
-        barrier_us: one step of a persistent loop that does nothing but its barrier, by the
-            number of programs in a group (a string, as in JSON).
-        loaded_barrier_us: the same with the stores of a real step before each barrier.
-        product_clocks: clocks of 64 rows times 16 columns of 16-bit numbers in a chain of products,
-            each added to the last, by the number of sequences (a string).
+        barrier_us: a step of a persistent loop with only a barrier, by programs in the group.
+        loaded_barrier_us: the same with the stores of an LSTM step.
+        product_clocks: clocks of a 64 x n x 16 product, 16-bit, in a chain of dependent sums, by n.
         clock_ghz: the SMs' clock in that chain.
-        latency_us: from a load to its value in L2.
+        latency_us: latency of a load from L2.
         launch_us: from one empty kernel to the next in a CUDA graph.
     """
 
@@ -59,7 +59,7 @@ class Limits:
         return None not in rates and bool(self.barrier_us) and self.tflops.keys() >= {*PRODUCTS}
 
     def barrier_ms(self, programs: int) -> float:
-        """The time of a barrier: that of the largest measured group of at most so many programs."""
+        """A barrier's time: that of the largest measured group with at most ``programs``."""
         sizes = sorted(map(int, self.barrier_us))
         size = max((size for size in sizes if size <= programs), default=sizes[0])
         return self.barrier_us[str(size)] / 1e3
@@ -89,10 +89,10 @@ def operations(case: Case) -> int:
 
 
 def loop_bytes(case: Case) -> int:
-    """Device memory traffic that the loops cannot avoid. Per layer, with N = T B D:
+    """Bytes that the loops must move in device memory. Per layer, times b, with N = T B D:
 
     Forward: read gx (N G H), write y (N H), read W (D G H^2). With backward also: write and
-    read what is saved (N S H each; S = G, and 1 more for each state beside h), read dy (N H),
+    read what is saved (N S H each; S = G plus 1 for each state other than h), read dy (N H),
     write dz (N G H), read W again.
     """
     b, G, H = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H
@@ -106,7 +106,7 @@ def loop_bytes(case: Case) -> int:
 
 
 def gemm_bytes(case: Case) -> int:
-    """Device memory traffic that the GEMMs outside the loop cannot avoid.
+    """Bytes that the GEMMs outside the loop must move in device memory: b times what follows.
 
     Per layer, forward (layer track): read x (T B I_l) and W_ih (D G H I_l), write gx (N G H).
     With backward: dW_hh reads dz (N G H) and h (N H) and writes D G H^2; on the layer track dW_ih
@@ -127,7 +127,7 @@ def gemm_bytes(case: Case) -> int:
 
 
 def bytes_moved(case: Case) -> int:
-    """All device memory traffic a case cannot avoid."""
+    """Bytes that a case must move in device memory."""
     return loop_bytes(case) + gemm_bytes(case)
 
 

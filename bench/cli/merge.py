@@ -1,4 +1,4 @@
-"""``python -m bench merge``: join records."""
+"""``python -m bench merge``: join records, keeping the latest of each measurement."""
 
 from pathlib import Path
 from typing import Annotated

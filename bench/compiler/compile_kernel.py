@@ -138,7 +138,7 @@ def signature(values: dict[str, Any]) -> dict[str, str | None]:
 
 
 def identity(variant: Variant, hip: bool = False) -> str:
-    """Everything but its source that decides what a compiled kernel is, as JSON."""
+    """A variant's compiler inputs besides the source, as JSON: types, constants, launch options."""
     from kernels import launch
 
     kernel, values = arguments(variant)
@@ -149,7 +149,7 @@ def identity(variant: Variant, hip: bool = False) -> str:
 
 
 def constant(value: Any) -> str:
-    """A compile-time constant as text: a device function's name, interpreted or compiled."""
+    """A compile-time constant as text; for a function, interpreted or compiled, its name."""
     function = getattr(value, "fn", value)
     return str(getattr(function, "__name__", value))
 

@@ -42,7 +42,7 @@ def batched(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> d
 
 @contextlib.contextmanager
 def other_tiles() -> Iterator[list[str]]:
-    """Let our kernels run with the second-best tiles; yields the names of the loops that did."""
+    """Make our kernels use the next-best tiles; yields a list to which changed loops are added."""
     from kernels import autograd, plan
 
     planned, changed = autograd.plans, []
@@ -75,14 +75,14 @@ def other_tiles() -> Iterator[list[str]]:
 
 
 def tiles(plan: Any) -> tuple[int, ...]:
-    """The parts of a plan that decide the order in which a program sums."""
+    """The fields of a plan that determine the order of summation."""
     return plan.units, plan.split, plan.block_b, plan.block_k
 
 
 def questions(
     provider: providers.Provider, problem: Problem, machine: environment.Machine
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and the result of each comparison of one provider's outputs."""
+    """Run each comparison of one provider's outputs; yields its name and result."""
     runner = Runner(provider, problem, machine)
     whole = runner.checked_outputs()
     yield "same call twice", compare(whole, runner.checked_outputs())
@@ -102,7 +102,7 @@ def questions(
 
 
 def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, Any]:
-    """All comparisons, and whether the modes of our kernels agree with each other."""
+    """Rows of all comparisons within each provider, and between the modes of our kernels."""
     machine = environment.machine()
     device = "cuda" if machine.is_cuda else "cpu"
     known = providers.load()

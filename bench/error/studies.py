@@ -1,4 +1,4 @@
-"""Studies of error beside the sweep, each with a file of results. Imports no torch.
+"""Studies of error outside the sweep; each returns the path of its results. Imports no torch.
 
 A study runs in another process (``bench.sweep.pool.calls_elsewhere``), because whether kernels
 are interpreted is decided when they are imported.
@@ -29,7 +29,7 @@ def repeatability(folder: Path, filter: str = "") -> Path:
 
 
 def training(folder: Path, cells: Sequence[str] | None = None) -> Path:
-    """Measure a training run of each of these cells, by default of all."""
+    """Record the losses of our modules and torch.nn's in training, per cell (default: all)."""
     from bench.error.training import CELLS, measure
 
     return _run(folder, files.TRAINING, partial(measure, cells or tuple(CELLS)))

@@ -57,8 +57,8 @@ class Outputs:
 
     Args:
         save: puts the results where they outlast this process.
-        show_checks: takes the number of checks; opens what is called with each outcome.
-        show_sweep: takes a title and the seconds it may take; opens a sweep's progress callback.
+        show_checks: for a number of checks, a context that gives a callback for each outcome.
+        show_sweep: for a title and a time limit, a context that gives a progress callback.
         build_report: makes tables, figures and pages in a device's folder; None for no report.
     """
 
@@ -106,7 +106,7 @@ class Campaign:
         return remaining - min(report, remaining / 2)
 
     def seconds_for(self, share: float, most: float) -> float:
-        """The seconds that a step may take if it begins now."""
+        """The seconds that a step may take: ``share`` of the time left, at most ``most``."""
         return min(share * self.seconds_left(), most)
 
     def remember(self, **facts: Any) -> None:
@@ -134,7 +134,7 @@ class Campaign:
         self.report()
 
     def step(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Run a step and save; note it if it fails."""
+        """Run a step and save; a RuntimeError, ValueError or OSError is recorded as a failure."""
         try:
             call(*arguments)
         except (RuntimeError, ValueError, OSError) as fault:
@@ -148,7 +148,7 @@ class Campaign:
             self._saved = time.monotonic()
 
     def fail(self, sentence: str) -> None:
-        """Note a failure; the call goes on and ends with exit code 1."""
+        """Record and print a failure; the campaign goes on, and its exit code will be 1."""
         self.failures.append(sentence)
         print(f"failed, and the campaign goes on: {sentence}", file=sys.stderr)
 

@@ -1,12 +1,12 @@
-"""The floor: what bounds a recurrent loop on this card, each bound by a microbenchmark.
+"""Measure by microbenchmarks the rates that bound the time of a recurrent loop on this card.
 
-Every kernel's answer is checked before it is timed; without a GPU it is only checked, in Triton's
-interpreter. All samples go to ``floor.json`` after each microbenchmark, and the bounds that models
-read to ``limits.json``, once the floor of a time can be made of them.
+Each kernel's result is checked before it is timed; without a GPU it is only checked, in Triton's
+interpreter. After each microbenchmark all samples are written to ``floor.json``; the rates are
+written to ``limits.json`` once there are enough to compute a least time (``roofline.floor_ms``).
 
-The microbenchmarks run in a process of their own, replaced when one fails: a crash costs only its
-own microbenchmark. ``floor.json`` says under ``problems`` why one is missing or incomplete; the
-next call of the same code measures only those.
+The microbenchmarks run in a separate process, which is replaced when one fails, so that a crash
+loses only one. ``floor.json`` says under ``problems`` why one is missing or incomplete; the next
+call of the same code measures only those.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def card_facts(device: torch.device) -> dict[str, Any]:
 
 
 def write(folder: Path, found: dict[str, Any]) -> None:
-    """Write all that was measured, and the bounds once they are all there."""
+    """Write ``floor.json``, and ``limits.json`` if the rates are complete and possible."""
     measured = limits.of_floor(schema.to_json(found))
     store.write_state(folder / files.FLOOR, found)
     if measured.complete and not limits.faults(measured):
@@ -166,11 +166,11 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
 
 
 def failures(problems: dict[str, str]) -> list[str]:
-    """The problems other than a lack of time, a line each."""
+    """The problems other than a lack of time, each as one line."""
     return [f"{name}: {why}" for name, why in problems.items() if why.startswith("failed")]
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether this code has measured all bounds."""
+    """Whether this code has completed all microbenchmarks."""
     found = store.read_state(folder / files.FLOOR)
     return found.get("problems") == {} and found["code"] == provenance.code_hash()

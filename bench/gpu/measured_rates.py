@@ -1,4 +1,4 @@
-"""The planner's device with the rates that ``bench.gpu.floor`` measured on a card."""
+"""The planner's description of a GPU, with measured rates in place of assumed ones."""
 
 import re
 from dataclasses import fields, replace
@@ -14,14 +14,14 @@ DEFAULT = "h100"
 
 
 def select_device(name: str | None, path: Path | None) -> tuple[Device, frozenset[str]]:
-    """The device to plan for, and the names of its measured rates.
+    """The device to plan for, and which fields of its ``rates`` were measured.
 
     Args:
-        name: of ``kernels.plan.devices.DEVICES``; None is the card of ``path``, or DEFAULT.
+        name: a key of ``DEVICES``; if None, the card described in ``path``, or DEFAULT.
         path: a file that ``bench.gpu.floor`` wrote, or None.
 
     Raises:
-        ValueError: if the file is not one of those, or of another GPU than ``name``.
+        ValueError: if ``path`` is not from ``bench.gpu.floor``, or of another GPU than ``name``.
     """
     if path is None:
         return DEVICES[name or DEFAULT], frozenset()
@@ -46,7 +46,7 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
 
 
 def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
-    """The fields of ``Rates`` that a card's numbers give."""
+    """The fields of ``Rates`` that can be computed from a card's measurements."""
     rates: dict[str, Any] = {
         "clock_ghz": measured.clock_ghz,
         "hbm_gbps": measured.hbm_gbps,
@@ -68,5 +68,5 @@ def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
 
 
 def by_number(values: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    """A JSON table as ``Rates`` has it: pairs in ascending order."""
+    """Convert a JSON object with integer keys to pairs (key, value) in ascending order."""
     return tuple(sorted((int(key), value) for key, value in values.items()))

@@ -41,7 +41,7 @@ def clock():
 
 @triton.jit
 def relaxed_load(ptr):
-    """A word as L2 has it now, ordered with nothing else."""
+    """Load an int32 from L2 (relaxed, GPU scope), which orders no other access."""
     if INTERPRETED:
         word = tl.load(ptr)
     else:
@@ -63,7 +63,7 @@ def relaxed_store(ptr, word):
 
 @triton.jit
 def slot_of(stored_ptr, step, WORDS: tl.constexpr, RING: tl.constexpr):
-    """Where this program stores its words of a step: [RING, programs, WORDS]."""
+    """Pointer to this program's words of a step in a ring buffer [RING, programs, WORDS]."""
     slot = (step % RING) * tl.num_programs(0) + tl.program_id(0)
     return stored_ptr + slot.to(tl.int64) * WORDS
 
@@ -80,7 +80,7 @@ def barrier_loop(
     AFTER: tl.constexpr,  # and after it
     RING: tl.constexpr,
 ):
-    """The persistent loop with nothing but its stores and its barrier of `size` programs."""
+    """A persistent loop whose steps are only stores and a barrier of `size` programs."""
     group = tl.program_id(0) // size
     code = (group + 1).to(tl.int64)
     failed = group < 0
@@ -132,7 +132,7 @@ def poll(flag_ptr, target, max_polls, failed):
 
 @triton.jit(do_not_specialize=["rounds", "max_polls"])
 def flag_loop(flags_ptr, error_ptr, rounds, max_polls, LINES: tl.constexpr):
-    """Pairs of programs that pass a number to and fro, with one flag for each round.
+    """Pairs of programs that signal each other in turn; each side reuses LINES flags.
 
     `flags_ptr` holds [pairs, LINES, 2 sides, COUNTER_STRIDE] int32, `error_ptr` one int32.
     """
@@ -155,7 +155,7 @@ def flag_loop(flags_ptr, error_ptr, rounds, max_polls, LINES: tl.constexpr):
 
 @triton.jit(do_not_specialize=["hops"])
 def latency_loop(links_ptr, end_ptr, hops):
-    """Follow `hops` links, each word naming the next, bypassing L1."""
+    """Chase `hops` pointers through L2: each word is the index of the next one to load."""
     at = tl.program_id(0)
     for _ in tl.range(0, hops):
         at = tl.load(links_ptr + at, cache_modifier=".cg")
@@ -173,7 +173,7 @@ def chain_loop(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """`steps` times total += left @ right.T from shared memory: every sum waits for the last."""
+    """`steps` times total += left @ right.T, each sum depending on the one before."""
     rows, ns, ks = tl.arange(0, ROWS), tl.arange(0, N), tl.arange(0, K)
     left = tl.load(left_ptr + rows[:, None] * K + ks[None, :])
     right = tl.load(right_ptr + ns[None, :] * K + ks[:, None])

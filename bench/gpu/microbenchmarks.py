@@ -72,7 +72,7 @@ def ms_per_repetition(call: Callable[[int], Any], short: int, long: int) -> list
 
 
 def summarize(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
-    """An entry of floor.json: what was run, the samples, and their median with its interval."""
+    """An entry of floor.json: `facts`, the samples, and their median with its 95 % interval."""
     low, high = interval(taken) or (None, None)
     return facts | {
         unit: float(np.median(taken)),
@@ -83,9 +83,9 @@ def summarize(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
 
 
 def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """The time of a step by group size, with the device full of such groups.
+    """Time of a step of a barrier loop by group size, with groups on all SMs.
 
-    First with the stores of a real step, then without any; the largest groups first.
+    First with the stores of an LSTM step, then without stores; from large groups to small.
     """
     sizes = {1 << i for i in range(multiprocessors.bit_length())}
     sizes |= {max(1, multiprocessors // 2), multiprocessors}
@@ -99,7 +99,7 @@ def barriers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def flags(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """A round trip between two SMs through L2: one stores, the other answers with a store."""
+    """Round-trip time between two SMs through L2: one stores a flag, the other stores a reply."""
     for pairs in dict.fromkeys((1, max(1, multiprocessors // 2))):
         flag = runs.Flags(pairs, device)
         flag.check(STEPS)
@@ -120,7 +120,7 @@ def releases(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Clock cycles of a 64 x n x 16 product, each accumulated onto the last, on all SMs.
+    """Clock cycles of a 64 x n x 16 product in a chain of dependent sums, on all SMs.
 
     ``ghz`` is the clock rate during the run.
     """
@@ -142,7 +142,7 @@ def chains(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """The time from one empty kernel to the next: nodes of a CUDA graph, or Python's launches."""
+    """Time from one empty kernel to the next, launched by a CUDA graph or from Python."""
     word = torch.zeros(1, dtype=torch.int32, device=device)
 
     def stream(count: int) -> None:
@@ -167,7 +167,7 @@ def latencies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def gathers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Bandwidth from L2 to one SM, while all SMs read and while only it does."""
+    """Bandwidth from L2 to one SM in GB/s, while all SMs read the same and while only it does."""
     for size in GATHER_BYTES:
         source = torch.randint(-9, 9, (size // k.WORD,), dtype=torch.int32, device=device)
         for words, warps, each in GATHERS:
@@ -186,7 +186,7 @@ def gathers(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def copies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Bandwidth of device memory, reads and writes counted."""
+    """Bandwidth of device memory in GB/s, the sum of reads and writes."""
     free, _ = torch.cuda.mem_get_info()
     size = COPY_BYTES
     while 3 * size > free:
@@ -200,7 +200,7 @@ def copies(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
 
 
 def products(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
-    """Throughput of a large square cuBLAS product."""
+    """Throughput of a large square cuBLAS product in TFLOP/s."""
     for number, dtype, precision, n in PRODUCTS:
         a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
         out = torch.empty_like(a)
@@ -215,9 +215,9 @@ class Microbenchmark:
     """One thing to measure.
 
     Attributes:
-        seconds: that it may take on a card, compiling included; it is not begun with less left.
+        seconds: the time it may take, with compilation; it is not begun if less is left.
         measure: yields an entry for each variant, the most informative first.
-        check: raises RuntimeError if its kernels' results are wrong; small enough to interpret.
+        check: raises RuntimeError if its kernels' results are wrong; fast in the interpreter.
     """
 
     name: str

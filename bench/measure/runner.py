@@ -124,7 +124,7 @@ class Runner:
         return time.perf_counter() - start
 
     def checked_outputs(self) -> dict[str, Tensor]:
-        """Outputs and gradients of the checked batch rows in torch's layout, by the timed call.
+        """Outputs and gradients of the checked rows in torch's layout, by the call that is timed.
 
         Upstream gradients are zero in all other rows, so that weight gradients, which sum over the
         batch, are those of the checked rows.
@@ -192,7 +192,7 @@ class Runner:
         return (time.perf_counter_ns() - start) / 1e6
 
     def _device_ms(self) -> float:
-        """Device time between two events, with the L2 cache emptied before the first."""
+        """Device time of one call between two events, after the L2 cache is emptied."""
         from triton.runtime import driver
 
         start = torch.cuda.Event(enable_timing=True)

@@ -20,7 +20,7 @@ def interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float] | N
 def ratio_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 ) -> tuple[float, float] | None:
-    """The same for median(ours) / median(theirs), resampled independently."""
+    """The same interval of median(ours) / median(theirs), each resampled independently."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -48,7 +48,7 @@ def _bootstrap(
 
 
 def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> list[float]:
-    """The median of each visit's samples."""
+    """The median of each visit's samples; ``blocks`` are the visits' numbers of samples."""
     ends = np.cumsum(blocks)
     return [float(np.median(samples[end - n : end])) for n, end in zip(blocks, ends, strict=True)]
 
@@ -58,14 +58,14 @@ def paired_ratio(
     other: tuple[Sequence[float], Sequence[int]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """One provider's time over another's, visit by visit, so that drift of the machine cancels.
+    """The ratio of two providers' times, paired by visit so that drift of the machine cancels.
 
     Args:
-        mine, other: samples, and how many each visit took; the k-th visits are close in time.
+        mine, other: samples, and the number in each visit; k-th visits are close in time.
 
     Returns:
-        The median over visits of the ratio of visit medians, its bootstrap interval (None with one
-        visit in common), and the number of visits.
+        ``ratio``, the median over visits of mine / other (of the visits' medians); ``low`` and
+        ``high``, its bootstrap interval (None with one visit in common); ``visits``, their number.
     """
     a, b = block_medians(*mine), block_medians(*other)
     ratios = [x / y for x, y in zip(a, b, strict=False)]

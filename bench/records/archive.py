@@ -29,7 +29,7 @@ def pack(tree: Path, file: Path) -> str:
     """Replace ``file`` atomically by an archive of what was measured below ``tree``.
 
     Returns:
-        A line on what was written: nothing, if nothing was measured.
+        A one-line message; if nothing was measured, it says so and no file is written.
     """
     paths = measured(tree)
     if not paths:
@@ -48,8 +48,8 @@ def pack(tree: Path, file: Path) -> str:
 def restore(file: Path, tree: Path) -> list[Path]:
     """Add an archive's measurements to a results tree, and return the device folders they are in.
 
-    Record files are joined line by line, since the records' times say which is newest; other files
-    are replaced. If it is killed, it can be done again.
+    Record files are merged line by line, since the records' times say which is newest; other files
+    are replaced. If the process is killed, calling it again completes the work.
 
     Raises:
         ValueError: if the file is damaged or no such archive.
@@ -74,7 +74,7 @@ def restore(file: Path, tree: Path) -> list[Path]:
 
 
 def _add(path: Path, target: Path) -> None:
-    """Join a record file with the target, or replace the target by any other file."""
+    """Merge a record file's lines into the target; any other file replaces the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     data = path.read_bytes()
     if target.exists() and target.name.endswith(files.SUFFIXES):

@@ -1,4 +1,4 @@
-"""The limits of a card that the floor's microbenchmarks measured.
+"""Read the rates of a card (``roofline.Limits``) that ``bench.gpu.floor`` measured.
 
 A device's results folder has two files of them: ``floor.json``, all that was measured, and
 ``limits.json``, the few numbers that models use. Imports no torch.
@@ -19,7 +19,7 @@ MOST = 1e9  # above any rate, size and count of a card
 
 
 def of_floor(found: dict[str, Any]) -> Limits:
-    """The numbers of a ``floor.json``: of each rate the best that was measured."""
+    """The limits in a ``floor.json``; of several measured bandwidths the largest."""
 
     def best(kind: str, **wanted: int) -> float | None:
         entries = found.get(kind, [])
@@ -51,7 +51,7 @@ def of_floor(found: dict[str, Any]) -> Limits:
 
 
 def read(path: Path) -> Limits:
-    """The numbers of a ``limits.json`` or a ``floor.json``.
+    """The limits in a ``limits.json`` or a ``floor.json``.
 
     Raises:
         ValueError: if there is no such file, or it is not one that ``bench.gpu.floor`` writes.
@@ -69,7 +69,7 @@ def read(path: Path) -> Limits:
 
 
 def load_limits(folder: Path) -> Limits | None:
-    """A device's limits from its results folder; None unless all that a floor needs was measured.
+    """The limits in a device's results folder; None if missing or too few for ``floor_ms``.
 
     Raises:
         ValueError: if the folder's file is not one that ``bench.gpu.floor`` wrote.
@@ -80,7 +80,7 @@ def load_limits(folder: Path) -> Limits | None:
 
 
 def faults(limits: Limits) -> list[str]:
-    """The fields that cannot be measurements: of a wrong type, not finite, or not above 0."""
+    """The fields with impossible values: of a wrong type, not finite, or not above 0."""
     whole = ("multiprocessors", "shared_bytes", "shared_total")
     broken = []
     for each in dataclasses.fields(limits):

@@ -138,7 +138,7 @@ def check(record: Mapping[str, Any]) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """A value in JSON's types: NaN and infinities become null, tuples lists, numpy scalars too."""
+    """Convert to JSON's types: non-finite floats to null, tuples to lists, numpy scalars too."""
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -151,7 +151,7 @@ def to_json(value: Any) -> Any:
 
 
 def encode(record: Record) -> bytes:
-    """A record's line, checked.
+    """A record as one line of JSON.
 
     Raises:
         BadRecord: for a record whose fields are not those of ``FIELDS``.

@@ -201,7 +201,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def _torn(line: bytes) -> bool:
-    """Whether a line, which lacks its newline, is an incomplete record."""
+    """Whether a line without its newline is only the beginning of a record."""
     if not line.startswith(b"{"):
         return False
     try:
