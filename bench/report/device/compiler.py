@@ -61,12 +61,12 @@ def frame(records: Sequence[store.Record]) -> pd.DataFrame:
 
 
 def _written(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows for CSV, with each kernel's batches as text."""
+    """The rows for CSV: each list of batch sizes becomes text, separated by spaces."""
     return rows.assign(batches=[" ".join(map(str, batches)) for batches in rows["batches"]])
 
 
 def tables(run: Run) -> list[Table]:
-    """The worst kernel of each cell, loop and number format, per compiler."""
+    """The largest counts of each cell, loop, number format and compiler; [] without records."""
     records = run.of("resources")
     if not records:
         return []
@@ -136,7 +136,7 @@ def _version(compiler: str) -> list[int]:
 def resource_map(
     rows: pd.DataFrame, metric: str, number: str, loop: str, folder: Path
 ) -> list[Path]:
-    """One count in each square, outlined where a kernel differs from what the plan requires."""
+    """Draw one count over H and B; kernels that differ from their plan are outlined."""
     cells, provider = terms.ordered_cells(rows["cell"]), rows["provider"].iloc[0]
     marks = [f"{mark} {mode}" for mode, mark in MODES.items() if mark and mode in set(rows["mode"])]
     notes = [f"Corner: {', '.join(marks)}; else one persistent launch."] if marks else []

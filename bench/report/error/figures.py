@@ -52,9 +52,9 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
 
 
 def models(rows: pd.DataFrame, axis: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Of each cell the sizes along an axis, and the relative L2 output error the model predicts.
+    """By cell: the sizes along an axis, and the model's relative L2 output error at each.
 
-    Empty where the model (bench/ERROR.md) does not apply: other cells, several layers, odd inputs.
+    Only one layer without resets, for cells and regimes that the model (bench/ERROR.md) covers.
     """
     found = {}
     names = ("cell", "track", "directions", "layers", "resets", *terms.SIZES)
@@ -81,10 +81,10 @@ Spread = tuple[list[Any], np.ndarray]
 def _spreads(
     rows: pd.DataFrame, column: str, least: float
 ) -> dict[tuple[str, str], dict[str, Spread]]:
-    """Of each cell and part, per provider: a column's values, and [3, values] of the error.
+    """By (cell, part), then provider: the values of ``column``, and the error [3, values] there.
 
-    The three are its median, least and largest. An exact result counts as ``least``, since the
-    axis is logarithmic. One grouping for all panels, since grouping is slow.
+    The three are its median, least and largest, none below ``least``, so that a logarithmic axis
+    can show zero. One grouping for all panels, since grouping is slow.
     """
     keys = ["cell", "part", "provider"]
     found = rows.groupby([*keys, column], sort=True)["rel_l2"].agg(["median", "min", "max"])
@@ -104,7 +104,7 @@ def curves(
     sizes: dict[str, int],
     folder: Path,
 ) -> list[Path]:
-    """Median over seeds as a line, least to largest as a band; the format's roundoff in grey."""
+    """Draw the median over seeds as a line, the range as a band, and the format's roundoff."""
     cells = terms.ordered_cells([*rows["cell"], *failed["cell"]])
     parts = terms.ordered_parts(rows["part"])
     roundoff = ROUNDOFF.get(setting["number"])
@@ -185,7 +185,7 @@ def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
 def dots(
     rows: pd.DataFrame, failed: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path
 ) -> list[Path]:
-    """Per category and provider the median over shapes and seeds as a mark, the range as a bar."""
+    """Draw the median over shapes and seeds as a mark and the range as a bar, per category."""
     file, words, order = CATEGORIES[column]
     names = terms.in_order(rows[column], order)
     cells = terms.ordered_cells(rows["cell"])

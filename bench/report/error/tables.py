@@ -36,15 +36,15 @@ def tables(error: pd.DataFrame) -> list[Table]:
 
 
 def _interpreted(rows: pd.DataFrame) -> str:
-    """The end of a caption: the providers that ran in the interpreter."""
+    """A sentence for a caption that names the providers run in the interpreter, or ""."""
     names = selection.interpreted_providers(rows)
     return f" Interpreted on the CPU: {names}." if names else ""
 
 
 def largest(error: pd.DataFrame) -> Table | None:
-    """Errors against float64: the largest over the grid, of the output and of the gradients.
+    """The largest errors over the grid, of output and gradients; None without comparable records.
 
-    In ULP that of 99 % of the entries, since the largest is where the truth is nearly zero.
+    In ULP the 99th percentile over entries, since the largest is where the truth is nearly zero.
     """
     ok = frames.comparable(error)
     ok = ok[ok["part"].eq("gradient") | ok["tensor"].isin(frames.OUTPUTS)]
@@ -76,7 +76,7 @@ def largest(error: pd.DataFrame) -> Table | None:
 def per_number(
     rows: pd.DataFrame, choose: Callable[[pd.DataFrame], pd.DataFrame | None]
 ) -> pd.DataFrame:
-    """The chosen rows of each number format, whose shapes may differ."""
+    """``choose`` applied to each number format's rows of one pass, and concatenated."""
     found = [choose(selection.one_pass(here)) for _, here in rows.groupby("number", sort=False)]
     kept = [here for here in found if here is not None and not here.empty]
     return pd.concat(kept) if kept else rows.iloc[:0]
@@ -100,7 +100,7 @@ def wide_table(
 
 
 def growth(parts: pd.DataFrame) -> Table | None:
-    """How error grows with the number of steps, under default weights and inputs."""
+    """Error by number of steps T, default weights and inputs; None without two values of T."""
 
     def choose(here: pd.DataFrame) -> pd.DataFrame | None:
         found = frames.best_slice(selection.longest(here, "T"), "T")
@@ -119,7 +119,7 @@ def growth(parts: pd.DataFrame) -> Table | None:
 
 
 def regimes(parts: pd.DataFrame) -> Table | None:
-    """Error under trained-like weights and odd inputs, each provider on the same numbers."""
+    """Error by regime of weights and inputs, at common shapes; None without two regimes."""
 
     def choose(here: pd.DataFrame) -> pd.DataFrame | None:
         found = selection.same_shapes(here, "regime")
@@ -137,7 +137,7 @@ def regimes(parts: pd.DataFrame) -> Table | None:
 
 
 def single_roundings(effects: pd.DataFrame) -> Table | None:
-    """The error of each rounding by itself, and of a state kept in fp32 or in the I/O type."""
+    """Output error if one operation rounds, and if all do; None if that was not measured."""
     rows = effects[effects["regime"] == "default"].assign(step=lambda frame: frame["provider"])
     if rows.empty:
         return None

@@ -1,4 +1,4 @@
-"""Maps of speed over torch.nn, over hidden size and batch."""
+"""Maps of the speed-up over torch.nn by hidden size and batch."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ ALGORITHMS = {"standard": "", "small-h": "●", "persist": "▲"}
 
 
 def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
-    """Per setting and provider a map of each cell and pass; wide maps make a figure per pass."""
+    """A figure per setting and provider with a map per cell and pass; wide maps: one per pass."""
     for setting, rows in frames.settings(speedups(time)):
         providers = terms.ordered_providers(rows["provider"])
         # The reference gets a map only where no other provider ran.
@@ -47,7 +47,7 @@ def speedup_jobs(time: pd.DataFrame) -> Iterator[Job]:
 def speedup_map(
     rows: pd.DataFrame, provider: str, setting: dict[str, Any], sizes: dict[str, int], folder: Path
 ) -> list[Path]:
-    """``derived.speedups`` in each square: above 1 (warm) the provider is faster."""
+    """Draw maps of ``derived.speedups``: above 1 (warm colours) the provider is faster."""
     cells = terms.ordered_cells(rows["cell"])
     passes = terms.ordered_passes(rows["pass"])
     baseline = terms.BASELINES.get(str(setting["mode"]), "torch.nn")
@@ -91,7 +91,7 @@ def speedup_map(
 
 
 def _algorithm_notes(rows: pd.DataFrame, twice: bool) -> list[str]:
-    """Which corner mark is which of cuDNN's algorithms; ``twice``: forward and backward marked."""
+    """A note on the corner marks of cuDNN's algorithms; ``twice``: for forward and backward."""
     seen = {name for found in rows["algorithm"].dropna() for name in str(found).split("/")}
     if not seen:
         return []

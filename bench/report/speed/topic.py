@@ -39,7 +39,7 @@ SECTIONS = (
 
 
 def jobs(run: Run) -> Iterator[Job]:
-    """The figures that the time records fill."""
+    """Jobs that draw the figures of speed; none without a successful timing."""
     if run.ok("time"):
         yield from figures.line_jobs(run.time)
         yield from figures.growth_jobs(run.time)
@@ -62,8 +62,8 @@ def headlines(run: Run) -> list[str]:
 
 
 def _headline(row: dict[Any, Any], rows: pd.DataFrame, time: pd.DataFrame) -> str:
-    """The speed of `row`, of separate calls; that of graphs first if they were measured at all its
-    cases, since a short call takes the host longer than the device.
+    """A sentence with the speed in `row`, and for ours that of ours-graph. The graph comes first if
+    it was measured at all of the row's cases, since the host limits separate short calls.
     """
     pair = [row]
     if row["provider"] == "ours":
@@ -98,7 +98,7 @@ def _speed(row: dict[Any, Any]) -> str:
 
 
 def protocol(run: Run) -> list[str]:
-    """The clocks, and the numbers of timings, samples and visits."""
+    """Sentences on how times were measured: clocks, samples, visits and checks."""
     timed = run.ok("time")
     if not timed:
         return []
@@ -120,7 +120,7 @@ def protocol(run: Run) -> list[str]:
 
 
 def caveats(run: Run) -> list[str]:
-    """Throttled clocks, wide intervals, and a machine without a GPU."""
+    """Warnings of throttled clocks, wide intervals and a machine without a GPU."""
     found = []
     throttled = Counter(
         reason for r in run.of("time") for reason in (r["device"].get("throttle") or [])

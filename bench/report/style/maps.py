@@ -81,5 +81,5 @@ def black_or_white(color: Any) -> str:
 
 
 def by_figure(columns: list[str], widths: Iterable[int]) -> list[list[str]]:
-    """The columns of each figure: all in one, or one a figure where maps are wide."""
+    """Divide columns among figures: all in one, or one each for more than NARROW widths."""
     return [[column] for column in columns] if len(set(widths)) > NARROW else [columns]

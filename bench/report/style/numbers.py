@@ -68,7 +68,7 @@ def interval(middle: float, low: float | None, high: float | None) -> str:
 
 
 def uncertain(middle: float, low: float | None, high: float | None) -> str:
-    """A number with half its interval in the last digits, as siunitx reads it.
+    """A number with its interval's half-width in brackets, in units of the last digit (siunitx).
 
     >>> uncertain(0.65432, 0.6443, 0.6643)
     '0.654(10)'

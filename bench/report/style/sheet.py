@@ -139,7 +139,7 @@ class Sheet:
         return [vector, bitmap, rows]
 
     def _save_bitmap(self, path: Path) -> None:
-        """Write a PNG of few colours, which has a third of the bytes."""
+        """Write a PNG with a colour palette, a third of the size of one in full colour."""
         drawn = io.BytesIO()
         self.figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
         info = PngInfo()
