@@ -33,7 +33,7 @@ Graph = dict[str, set[str]]  # the rooms that each room imports
 
 
 def drawn(document: str) -> Graph:
-    """The Mermaid picture of a document."""
+    """The rooms and imports in a document's Mermaid diagram."""
     (picture,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     paths: dict[str, str] = {}
     arrows = []
@@ -52,7 +52,7 @@ def drawn(document: str) -> Graph:
 
 @cache
 def imported(path: Path) -> set[str]:
-    """The dotted names that a file imports: in functions, relative and by name too."""
+    """The dotted names that a file imports, also relatively, in functions or as strings."""
     package, names = ".".join(path.parent.parts), set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
@@ -72,7 +72,7 @@ def imported(path: Path) -> set[str]:
 
 
 def file_of(name: str) -> Path | None:
-    """The project's file that defines a dotted name, a module or a name in one."""
+    """The project's file of a module, or of a name in a module; None for anything else."""
     path = Path(*name.split("."))
     candidates = [f for p in (path, *path.parents[:-1]) for f in (p.with_suffix(".py"), p / INIT)]
     return next((file for file in candidates if file in FILES), None)
@@ -100,7 +100,7 @@ def reach(graph: Graph, room: str) -> set[str]:
 
 
 def reduced(graph: Graph) -> Graph:
-    """The graph without arrows that a chain of others replaces; there must be no cycle."""
+    """The transitive reduction of a graph; raises CycleError if it has a cycle."""
     TopologicalSorter(graph).prepare()
     return {
         room: others.difference(*(reach(graph, other) for other in others))

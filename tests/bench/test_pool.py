@@ -47,7 +47,7 @@ def test_nothing_is_begun_after_begin_until() -> None:
 
 
 def test_an_error_that_comes_late_is_the_checks_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launch returns before it ends; what it did wrong shows when the device is waited for."""
+    """Launches are asynchronous, so an error may appear only at the next synchronization."""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -66,7 +66,7 @@ def test_a_poisoned_process_is_blamed_on_the_unit_that_poisoned_it() -> None:
 def test_what_the_deadline_cuts_off_leaves_no_process_and_is_not_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline comes once the first unit runs, however long that takes."""
+    """The fake clock reaches the deadline as soon as the first unit runs."""
     note = tmp_path / "pids"
     units = [Unit("0", partial(sleeps, 3600, note)), Unit("1", partial(gives, "late"))]
 

@@ -1,4 +1,4 @@
-"""The floor: what is measured, kept and left out, and microbenchmarks that fail."""
+"""`bench.gpu.floor`: what is measured, kept or left out, and microbenchmarks that fail."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ def test_an_entry_has_its_interval_and_samples():
 
 @pytest.fixture
 def deaths(monkeypatch) -> dict[str, Outcome]:
-    """Runs microbenchmarks in this process, except those that a test gives an outcome here."""
+    """Run units in this process; one named in the returned dict gets its outcome from there."""
     found: dict[str, Outcome] = {}
 
     def run(units: list[Unit], deadline: float) -> list[tuple[Unit, Outcome]]:
@@ -63,7 +63,7 @@ def deaths(monkeypatch) -> dict[str, Outcome]:
 
 @pytest.fixture
 def card(monkeypatch, deaths) -> dict[str, Any]:
-    """A card of one multiprocessor played by the interpreter, whose runs are short."""
+    """The facts of a simulated card with one SM: short runs in the interpreter, fake times."""
     products = tuple((*each[:3], 8) for each in microbenchmarks.PRODUCTS)
     for name, value in (
         ("SAMPLES", 2), ("STEPS", 3), ("CHAIN_STEPS", 2), ("HOPS", 5), ("LATENCY_LINES", 8),
@@ -130,9 +130,9 @@ def test_every_bound_is_measured_and_written(tmp_path: Path, card):
 
 @pytest.fixture
 def fake(monkeypatch, card) -> Callable[..., None]:
-    """Replaces the microbenchmarks by a, b and c, which measure nothing.
+    """A function that replaces the microbenchmarks by a, b and c, which measure nothing.
 
-    The one named ``fault`` raises after an entry.
+    Each yields two entries after ``spent`` seconds each; ``fault`` raises after its first.
     """
 
     def replace(fault: str = "", seconds: float = 1.0, spent: float = 0.0) -> None:

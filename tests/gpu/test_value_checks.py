@@ -164,7 +164,7 @@ def test_real_sizes_cover_every_way_to_run(cell: str) -> None:
 
 @pytest.mark.parametrize("multiprocessors", [132, 114])  # of an H100, SXM and PCIe
 def test_every_comparison_has_a_plan_on_an_h100(multiprocessors: int) -> None:
-    """A mode that cannot run there would fail the check, and its kernels would not be measured."""
+    """Otherwise the check would fail for that mode and exclude its kernels from measurement."""
     device = replace(DEVICES["h100"], multiprocessors=multiprocessors)
     others = [value_checks.sanitizer_case(cell) for cell in kernel_cells()]
     for each in [*ALL, *launch_checks.cases(rehearse=False), *others]:

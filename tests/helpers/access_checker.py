@@ -42,7 +42,7 @@ class Violation(Exception):
 
 
 class Region:
-    """A tensor's copy between two gaps, and for each byte whether it is written and by whom."""
+    """A tensor's copy between gaps; for each byte whether it was written, its writer and reader."""
 
     def __init__(self, name: str, tensor: Tensor) -> None:
         self.name, self.original = name, tensor
@@ -66,7 +66,7 @@ class Region:
         return self.arena[GAP : GAP + self.original.nbytes].numpy()
 
     def copy_from_host(self) -> None:
-        """Take over what the host wrote since the last launch."""
+        """Copy the elements that the host changed since the last launch; they count as written."""
         host = self.original.flatten().view(torch.uint8).numpy()
         size = self.original.element_size()
         changed = (host != self.seen).reshape(-1, size).any(1).repeat(size)
@@ -74,7 +74,7 @@ class Region:
         self.written[changed] = True
 
     def copy_to_host(self) -> None:
-        """Copy what kernels wrote to the original tensor."""
+        """Copy the tensor back to the original if kernels changed it."""
         if not np.array_equal(self.bytes, self.seen):
             self.original.copy_(self.copy)
             self.seen = self.bytes.copy()
@@ -126,7 +126,7 @@ class Memory:
         return access
 
     def check(self, pointers: Any, mask: Any, reads: bool, writes: bool) -> None:
-        """Check the active lanes of one access."""
+        """Raise Violation for a lane out of bounds, a read of unwritten bytes, or a conflict."""
         addresses = pointers.data.ravel()
         if mask is not None:
             active = np.broadcast_to(mask.data, pointers.data.shape).ravel()
@@ -156,8 +156,8 @@ class Memory:
     def check_order(
         self, region: Region, where: np.ndarray, what: str, reads: bool, writes: bool
     ) -> None:
-        """Check that no other program of this launch writes what this one accesses, or reads what
-        it writes.
+        """Raise Violation if another program of this launch wrote what this one accesses, or read
+        what it writes.
         """
         launch = self.launches * MOST
         me = launch + builder.grid_idx[0]

@@ -30,7 +30,7 @@ provider("odd", supports=lambda case, machine: True)(_never)
 
 
 def _changes(name, change):
-    """Register a provider that changes the reference's outputs."""
+    """Register a provider that returns `change` applied to the reference's outputs."""
 
     def build(problem):
         call = _reference(problem)
@@ -75,7 +75,7 @@ def _only_in_time(problem, act):
 
 @provider("needs-room")
 def needs_room(problem, tries=[]):  # noqa: B006  (counts its calls)
-    """Runs out of memory unless all other providers are gone."""
+    """Runs out of memory at the first try, as if it needed the other providers' memory."""
     tries.append(problem)
     if len(tries) == 1:
         raise torch.OutOfMemoryError("no room beside the others")

@@ -42,7 +42,7 @@ def count(texts: list[str], what: str) -> int:
 
 
 def check_order(texts: list[str], *whats: str) -> None:
-    """Assert that each occurs, after the one before."""
+    """Assert that instructions that match these patterns occur in this order."""
     rest = iter(texts)
     for what in whats:
         assert any(re.search(what, text) for text in rest), (what, texts)

@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass
 class Launcher:
-    """In place of a kernel: `launcher[grid](...)` calls `launch(kernel, grid, arguments)`."""
+    """Replaces a kernel: `launcher[grid](...)` calls `launch(kernel, grid, arguments)`."""
 
     kernel: Any
     launch: Callable[[Any, tuple[int, ...], dict[str, Any]], None]
@@ -82,7 +82,7 @@ def launched_by(function: Callable[..., None], module: ModuleType = launch) -> I
 def launch_concurrently(
     settings: Settings, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any]
 ) -> None:
-    """Launch with a process for each program; a launch that is not persistent runs as it is."""
+    """Run each program of a persistent launch in a process; run other launches unchanged."""
     if not arguments["PERSISTENT"]:
         kernel[grid](**arguments)
         return

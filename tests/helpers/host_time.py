@@ -35,7 +35,7 @@ REPEATS = 40
 
 
 def microseconds(call: Callable[[], Any], calls: int = 50) -> float:
-    """Time of one call: the least of REPEATS means over calls, after a first one that compiles."""
+    """CPU time of a call in µs: the least of REPEATS means, after one call that compiles."""
     call()
     samples = timeit.repeat(call, timer=time.process_time, number=calls, repeat=REPEATS)
     return min(samples) / calls * 1e6
@@ -48,7 +48,7 @@ def recurrence(units: int) -> Recurrence:
 
 
 def one_launch() -> Callable[[], Any]:
-    """The forward kernel's launch by Triton, with arguments made before."""
+    """A function that launches the forward kernel, with its arguments prepared."""
     inputs = recurrence(H)
     plan, _ = plans(inputs.cell, inputs.w_hh, B)
     arguments = launch.forward_arguments(inputs, plan, torch.zeros(T, B, 1, 4 * H), save=False)
@@ -58,7 +58,7 @@ def one_launch() -> Callable[[], Any]:
 
 
 def trained(run: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], Any]:
-    """`run` with a gradient of its output for `leaves`; without leaves only the forward pass."""
+    """`run` followed by its gradient with respect to `leaves`; without leaves only `run`."""
     above = torch.zeros_like(run())
     if not leaves:
         return torch.no_grad()(run)
@@ -80,13 +80,13 @@ def layer(backward: bool = False) -> Callable[[], Any]:
 
 
 def per_step(mode: str) -> float:
-    """The time of a step: a long call's less a short one's."""
+    """Host time of a step in µs: the difference between a long and a short call, per step."""
     long, short = (microseconds(loop(steps, mode), 5) for steps in (2 * STEPS, STEPS))
     return (long - short) / STEPS
 
 
 def one_product() -> Callable[[], Any]:
-    """A step's product for mode="gemm", of single numbers."""
+    """A function that does one step's matrix product of mode="gemm", with one hidden unit."""
     out, y = torch.zeros(1, B, 4), torch.zeros(2, B, 1)
     return partial(gemm.forward_products(recurrence(1), out, y), 1)
 

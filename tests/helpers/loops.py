@@ -1,4 +1,4 @@
-"""Calls of `kernels.launch` with random tensors and with plans that the test tiles itself."""
+"""Run `kernels.launch` on random tensors, with plans whose tiles the test chooses."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +48,7 @@ class Loop:
 
 
 def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
-    """The plan of a loop's forward or backward kernel, by its tiling."""
+    """The plan of a loop's forward or backward kernel, with the tiling that the loop gives."""
     cell, tiling = CELLS[loop.cell], loop.backward if backward else loop.forward
     dtype = str(DTYPES[loop.dtype]).removeprefix("torch.")
     problem = Problem(cell.gates, loop.B, loop.H, loop.D, dtype)

@@ -54,7 +54,7 @@ class Opened:
         return int(self.page.evaluate("document.body.dataset.drawn"))
 
     def choose(self, name: str, value: str) -> None:
-        """Choose and wait until the plots follow."""
+        """Select a value in a menu and wait until the plots are redrawn."""
         before = self.count()
         self.page.select_option(f"#{name}", value)
         self.drawn(before)
@@ -82,7 +82,7 @@ class Opened:
         return axes[-1]
 
     def copied(self, button: str, message: str) -> str:
-        """The text that a button copies; the page then shows a message with such a word."""
+        """Click a button, wait for `message` in the status line, and return the clipboard."""
         self.page.click(f"#{button}")
         self.page.wait_for_function(
             f"document.getElementById('status').textContent.includes('{message}')"
@@ -90,7 +90,7 @@ class Opened:
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
     def latex(self) -> list[dict[str, str]]:
-        """The rows of the copied LaTeX table, by the column's head."""
+        """The rows of the copied LaTeX table, by column title."""
         text = self.copied("copy-latex", "LaTeX")
         rows = [line[:-3].split(" & ") for line in text.splitlines() if line.endswith(r" \\")]
         assert len({len(row) for row in rows}) == 1

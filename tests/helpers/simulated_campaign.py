@@ -70,7 +70,7 @@ class Clock:
 
 
 class Compiler:
-    """Recorded seconds of compiling, and which kernels the cache holds."""
+    """A simulated compiler: recorded compile times, and the kernels that its cache holds."""
 
     def __init__(self) -> None:
         self.cache: set[str] = set()
@@ -82,9 +82,9 @@ class Compiler:
                 sizes[record["H"]] = max(record["compile_s"], sizes.get(record["H"], 0.0))
 
     def seconds(self, uses: Sequence[precompile.Use]) -> float:
-        """The seconds of compiling what these uses need and the cache lacks; it has them then.
+        """Add the kernels of these uses to the cache; return the seconds to compile new ones.
 
-        A kernel takes as long as that of the nearest hidden size, an sLSTM's as an LSTM's.
+        Each takes the recorded time of the nearest hidden size (for the sLSTM, of an LSTM).
         """
         total = 0.0
         for kernel, use in {identity(precompile.variant(use)): use for use in uses}.items():
@@ -100,7 +100,7 @@ class Compiler:
 
 
 class Process:
-    """A process of the pool: a unit takes its seconds, the first one those of the start too."""
+    """A simulated pool process: a unit takes its assumed time, the first one also START."""
 
     def __init__(self, clock: Clock, compiler: Compiler, *_: Any) -> None:
         self.clock, self.compiler = clock, compiler
@@ -136,7 +136,7 @@ def wait_for(clock: Clock, processes: Sequence[Process], timeout: float) -> list
 
 
 class Measuring:
-    """The process that measures cases, a ``worker_process.Isolated``."""
+    """A simulated measuring process, in place of ``worker_process.Isolated``."""
 
     def __init__(self, clock: Clock, compiler: Compiler, settings: dict[str, Any], *_: Any) -> None:
         assert settings["compiled_before"]
@@ -206,7 +206,7 @@ def simulated(clock: Clock) -> Iterator[None]:
 
 
 class Done(NamedTuple):
-    """What a call did; cases are those timed of a preset."""
+    """What a simulated call completed; the presets' fields count their timed cases."""
 
     seconds: float
     kernels: int
@@ -216,7 +216,7 @@ class Done(NamedTuple):
 
 
 def run(minutes: float, file: Path) -> Done:
-    """Make a call that leaves its archive in ``file``."""
+    """Simulate a call of some minutes that writes the archive ``file``."""
     clock = Clock()
     with simulated(clock):
         command_line.command(

@@ -49,7 +49,7 @@ def facts() -> dict[str, Any]:
 
 
 def save(folder: Path, records: Iterable[store.Record], name: str = "records/run.jsonl") -> Path:
-    """A device's folder with these records."""
+    """Write records into a device's folder; return the folder."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with store.Writer(path) as writer:
@@ -59,7 +59,7 @@ def save(folder: Path, records: Iterable[store.Record], name: str = "records/run
 
 
 def data(folder: Path, name: str) -> pd.DataFrame:
-    """The rows behind a report's figure or table, out of its download."""
+    """The rows of a report's figure or table, read from its data.zip."""
     with zipfile.ZipFile(folder / "data.zip").open(f"{name}.csv") as file:
         return pd.read_csv(file)
 
@@ -132,7 +132,7 @@ def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store
 
 
 def cases(**axes: Any) -> Iterator[Case]:
-    """The product of axis values, as a preset's grid."""
+    """A case for each combination of the axes' values; other fields have their defaults."""
     lists = {k: v if isinstance(v, list) else [v] for k, v in {**DEFAULTS, **axes}.items()}
     for values in itertools.product(*lists.values()):
         yield make_case(**dict(zip(lists, values, strict=True)))

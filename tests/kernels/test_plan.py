@@ -190,7 +190,7 @@ def test_a_gemm_per_step_is_expected_sooner_where_a_graph_replays_its_launches()
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stepwise_has_the_persistent_plans_tiles(loop):
-    """So that both sum in the same order and agree bit for bit."""
+    """Then both modes sum in the same order and agree bit for bit."""
     for B in (1, 16, 300):
         loops = LOOPS[loop]
         one, many = loops(problem(B=B), H100, "persistent"), loops(problem(B=B), H100, "stepwise")

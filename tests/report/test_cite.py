@@ -1,4 +1,4 @@
-"""How to cite: BibTeX, the peers a run used, and a methods paragraph of its own facts."""
+"""`bench cite`: BibTeX of the suite and of the software a run used, and its methods text."""
 
 import re
 from pathlib import Path

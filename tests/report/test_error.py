@@ -104,7 +104,7 @@ def test_a_largest_error_is_over_the_cases_that_both_measured():
 
 @pytest.fixture
 def sheets(monkeypatch, tmp_path):
-    """Draws jobs; returns the figures by their files' names instead of writing them."""
+    """A function that draws jobs and returns the sheets by file name; nothing is written."""
     looks.apply_style()
     found: dict[str, Sheet] = {}
 
@@ -127,7 +127,7 @@ def words(sheet: Sheet) -> str:
 
 
 def letters(axes) -> list[tuple[float, str]]:
-    """The letters of failures in a panel with their places across."""
+    """The failure letters in a panel: (x position, letter)."""
     found = [text for text in axes.texts if len(text.get_text()) == 1]
     return [(text.get_position()[0], text.get_text()) for text in found]
 
