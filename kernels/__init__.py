@@ -2,8 +2,8 @@
 `layers`, and `recurrence`, the loop over time) and as torch.nn's modules (`RNN`, `LSTM`, `GRU`).
 
 Read in this order: cells, math, blocks, barrier, recurrence, launch, autograd, functional, modules.
-Import the names below from here, `CELLS` from `cells` and plans from `plan`; the rest is internal,
-open to the bench's compiler and GPU checks.
+Import the names below from here, and plans from `plan`; the rest is internal, open to `bench` and
+`tests`.
 """
 
 from .cells import CELLS

@@ -1,4 +1,4 @@
 """Tests, in folders named after the room they test, and examples of use.
 
-Nothing outside imports from here; test modules import from `helpers` only.
+Nothing outside imports from here; of these folders, tests import only `helpers`.
 """

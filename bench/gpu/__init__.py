@@ -1,4 +1,4 @@
 """What needs a GPU: checks of the kernels, and microbenchmarks of what bounds the time loop.
 
-Import `run_checks` to run all checks, `floor` to run the microbenchmarks.
+Import `run_checks` to run all checks, `floor` for the microbenchmarks, `campaign` for everything.
 """
