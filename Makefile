@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CITATION := .venv-citation
 
 # Two files of tests run beside each other.
-BESIDE := --numprocesses 2 --dist loadscope
+PARALLEL := --numprocesses 2 --dist loadscope
 
 ifdef PYTHON
 RUN := $(PYTHON)
@@ -44,11 +44,11 @@ report: $(NEEDS) ## Rebuild every table, plot and page from the stored records (
 
 test: $(NEEDS) ## Run the whole test suite (no GPU needed)
 	$(call ready,test)
-	$(RUN) -m pytest $(BESIDE)
+	$(RUN) -m pytest $(PARALLEL)
 
 test-fast: $(NEEDS) ## Run the tests that take no longer than some seconds each
 	$(call ready,test)
-	$(RUN) -m pytest $(BESIDE) -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(NEEDS) ## Check style (ruff) and types (mypy)
 	$(call ready,lint)

@@ -19,7 +19,7 @@ def check_choice(name: str, value: Any, accepted: Choices) -> None:
         raise ValueError(f"{name} is {value!r}; accepted: {', '.join(map(str, accepted))}")
 
 
-def choices(name: str, words: str | tuple[str, ...], accepted: Choices) -> tuple[str, ...]:
+def parse_choices(name: str, words: str | tuple[str, ...], accepted: Choices) -> tuple[str, ...]:
     """Words, also comma-separated in one string, each of which must be accepted."""
     found = tuple(map(str.strip, words.split(","))) if isinstance(words, str) else words
     for word in found:
@@ -27,14 +27,14 @@ def choices(name: str, words: str | tuple[str, ...], accepted: Choices) -> tuple
     return found
 
 
-def sizes(hidden: int, batch: int) -> None:
+def check_sizes(hidden: int, batch: int) -> None:
     """Raise ValueError unless a loop of H hidden units over B sequences could be planned."""
     for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):
         if not 1 <= size <= most:
             raise ValueError(f"{name} is {size}; accepted: an integer from 1 to {most}")
 
 
-def minutes(max_minutes: float | None) -> None:
+def check_minutes(max_minutes: float | None) -> None:
     """Raise ValueError unless this is None, for no limit, or a positive number of minutes."""
     if max_minutes is None:
         return

@@ -140,7 +140,7 @@ def _check_preset(table: Any) -> None:
         raise ValueError(f"it is {table!r}; accepted: a table of {', '.join(KEYS)}")
     for key in table:
         check_choice("key", key, KEYS)
-    _words(table, "providers")
+    _string_list(table, "providers")
     grids = table.get("grid", [])
     if not (isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)):
         raise ValueError(f"grid is {grids!r}; accepted: tables, each under [[PRESET.grid]]")
@@ -148,7 +148,7 @@ def _check_preset(table: Any) -> None:
         raise ValueError("it has no cases; accepted: a [[PRESET.grid]] at least, or shapes")
 
 
-def _words(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> tuple[str, ...]:
+def _string_list(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> tuple[str, ...]:
     """A table's list of at least one string, each one of ``accepted`` if given; () without a list.
 
     Raises:
@@ -168,8 +168,8 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     check_choice("kind", kind, KINDS)
     if kind == "time" and ("regimes" in grid or "seeds" in grid):
         raise ValueError("regimes and seeds belong to grids of kind error")
-    providers = _words(grid, "providers")
-    regimes = _words(grid, "regimes", REGIMES) or (None,)
+    providers = _string_list(grid, "providers")
+    regimes = _string_list(grid, "regimes", REGIMES) or (None,)
     seeds = grid.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}; accepted: how many, an integer of at least 1")

@@ -79,7 +79,7 @@ def command(
     --archive, saves. Needs no network; on a GPU, Triton needs a C compiler (CC, gcc or clang) and
     Python's headers.
     """
-    arguments.minutes(max_minutes)
+    arguments.check_minutes(max_minutes)
     machine = environment.probe()
     if not (machine.is_cuda or rehearse):
         raise RuntimeError(

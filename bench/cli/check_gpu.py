@@ -90,7 +90,7 @@ def command(
     that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
     but some checks were not done, for lack of time, memory or a tool.
     """
-    arguments.minutes(max_minutes)
+    arguments.check_minutes(max_minutes)
     cuda = environment.probe().is_cuda or environment.machine().is_cuda
     if not cuda and not rehearse:
         raise RuntimeError(
@@ -102,7 +102,7 @@ def command(
     checks = run_checks.all_checks(rehearse, cuda)
     with (
         exiting_on_signals(),
-        Pool(run_checks.workers()) as pool,
+        Pool(run_checks.worker_count()) as pool,
         show_progress(len(checks)) as show,
     ):
         rows = run_checks.run(checks, file, max_minutes * 60, pool, show)

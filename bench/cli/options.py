@@ -61,7 +61,7 @@ class RunOptions:
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS
 
     def __post_init__(self) -> None:
-        arguments.minutes(self.max_minutes)
+        arguments.check_minutes(self.max_minutes)
 
     def of_sweep(self, preset: str, kinds: tuple[str, ...], shard: str = "1/1") -> Options:
         """The sweep's options, for a preset and the kinds of record to measure."""

@@ -86,7 +86,7 @@ class LoopOptions:
 
         check_choice("dtype", self.dtype, NUMBERS)
         check_choice("directions", self.directions, (1, 2))
-        arguments.sizes(self.hidden, self.batch)
+        arguments.check_sizes(self.hidden, self.batch)
         gates = CELLS[find_cell(self.cell)].gates
         numbers = kernel_format(*split_number_type(self.dtype))
         return Problem(gates, self.batch, self.hidden, self.directions, *numbers)
@@ -182,11 +182,11 @@ def constants(rates: Rates, measured: Collection[str], file: Path | None) -> lis
     for source, table in ((rates, RATES), (cost, MODEL)):
         for name, (words, unit, origin) in table.items():
             found = "measured" if name in measured else origin
-            lines.append(f"  {words:<38} {value_of(getattr(source, name), unit)} [{found}]")
+            lines.append(f"  {words:<38} {format_value(getattr(source, name), unit)} [{found}]")
     return lines
 
 
-def value_of(value: Any, unit: str) -> str:
+def format_value(value: Any, unit: str) -> str:
     """A number with its unit, or a table's numbers by their keys."""
     if isinstance(value, tuple):
         table = ", ".join(f"{key}: {number:.4g}" for key, number in value)

@@ -32,7 +32,7 @@ def command(
 
     cell = find_cell(cell, resources.CELL_NAMES)
     check_choice("dtype", dtype, resources.NUMBERS)
-    arguments.sizes(hidden, batch)
+    arguments.check_sizes(hidden, batch)
     if device is not None:
         check_choice("device", device, DEVICES)
     here = profile.present_device() if device is None else None

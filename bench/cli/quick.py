@@ -41,7 +41,7 @@ def command(
     On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
-    arguments.minutes(max_minutes)
+    arguments.check_minutes(max_minutes)
     cuda = environment.probe().is_cuda
     if not cuda:
         interpreter.check()

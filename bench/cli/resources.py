@@ -42,7 +42,7 @@ class GridOptions:
         if self.cells:
             only["cells"] = tuple(dict.fromkeys(map(find_cell, self.cells.split(","))))
         if self.numbers:
-            only["numbers"] = arguments.choices("numbers", self.numbers, NUMBERS)
+            only["numbers"] = arguments.parse_choices("numbers", self.numbers, NUMBERS)
         return replace(QUICK if self.quick else GRIDS[device], **only)
 
 
@@ -61,13 +61,13 @@ def command(
 
     Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
     """
-    arguments.minutes(max_minutes)
+    arguments.check_minutes(max_minutes)
     # Here, so that --help need not wait for torch.
     from bench.compiler import resources
     from kernels.plan.devices import DEVICES
 
     bad = False
-    for name in arguments.choices("device", device, resources.GRIDS):
+    for name in arguments.parse_choices("device", device, resources.GRIDS):
         folder, records, left = resources.compile_missing(
             resources.plan_jobs(DEVICES[name], chosen.select(name)),
             results,

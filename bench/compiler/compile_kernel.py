@@ -208,7 +208,7 @@ def _nvidia(kernel: Any) -> Compiled:
     span = time_loop(code)
     loop = [text for address, text in code if address in span]
     every = Counter(opcode(text) for _, text in code)
-    return _counted(
+    return _count_instructions(
         [opcode(text) for text in loop],
         registers=int(usage[1]),
         stack_bytes=int(usage[2]),
@@ -241,7 +241,7 @@ def opcode(text: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
 
 
-def _counted(loop: list[str], **facts: Any) -> Compiled:
+def _count_instructions(loop: list[str], **facts: Any) -> Compiled:
     seen = Counter(loop)
 
     def count(*prefixes: str) -> int:
@@ -273,7 +273,7 @@ def _amd(kernel: Any) -> Compiled:
     branches = ((i, re.match(r"s_c?branch\S*\s+(\S+)", line)) for i, line in enumerate(code))
     span = _widest_span((i, labels[to[1]]) for i, to in branches if to and to[1] in labels)
     loop = code[span.start : span.stop]
-    return _counted(
+    return _count_instructions(
         [line.split()[0] for line in loop if not line.endswith(":")],
         # On CDNA 2 and 3 the count of vector registers includes the accumulators.
         registers=fact("vgpr_count"),

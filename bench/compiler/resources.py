@@ -192,7 +192,7 @@ def compile_all(
                     )
 
 
-def faults(job: Job, found: dict[str, Any]) -> list[str]:
+def exceeded_limits(job: Job, found: dict[str, Any]) -> list[str]:
     """How a compiled kernel exceeds the device's or the plan's limits, a line each."""
     plan, device, broken = job.variant.plan, job.device, []
     if found["stack_bytes"]:
@@ -224,7 +224,7 @@ def make_record(job: Job, result: dict[str, Any], run_id: str, code: str, key: s
             "batches": list(job.batches),
             "features": list(variant.features),
             "shared_limit": device.shared_bytes,
-            "faults": faults(job, found),
+            "faults": exceeded_limits(job, found),
             "key": key,
         }
     target = {

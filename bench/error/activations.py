@@ -47,7 +47,7 @@ def points(per_exponent: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([positive, -positive]))
 
 
-def references(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tensor]]:
+def reference_values(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tensor]]:
     """For each function the jit function, its argument, and its value in float64.
 
     A derivative takes the function's float32 output, as the backward kernel does; its float64 value
@@ -76,7 +76,7 @@ def measure(per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
     """
     x = points(per_exponent).to("cuda" if torch.cuda.is_available() else "cpu")
     functions: dict[str, Any] = {}
-    for name, (function, argument, truth) in references(x).items():
+    for name, (function, argument, truth) in reference_values(x).items():
         got = apply(function, argument)
         units = (got.double() - truth).abs() / metrics.ulp(truth, torch.float32)
         worst = int(units.argmax())

@@ -47,7 +47,7 @@ def other_tiles() -> Iterator[list[str]]:
 
     planned, changed = autograd.plans, []
 
-    def other(cell: Any, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"):
+    def replan(cell: Any, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"):
         dtype = str(w_hh.dtype).removeprefix("torch.")
         D, H = w_hh.shape[0], w_hh.shape[-1]
         problem = plan.Problem(cell.gates, max(batch, 1), H, D, dtype, precision)
@@ -67,7 +67,7 @@ def other_tiles() -> Iterator[list[str]]:
             changed.append("backward" if backward else "forward")
         return tuple(found)
 
-    autograd.plans = other
+    autograd.plans = replan
     try:
         yield changed
     finally:
@@ -79,7 +79,7 @@ def tiles(plan: Any) -> tuple[int, ...]:
     return plan.units, plan.split, plan.block_b, plan.block_k
 
 
-def questions(
+def comparisons(
     provider: providers.Provider, problem: Problem, machine: environment.Machine
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run each comparison of one provider's outputs; yields its name and result."""
@@ -109,21 +109,21 @@ def measure(cases: list[Case], names: tuple[str, ...] = PROVIDERS) -> dict[str, 
     rows: list[dict[str, Any]] = []
     for case in cases:
         problem = make_problem(case, 0, device)
-        ways: dict[str, dict[str, Tensor]] = {}
+        by_mode: dict[str, dict[str, Tensor]] = {}
         for name in names:
             provider = known[name]
             # The interpreter runs "ours" stepwise anyway.
             twice = name == "ours-stepwise" and machine.interpreted
             if twice or provider.supports(case, machine):
                 continue
-            for question, answer in questions(provider, problem, machine):
+            for question, answer in comparisons(provider, problem, machine):
                 rows.append(case.fields() | {"provider": name, "question": question} | answer)
             if name.startswith("ours"):
-                ways[name] = Runner(provider, problem, machine).checked_outputs()
-        first, *others = ways or [""]
+                by_mode[name] = Runner(provider, problem, machine).checked_outputs()
+        first, *others = by_mode or [""]
         for other in others:
             words = {"provider": other, "question": f"against {first}"}
-            rows.append(case.fields() | words | compare(ways[first], ways[other]))
+            rows.append(case.fields() | words | compare(by_mode[first], by_mode[other]))
     return {"rows": rows}
 
 

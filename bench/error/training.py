@@ -28,8 +28,8 @@ T, B, I, H, STEPS = 8, 4, 8, 16, 50
 # RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
 # this adds up, at random, to 1e-8 * sqrt(50 * 2000) = 3e-6 in the loss, and steps that feed the
 # difference back may multiply it; the loss itself falls by 1 in the meantime.
-RATE = 0.01
-BOUND = 1e-4
+LEARNING_RATE = 0.01
+LOSS_BOUND = 1e-4
 
 
 class Model(nn.Module):
@@ -55,7 +55,7 @@ def losses(
     torch.manual_seed(seed)  # before the weights, which are drawn on the CPU like the pieces
     model = Model(len(letters), recurrent).to(device)
     codes = torch.tensor([letters.index(letter) for letter in words], device="cpu")
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=RATE)
+    optimiser = torch.optim.RMSprop(model.parameters(), lr=LEARNING_RATE)
     curve = []
     for _ in range(steps):
         starts = torch.randint(len(words) - T, (B,), device="cpu")
@@ -86,7 +86,7 @@ def measure(
     device = "cuda" if environment.probe().is_cuda else "cpu"
     return {
         "losses": {cell: curves(cell, seed, device, steps) for cell in cells},
-        "bound": BOUND,
+        "bound": LOSS_BOUND,
         "sizes": {"T": T, "B": B, "I": I, "H": H},
         "seed": seed,
     }

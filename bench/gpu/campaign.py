@@ -117,13 +117,13 @@ class Campaign:
     def run(self) -> None:
         """Run all steps in order until the time is up. A step that fails stops no other."""
         presets = REHEARSAL if self.rehearse else PRESETS
-        with Pool(run_checks.workers()) as pool:
+        with Pool(run_checks.worker_count()) as pool:
             self.step(self.compile_for_checks, presets[0], pool)
             self.step(self.check, pool)
         self.step(self.measure_floor)
         for preset in presets:
             if preset != presets[0]:
-                with Pool(run_checks.workers()) as pool:
+                with Pool(run_checks.worker_count()) as pool:
                     self.step(self.precompile, preset, self.uses(preset), pool)
             kinds = {request.kind for request in load_preset(preset).requests}
             self.step(self.sweep, preset, "time", SPEED if "error" in kinds else ALL)
@@ -141,7 +141,7 @@ class Campaign:
             self.fail(str(fault))
         self.outputs.save()
 
-    def save_sometimes(self) -> None:
+    def save_if_due(self) -> None:
         """Save, unless that was done within ``SAVE_SECONDS``."""
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.outputs.save()
@@ -196,7 +196,7 @@ class Campaign:
 
             def on_row(row: run_checks.Row) -> None:
                 show(row)
-                self.save_sometimes()
+                self.save_if_due()
 
             rows = run_checks.run(checks, file, self.seconds_for(*CHECK), pool, on_row)
         print(f"check-gpu: {run_checks.summary_line(rows)}")
@@ -282,7 +282,7 @@ class Campaign:
             ) -> None:
                 show(done, total, request, provider, doing)
                 if not provider:  # between cases, so that saving disturbs no measurement
-                    self.save_sometimes()
+                    self.save_if_due()
 
             _, counts, undone = sweep.sweep(
                 options, self.settings, self.results, seconds / 60, self.timeout, progress

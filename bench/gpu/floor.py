@@ -58,7 +58,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     """Write ``floor.json``, and ``limits.json`` if the rates are complete and possible."""
     measured = limits.of_floor(schema.to_json(found))
     store.write_state(folder / files.FLOOR, found)
-    if measured.complete and not limits.faults(measured):
+    if measured.complete and not limits.invalid_fields(measured):
         store.write_state(folder / files.LIMITS, dataclasses.asdict(measured))
 
 

@@ -257,10 +257,10 @@ def run_sanitizer(tool: str, cell: str, cuda: bool) -> str:
         )  # fmt: skip
     except TookTooLong:
         raise NotDone(f"{tool} did not end within {SANITIZER_SECONDS:.0f} s") from None
-    return verdict(done.stdout, done.returncode)
+    return sanitizer_verdict(done.stdout, done.returncode)
 
 
-def verdict(output: str, code: int) -> str:
+def sanitizer_verdict(output: str, code: int) -> str:
     """The summary line of compute-sanitizer's output.
 
     Raises:

@@ -131,7 +131,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
             add("sanitizer", f"{tool} {cell}", call, *after, of=case)
     for number in (n for n in numbers if n[0] == "fp32"):  # which take long to compile
         add_comparisons(*number)
-    add("far offsets", "rnn_tanh bf16", partial(value_checks.far_offsets, device))
+    add("far offsets", "rnn_tanh bf16", partial(value_checks.check_far_offsets, device))
     return list(found.values())
 
 
@@ -179,7 +179,7 @@ def suspects(rows: Sequence[Row]) -> tuple[Suspect, ...]:
     return from_json(each for row in rows if row.outcome == FAIL for each in row.suspects)
 
 
-def workers() -> int:
+def worker_count() -> int:
     """How many processes check: one for each core, since compiling takes most of the time."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 

@@ -290,7 +290,7 @@ def compare(comparison: Comparison, device: str) -> str:
     )
 
 
-def far_offsets(device: str) -> str:
+def check_far_offsets(device: str) -> str:
     """Tensors of more than 2**31 elements, checked at their first, middle and last sequences."""
     import torch
 

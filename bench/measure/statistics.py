@@ -8,7 +8,7 @@ import numpy as np
 CONFIDENCE = 0.95
 # Of 5 samples the smallest and the largest enclose the median with probability
 # 1 - 2 * 0.5**5 = 0.9375 only.
-FEWEST = 6
+MIN_SAMPLES = 6
 RESAMPLES = 2000
 
 
@@ -76,7 +76,7 @@ def paired_ratio(
 def half_width(samples: Sequence[float]) -> float:
     """Relative half-width of the median's 95 % interval by order statistics: the stop rule.
 
-    Quick enough to compute after every visit; infinite below ``FEWEST`` samples.
+    Quick enough to compute after every visit; infinite below ``MIN_SAMPLES`` samples.
 
     The interval from the j-th smallest to the j-th largest of n covers the median unless fewer
     than j samples fall on one side, a binomial event; the normal approximation gives
@@ -84,7 +84,7 @@ def half_width(samples: Sequence[float]) -> float:
     Statistics, 3.2).
     """
     n = len(samples)
-    if n < FEWEST:
+    if n < MIN_SAMPLES:
         return float("inf")
     ordered = np.sort(np.asarray(samples, float))
     j = rank(n)
@@ -110,7 +110,7 @@ def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str,
         "ci_high_ms": high,
         "converged": (
             found is not None
-            and len(samples) >= FEWEST
+            and len(samples) >= MIN_SAMPLES
             and (found[1] - found[0]) / 2 <= target * median
         ),
     }

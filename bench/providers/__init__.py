@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cases.arguments import choices
+from bench.cases.arguments import parse_choices
 from bench.cases.cases import Case
 from bench.records.environment import Machine
 from bench.records.provenance import version
@@ -159,11 +159,11 @@ def _load_file(path: Path) -> None:
         del sys.modules[name]
         text = fault.msg if isinstance(fault, SyntaxError) else " ".join(str(fault).split())
         raise ValueError(
-            f"plugin {path}, line {_line(fault, path)}: {type(fault).__name__}: {text}"
+            f"plugin {path}, line {_fault_line(fault, path)}: {type(fault).__name__}: {text}"
         ) from fault
 
 
-def _line(fault: Exception, path: Path) -> int | None:
+def _fault_line(fault: Exception, path: Path) -> int | None:
     """The last line of a file in an exception's traceback, or that of its syntax error."""
     if isinstance(fault, SyntaxError) and fault.filename == str(path):
         return fault.lineno
@@ -194,7 +194,7 @@ def select(names: str | tuple[str, ...]) -> dict[str, Provider]:
     Raises:
         ValueError: for an unknown name.
     """
-    return {name: PROVIDERS[name] for name in choices("provider", names, PROVIDERS)}
+    return {name: PROVIDERS[name] for name in parse_choices("provider", names, PROVIDERS)}
 
 
 def require(case: Case, **wanted: tuple[Any, ...]) -> str | None:

@@ -63,7 +63,7 @@ def read(path: Path) -> Limits:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
         why = fault.strerror if isinstance(fault, OSError) else "it is not such a file"
         raise ValueError(f"limits is {str(path)!r} ({why}); accepted: {accepted}") from None
-    for broken in faults(measured):
+    for broken in invalid_fields(measured):
         raise ValueError(f"limits is {str(path)!r}, whose {broken} cannot be; accepted: {accepted}")
     return measured
 
@@ -79,7 +79,7 @@ def load_limits(folder: Path) -> Limits | None:
     return found if found and found.complete else None
 
 
-def faults(limits: Limits) -> list[str]:
+def invalid_fields(limits: Limits) -> list[str]:
     """The fields with impossible values: of a wrong type, not finite, or not above 0."""
     whole = ("multiprocessors", "shared_bytes", "shared_total")
     broken = []

@@ -60,7 +60,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         while not self._in_place():  # another writer deleted its empty file before we had the lock
             os.close(self._file)
             self._file = open_exclusively(self.path, advice)
-        self._mend()
+        self._repair_last_line()
 
     def _in_place(self) -> bool:
         try:
@@ -68,11 +68,11 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         except FileNotFoundError:
             return False
 
-    def _mend(self) -> None:
+    def _repair_last_line(self) -> None:
         """Complete a last line that lacks its newline, or remove it if it is incomplete."""
         data = self.path.read_bytes()
         complete = data.rfind(b"\n") + 1
-        if _torn(data[complete:]):
+        if _is_incomplete(data[complete:]):
             os.ftruncate(self._file, complete)
             note = f"{self.path}: removed an incomplete last line, which a killed process left"
             print(note, file=sys.stderr)
@@ -182,10 +182,10 @@ def read(path: Path) -> Iterator[Record]:
         raise FileNotFoundError(f"{path} does not exist")
     for file in record_files(path) if path.is_dir() else [path]:
         for number, line in enumerate(lines(file), 1):
-            if not line.endswith(b"\n") and _torn(line):
+            if not line.endswith(b"\n") and _is_incomplete(line):
                 break  # only a file's last line lacks its newline
             try:
-                record = json.loads(line, parse_constant=_no_number)
+                record = json.loads(line, parse_constant=_reject_constant)
             except ValueError:
                 raise BadRecord(
                     f"{file}:{number}: the line is no JSON; accepted: one record a line "
@@ -200,7 +200,7 @@ def read(path: Path) -> Iterator[Record]:
             yield record
 
 
-def _torn(line: bytes) -> bool:
+def _is_incomplete(line: bytes) -> bool:
     """Whether a line without its newline is only the beginning of a record."""
     if not line.startswith(b"{"):
         return False
@@ -211,7 +211,7 @@ def _torn(line: bytes) -> bool:
     return False
 
 
-def _no_number(text: str) -> float:
+def _reject_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 

@@ -105,8 +105,8 @@ def results_pages(runs: Sequence[Run]) -> list[Path]:
             for path in sorted(folder.glob(f"*/{files.RECORDS}"))
             if path.parent.resolve() not in seen and has_records(path)
         ]
-        everyone = sorted([*members, *load(others)], key=lambda run: str(run.folder))
-        shown = [run for run in everyone if run.of("time") or run.of("error")]
+        all_runs = sorted([*members, *load(others)], key=lambda run: str(run.folder))
+        shown = [run for run in all_runs if run.of("time") or run.of("error")]
         path = page.write(shown, folder / page.NAME) if shown else None
         written += [path] if path else []
     return written

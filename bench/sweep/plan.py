@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import providers
 from bench.cases import roofline
-from bench.cases.arguments import choices
+from bench.cases.arguments import parse_choices
 from bench.cases.cases import matches, shard
 from bench.cases.presets import KINDS, PRESETS, Preset, Request, load_preset
 from bench.records import provenance, schema, store
@@ -134,7 +134,7 @@ def select_requests(preset: Preset, options: Options) -> list[Request]:
     Raises:
         ValueError: for an unknown kind, and a filter that matches no case.
     """
-    kinds = choices("kind", options.kinds, KINDS)
+    kinds = parse_choices("kind", options.kinds, KINDS)
     of_kinds = [each for kind in kinds for each in preset.requests if each.kind == kind]
     found = [each for each in of_kinds if matches(each.case, options.filter)]
     if of_kinds and not found:
@@ -165,7 +165,7 @@ def statuses_to_rerun(text: str | None) -> tuple[str, ...]:
     groups = {None: (), "failed": FAILED, "all": schema.STATUSES}
     if text in groups:
         return groups[text]
-    return choices("rerun", str(text), ("failed", "all", *schema.STATUSES))
+    return parse_choices("rerun", str(text), ("failed", "all", *schema.STATUSES))
 
 
 def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:

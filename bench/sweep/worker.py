@@ -60,7 +60,7 @@ class Worker:
         self.facts = environment.device_facts()
         self.suspects = from_json(settings.suspects)
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         self.answer(schema.to_json(message))
 
     def measure(self, request: Request) -> None:
@@ -68,19 +68,19 @@ class Worker:
         apply_regime(problem, request.regime)
         if request.kind == "error":
             for name in request.providers:
-                self._error(problem, name)
+                self._measure_error(problem, name)
         else:
             for name in self._time(problem, request.providers, retry=len(request.providers) > 1):
                 _free()
                 self._time(problem, (name,), retry=False)
         del problem
         _free()
-        self.say(done=request.case.case_id)
+        self.send(done=request.case.case_id)
 
     def _record(self, name: str, **values: Any) -> None:
-        self.say(record={"provider": name, "status": "ok", "device": self.facts} | values)
+        self.send(record={"provider": name, "status": "ok", "device": self.facts} | values)
 
-    def _fault(self, name: str, fault: BaseException) -> None:
+    def _record_fault(self, name: str, fault: BaseException) -> None:
         text = " ".join(str(fault).split())[:500]
         if isinstance(fault, metrics.WrongShape):
             self._record(name, status="incorrect", reason=text)
@@ -91,7 +91,7 @@ class Worker:
             try:
                 torch.cuda.synchronize()
             except RuntimeError:
-                self.say(poisoned=name)
+                self.send(poisoned=name)
                 os._exit(POISONED)
 
     def _excluded(self, runner: Runner) -> bool:
@@ -102,16 +102,16 @@ class Worker:
             self._record(runner.provider.name, status="incorrect", reason=why, **facts)
         return why is not None
 
-    def _error(self, problem: Problem, name: str) -> None:
+    def _measure_error(self, problem: Problem, name: str) -> None:
         provider = providers.PROVIDERS[name]
-        self.say(turn=name, doing="error", patience=provider.patience)
+        self.send(turn=name, doing="error", patience=provider.patience)
         try:
             runner = Runner(provider, problem, self.machine)
             if self._excluded(runner):
                 return
             errors = runner.errors()
         except Exception as fault:
-            self._fault(name, fault)
+            self._record_fault(name, fault)
             return
         bad = [tensor for tensor, found in errors.items() if not found["max_abs"] < float("inf")]
         self._record(
@@ -136,7 +136,7 @@ class Worker:
         errors: dict[str, Any] = {}
         retried: list[str] = []
         for name in names:
-            self.say(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
+            self.send(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
                 runner = Runner(providers.PROVIDERS[name], problem, self.machine)
                 if self._excluded(runner):
@@ -148,7 +148,7 @@ class Worker:
                     retried.append(name)
                     _free()
                 else:
-                    self._fault(name, fault)
+                    self._record_fault(name, fault)
                 continue
             if wrong := verdict(found, case):
                 facts = {"provider_version": runner.provider.version(), "mode": runner.mode}
@@ -160,16 +160,16 @@ class Worker:
 
         def fail(runner: Runner, fault: Exception) -> None:
             del ready[runner.provider.name]
-            self._fault(runner.provider.name, fault)
+            self._record_fault(runner.provider.name, fault)
 
         before, settings = environment.sensors(), self.settings
         interleave(
             list(ready.values()), settings.target, settings.seconds, settings.seed,
-            note=lambda runner: self.say(turn=runner.provider.name, doing="time"), failed=fail,
+            note=lambda runner: self.send(turn=runner.provider.name, doing="time"), failed=fail,
         )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
         for name, runner in ready.items():
-            self.say(turn=name, doing="memory")
+            self.send(turn=name, doing="memory")
             compiled_before = settings.compiled_before and runner.call.plan is not None
             figures = summary(runner.samples, settings.target, settings.seed)
             self._record(
@@ -227,6 +227,6 @@ def serve(
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
     gc.freeze()  # so that no collection scans what was imported
-    worker.say(hello=dataclasses.asdict(worker.machine), device=worker.facts)
+    worker.send(hello=dataclasses.asdict(worker.machine), device=worker.facts)
     for request in requests:
         worker.measure(request)

@@ -17,7 +17,7 @@ from bench.sweep import pool
 from bench.sweep.pool import Outcome, Pool, Unit, calls_elsewhere
 from bench.sweep.process import TookTooLong
 from tests.helpers import pool_tasks as tasks
-from tests.helpers.pool_tasks import gives, gone, sleeps
+from tests.helpers.pool_tasks import ends_soon, gives, sleeps
 
 LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
 
@@ -32,7 +32,7 @@ def outcomes(*calls: Callable[[], object], **limits: float) -> list[Outcome]:
 
 
 def test_only_a_wrong_answer_or_a_crash_is_a_failure() -> None:
-    wrong = (tasks.fails, tasks.late, tasks.lacks_memory, tasks.dies, tasks.is_killed)
+    wrong = (tasks.fails, tasks.is_not_done, tasks.lacks_memory, tasks.dies, tasks.is_killed)
     found = outcomes(*wrong, partial(gives, "right"))
     states = [outcome.state for outcome in found]
     assert states == [FAIL, NOT_DONE, NOT_DONE, FAIL, NOT_DONE, PASS]
@@ -77,7 +77,7 @@ def test_what_the_deadline_cuts_off_leaves_no_process_and_is_not_done(
     with Pool(1) as processes:
         (_, first), (_, second) = processes.run(units, 8.0)
         # The process is gone before the pool is closed.
-        assert all(gone(int(pid)) for pid in note.read_text().split())
+        assert all(ends_soon(int(pid)) for pid in note.read_text().split())
     assert (first.state, second.state) == (NOT_DONE, NOT_DONE)
     assert "had run for" in first.detail and not first.tried
     assert second.detail == "not begun in time"
@@ -97,7 +97,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     parent.kill()
     parent.wait()
-    assert all(gone(int(pid)) for pid in note.read_text().split())
+    assert all(ends_soon(int(pid)) for pid in note.read_text().split())
 
 
 def test_units_wait_for_those_named_in_after_and_an_exclusive_one_runs_without_others() -> None:
@@ -116,7 +116,7 @@ def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:
     with Pool(1) as processes:
         ((_, first),) = processes.run([unit], time.monotonic() + LONG)
         ((_, second),) = processes.run([unit], time.monotonic() + LONG)
-    assert first.detail == second.detail and gone(int(first.detail))
+    assert first.detail == second.detail and ends_soon(int(first.detail))
 
 
 def test_calls_elsewhere_give_their_values_in_order_or_say_what_failed() -> None:

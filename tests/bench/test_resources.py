@@ -83,10 +83,10 @@ FOUND = {
 
 def test_faults_are_stack_and_shared_memory_beyond_limit_or_plan():
     planned = JOB.variant.plan.shared_bytes
-    assert resources.faults(JOB, FOUND) == []
-    assert resources.faults(JOB, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
-    assert "are planned" in resources.faults(JOB, FOUND | {"shared_bytes": planned + 1})[0]
-    assert "of 232448 bytes" in resources.faults(JOB, FOUND | {"shared_bytes": 300000})[0]
+    assert resources.exceeded_limits(JOB, FOUND) == []
+    assert resources.exceeded_limits(JOB, FOUND | {"stack_bytes": 8}) == ["uses 8 bytes of stack"]
+    assert "are planned" in resources.exceeded_limits(JOB, FOUND | {"shared_bytes": planned + 1})[0]
+    assert "of 232448 bytes" in resources.exceeded_limits(JOB, FOUND | {"shared_bytes": 300000})[0]
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_no_stack_and_no_more_shared_memory_than_planned(regression, name):
     job, result = regression[name]
     assert result["status"] == "ok", result["reason"]
     found = result["resources"]
-    assert resources.faults(job, found) == []
+    assert resources.exceeded_limits(job, found) == []
     assert found["spills"] == 0
     assert found["occupancy"] >= 1
     assert found["tensor_core"] > 0, "products run on tensor cores"

@@ -22,7 +22,7 @@ def test_the_loss_curve_is_torchs(cell, seed):
     assert len(curve) == len(expected) >= 50
     assert expected[-1] < expected[0] - 0.5, "nothing was learned"
     worst = max(abs(a - b) for a, b in zip(curve, expected, strict=True))
-    assert worst <= training.BOUND, f"the losses differ by up to {worst:.1e}"
+    assert worst <= training.LOSS_BOUND, f"the losses differ by up to {worst:.1e}"
 
 
 def test_the_bound_sees_a_wrong_gradient(seed):
@@ -34,7 +34,7 @@ def test_the_bound_sees_a_wrong_gradient(seed):
         return module
 
     curve, expected = (training.losses(kind, seed, DEVICE) for kind in (disturbed, torch.nn.GRU))
-    assert max(abs(a - b) for a, b in zip(curve, expected, strict=True)) > 10 * training.BOUND
+    assert max(abs(a - b) for a, b in zip(curve, expected, strict=True)) > 10 * training.LOSS_BOUND
 
 
 def test_the_report_draws_the_curves(tmp_path):

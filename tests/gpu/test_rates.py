@@ -124,8 +124,8 @@ def test_the_cost_is_made_of_the_measured_rates(file: Path):
     outside = forward_plan(replace(problem, B=4096), card, "gemm")
     assert outside.cost.product_us == pytest.approx(2 * 4 * 1024**2 * 4096 / 687e6)
     assert outside.cost.launch_us == 2 * card.rates.launch_us
-    lone = forward_plan(Problem(4, 16, 64, 1, "bfloat16"), card, "persistent")
-    assert lone.group == 1 and lone.cost.weights_us > 0
+    single = forward_plan(Problem(4, 16, 64, 1, "bfloat16"), card, "persistent")
+    assert single.group == 1 and single.cost.weights_us > 0
 
 
 def test_a_file_of_another_gpu_is_refused(file: Path):

@@ -19,7 +19,7 @@ from bench.records import files, store
 from bench.records.failed_checks import FAIL, NOT_DONE, PASS, Suspect
 from bench.records.provenance import ROOT
 from bench.sweep.pool import Pool, Unit
-from tests.helpers.pool_tasks import dies, fails, finds, gives, late
+from tests.helpers.pool_tasks import dies, fails, fails_with_suspect, gives, is_not_done
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
@@ -61,7 +61,7 @@ FINE = partial(gives, "fine")
 
 
 @pytest.mark.parametrize(
-    ("calls", "code"), [((FINE,), 0), ((fails, late), 1), ((FINE, late), UNFINISHED)]
+    ("calls", "code"), [((FINE,), 0), ((fails, is_not_done), 1), ((FINE, is_not_done), UNFINISHED)]
 )
 @NO_GPU
 def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
@@ -76,7 +76,7 @@ def test_exit_codes(calls: Any, code: int, tmp_path: Path, monkeypatch) -> None:
 
 def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
     file = ResultFile(tmp_path, KEY)
-    checks = checks_of(right=partial(gives, "first"), wrong=fails, late=late)
+    checks = checks_of(right=partial(gives, "first"), wrong=fails, late=is_not_done)
     rows = run(checks, file)
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert [row.name for row in run_checks.unfinished(rows)] == ["values: late"]
@@ -84,7 +84,7 @@ def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
     assert rows[2].tries == 1  # there was no time to try
     right = {"right": partial(gives, "second"), "wrong": partial(gives, "right this time")}
-    checks = checks_of(**right, late=late)
+    checks = checks_of(**right, late=is_not_done)
     rows = run(checks, file)
     # What failed once with this code stays failed: the next time it may only be lucky.
     assert [(row.outcome, row.detail) for row in rows[:2]] == [
@@ -98,7 +98,7 @@ def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
 
 def test_a_failure_is_printed_whole_and_kept_whole(tmp_path: Path, capsys) -> None:
     file, many = ResultFile(tmp_path, KEY), MOST_REPORTS + 1
-    rows = run(checks_of(**{str(i): partial(finds, i) for i in range(many)}), file)
+    rows = run(checks_of(**{str(i): partial(fails_with_suspect, i) for i in range(many)}), file)
     printed = capsys.readouterr().err
     for i, row in enumerate(rows):
         assert f"FAIL values: {i}: y is wrong" in printed

@@ -144,12 +144,12 @@ REFUSED = "========= COMPUTE-SANITIZER\n========= Error: Device not supported by
 
 
 def test_a_sanitizer_that_is_refused_is_not_a_failure() -> None:
-    assert launch_checks.verdict(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
+    assert launch_checks.sanitizer_verdict(CLEAN, 0) == "ERROR SUMMARY: 0 errors"
     with pytest.raises(Failed, match="12 errors; first: Invalid __global__ read of size 4"):
-        launch_checks.verdict(WRONG, 9)
+        launch_checks.sanitizer_verdict(WRONG, 9)
     for output, code in ((REFUSED, 1), ("", 0), (CLEAN, 1), ("no such option", 2)):
         with pytest.raises(NotDone, match="did not run"):
-            launch_checks.verdict(output, code)
+            launch_checks.sanitizer_verdict(output, code)
 
 
 @pytest.mark.parametrize("cell", kernel_cells())

@@ -24,9 +24,9 @@ builder = interpreter.interpreter_builder
 
 # Bytes on either side of a tensor, far more than in any test's tensor.
 GAP = 1 << 18
-# Programs of one launch, at most; SEVERAL means more than one reader.
-MOST = 1 << 16
-SEVERAL = MOST - 1
+# Programs of one launch, at most; SEVERAL_READERS means more than one reader.
+MAX_PROGRAMS = 1 << 16
+SEVERAL_READERS = MAX_PROGRAMS - 1
 
 # The interpreter's memory operations: positions of the pointers and the mask, and what they do.
 ACCESSES = {
@@ -159,7 +159,7 @@ class Memory:
         """Raise Violation if another program of this launch wrote what this one accesses, or read
         what it writes.
         """
-        launch = self.launches * MOST
+        launch = self.launches * MAX_PROGRAMS
         me = launch + builder.grid_idx[0]
         writer, reader = region.writer[where], region.reader[where]
         conflicts = (writer >= launch) & (writer != me)
@@ -174,7 +174,7 @@ class Memory:
             region.writer[where] = me
         if reads:
             other = (reader >= launch) & (reader != me)
-            region.reader[where] = np.where(other, launch + SEVERAL, me)
+            region.reader[where] = np.where(other, launch + SEVERAL_READERS, me)
 
 
 def place(region: Region, offset: int) -> str:

@@ -18,15 +18,15 @@ def _reference(problem):
     return Call(lambda: run_reference(problem.case, leaves, problem.resets), leaves)
 
 
-def _never(problem):
+def _never_called(problem):
     raise AssertionError("an unsupported provider was called")
 
 
 provider("good", package="torch")(_reference)
 provider("good-too", package="torch")(_reference)
-provider("refuses", supports=lambda case, machine: "never in the mood")(_never)
-provider("unsure", supports=lambda case, machine: vars(machine)["mood"])(_never)
-provider("odd", supports=lambda case, machine: True)(_never)
+provider("refuses", supports=lambda case, machine: "never in the mood")(_never_called)
+provider("unsure", supports=lambda case, machine: vars(machine)["mood"])(_never_called)
+provider("odd", supports=lambda case, machine: True)(_never_called)
 
 
 def _changes(name, change):
@@ -41,20 +41,20 @@ def _changes(name, change):
     provider(name)(build)
 
 
-def _each(change):
+def _for_each_tensor(change):
     return lambda found: {name: change(value) for name, value in found.items()}
 
 
-_changes("wrong", _each(lambda value: value * 1.01))
-_changes("more-rows", _each(lambda value: torch.cat([value, value, value[:, :1]], 1)))
-_changes("one-number", _each(lambda value: value[:1, :1, :1]))
+_changes("wrong", _for_each_tensor(lambda value: value * 1.01))
+_changes("more-rows", _for_each_tensor(lambda value: torch.cat([value, value, value[:, :1]], 1)))
+_changes("one-number", _for_each_tensor(lambda value: value[:1, :1, :1]))
 _changes("no-state", lambda found: {"y": found["y"]})
 
 
 @provider("part-gradient")
 def part_gradient(problem):
     call = _reference(problem)
-    call.standard = _each(lambda value: value[:1])
+    call.standard = _for_each_tensor(lambda value: value[:1])
     return call
 
 

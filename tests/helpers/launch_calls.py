@@ -20,8 +20,8 @@ from kernels.cells import CELLS
 from tests.helpers import launch_recorder
 
 # Methods and functions of torch that allocate.
-MAKES = {"new_empty", "new_zeros", "zeros", "empty", "empty_like", "zeros_like", "stack", "cat"}
-MAKES |= {"clone", "to", "float", "mm", "addmm", "sum", "where"}
+ALLOCATORS = {"new_empty", "new_zeros", "zeros", "empty", "empty_like", "zeros_like", "stack"}
+ALLOCATORS |= {"cat", "clone", "to", "float", "mm", "addmm", "sum", "where"}
 
 
 def arguments(call: dict[str, Any]) -> tuple[list[torch.Tensor], dict[str, Any]]:
@@ -95,7 +95,7 @@ def work(call: dict[str, Any]) -> dict[str, Any]:
             counts["bound"] += frame.f_code is JITFunction.run.__code__
             # Comprehensions are functions up to Python 3.11 only.
             counts["entered"] += ours and not frame.f_code.co_name.startswith("<")
-        elif event == "c_call" and ours and argument.__name__ in MAKES:
+        elif event == "c_call" and ours and argument.__name__ in ALLOCATORS:
             tensors[argument.__name__] += 1
 
     sys.setprofile(count)

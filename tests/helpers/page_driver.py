@@ -45,24 +45,24 @@ class Opened:
         self.page.on("pageerror", lambda fault: self.messages.append(str(fault)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(html.as_uri())
-        self.drawn(0)
+        self.wait_for_redraw(0)
 
-    def drawn(self, before: int) -> None:
+    def wait_for_redraw(self, before: int) -> None:
         self.page.wait_for_function(f"Number(document.body.dataset.drawn ?? 0) > {before}")
 
-    def count(self) -> int:
+    def draw_count(self) -> int:
         return int(self.page.evaluate("document.body.dataset.drawn"))
 
     def choose(self, name: str, value: str) -> None:
         """Select a value in a menu and wait until the plots are redrawn."""
-        before = self.count()
+        before = self.draw_count()
         self.page.select_option(f"#{name}", value)
-        self.drawn(before)
+        self.wait_for_redraw(before)
 
-    def tick(self, provider: str, on: bool) -> None:
-        before = self.count()
+    def set_checked(self, provider: str, on: bool) -> None:
+        before = self.draw_count()
         self.page.set_checked(f"input[value='{provider}']", on)
-        self.drawn(before)
+        self.wait_for_redraw(before)
 
     def options(self, name: str) -> list[str]:
         return self.page.eval_on_selector_all(f"#{name} option", "all => all.map((o) => o.value)")
@@ -73,7 +73,7 @@ class Opened:
     def words(self, selector: str) -> list[str]:
         return self.page.eval_on_selector_all(selector, "all => all.map((e) => e.textContent)")
 
-    def heights(self) -> list[str]:
+    def y_labels(self) -> list[str]:
         """The labels of the plot's y axis."""
         axes = self.page.eval_on_selector_all(
             "#lines .role-axis-label",
@@ -105,7 +105,7 @@ class Opened:
 LONG = "the kernel needs 300,000 bytes of shared memory and a program has 232,448, so no tile fits"
 
 
-def lost(cases: list[Case], **changes: Any) -> list[store.Record]:
+def failures(cases: list[Case], **changes: Any) -> list[store.Record]:
     names = ("ours", "torch.nn")
     return [synthetic.failed(c, name, "oom", LONG, **changes) for c in cases for name in names]
 

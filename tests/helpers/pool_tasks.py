@@ -23,12 +23,12 @@ def own_pid() -> str:
     return str(os.getpid())
 
 
-def finds(i: int) -> str:
+def fails_with_suspect(i: int) -> str:
     doubt = Suspect("values", "gru", "forward", "gemm", "bf16")
     raise Failed("y is wrong", f"all about {i}\n[in] many lines", (doubt,))
 
 
-def late() -> str:
+def is_not_done() -> str:
     raise NotDone("the tool did not end within 120 s")
 
 
@@ -67,7 +67,7 @@ def needs_a_clean_process() -> str:
     return "clean"
 
 
-def gone(pid: int) -> bool:
+def ends_soon(pid: int) -> bool:
     """Whether a process ends within ten seconds."""
     for _ in range(100):
         status = Path(f"/proc/{pid}/stat")

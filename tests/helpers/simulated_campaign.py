@@ -45,7 +45,7 @@ CORES = 16
 # finding whether a kernel is compiled; the floor, as it declares itself; a study (activations,
 # repeatability, training); and a check of each kind whose kernels are compiled.
 START = 12.0
-LOOK = 0.05
+CACHE_LOOKUP = 0.05
 FLOOR = START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
 STUDY = 20.0
 CHECKS = {
@@ -113,7 +113,7 @@ class Process:
         if call.func is precompile.compile_use:
             found = self.compiler.seconds(call.args[:1])
             detail = precompile.COMPILED if found else precompile.CLAIMED
-            seconds = LOOK + found
+            seconds = CACHE_LOOKUP + found
         else:
             comparisons = [each for each in call.args if isinstance(each, value_checks.Comparison)]
             seconds = CHECKS[unit.name.partition(":")[0]]

@@ -218,6 +218,6 @@ def test_the_number_of_seeds_is_that_of_the_points():
     (case, other) = synthetic.cases(cell="lstm", T=[4, 16], **{"pass": "fwd+bwd"})
     found = [synthetic.erroneous(case, "ours", seed) for seed in range(3)]
     rows = selection.by_part(frames.errors([*found, synthetic.erroneous(other, "ours")]))
-    assert selection.seeds(rows, "T") == "1 to 3 seeds"
-    assert selection.seeds(rows[rows["T"] == 4], "T") == "3 seeds"
-    assert selection.seeds(rows[rows["T"] == 16], "T") == "1 seed"
+    assert selection.seed_count(rows, "T") == "1 to 3 seeds"
+    assert selection.seed_count(rows[rows["T"] == 4], "T") == "3 seeds"
+    assert selection.seed_count(rows[rows["T"] == 16], "T") == "1 seed"

@@ -19,7 +19,7 @@ from tests.helpers.page_driver import (
     LONG,
     Opened,
     erroneous,
-    lost,
+    failures,
     over_H,
     page_of,
     timed,
@@ -87,7 +87,7 @@ def test_every_choice_changes_what_is_shown_and_none_needs_a_network(html, opene
         assert opened.plot() not in seen, f"{name}={value} changed nothing"
         seen.add(opened.plot())
     plot = opened.plot()
-    opened.tick("torch.nn", False)
+    opened.set_checked("torch.nn", False)
     assert opened.plot() != plot
     assert "torch.nn" not in {row[0] for row in opened.table()}
     outside = [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))]
@@ -155,9 +155,9 @@ def test_the_keyboard_is_enough(opened):
         )
         reached.append(focused[0])
         if focused[0] == "cell":
-            before, plot = opened.count(), opened.plot()
+            before, plot = opened.draw_count(), opened.plot()
             keys.press("ArrowUp")
-            opened.drawn(before)
+            opened.wait_for_redraw(before)
             assert opened.plot() != plot
         if focused[1].startswith("record of"):
             keys.press("Enter")
@@ -199,27 +199,27 @@ def test_it_is_legible_and_nothing_is_cut_off_on_a_phone_and_on_a_desk(visit, ht
 def test_nothing_stale_is_ever_shown(opened):
     """The map goes with its provider, and with all providers everything goes."""
     opened.choose("provider", "torch.nn")
-    opened.tick("torch.nn", False)
+    opened.set_checked("torch.nn", False)
     assert "torch.nn" not in opened.page.inner_text("#map-title")
     opened.choose("cell", "gru")
     opened.choose("pass", "fwd+bwd")
     assert "torch.nn" not in opened.page.inner_text("#map-title")
     ticked = opened.page.eval_on_selector_all("input:checked", "all => all.map((e) => e.value)")
     for name in ticked:
-        opened.tick(name, False)
+        opened.set_checked(name, False)
     for plot, notes in (("#lines", "#notes"), ("#map", "#map-notes")):
         assert not opened.page.is_visible(plot) and opened.page.inner_html(plot) == ""
         assert opened.page.inner_text(notes) == "Nothing to draw: no provider is ticked."
     assert opened.page.inner_text("#map-title") == "Map over B and H"
     assert opened.table() == [] and opened.page.is_disabled("#copy-latex")
-    opened.tick("ours", True)
+    opened.set_checked("ours", True)
     assert opened.page.is_visible("#lines") and opened.page.is_visible("#map")
 
 
 @pytest.mark.parametrize("low, high", [(1.2e-7, 2.4e-7), (4e-7, 4.1e-7), (1e-7, 3e-3), (3e-9, 4.0)])
 def test_labels_of_the_logarithmic_axis_differ(open_page, low, high):
     opened = open_page(erroneous({"ours": [low, (low * high) ** 0.5, high]}))
-    labels = opened.heights()
+    labels = opened.y_labels()
     assert 2 <= len(labels) <= 8 and len(set(labels)) == len(labels), labels
     values = [float(label) for label in labels]
     assert values == sorted(values) and len(set(values)) == len(values)
@@ -247,17 +247,17 @@ def test_an_error_of_zero_stays(open_page):
     ours = {y for is_ours, y in places if is_ours}
     assert len(places) == 6 and len(ours) == 1
     assert min(ours) > max(y for is_ours, y in places if not is_ours) + 10
-    assert opened.heights()[0] == "0" and opened.words("#map .mark-text.role-mark text") == ["0"]
+    assert opened.y_labels()[0] == "0" and opened.words("#map .mark-text.role-mark text") == ["0"]
 
 
 def test_only_errors_of_zero_are_drawn(open_page):
     opened = open_page(erroneous({"ours": [0.0, 0.0, 0.0]}))
-    assert opened.heights() == ["0"] and len(opened.table()) == 3
+    assert opened.y_labels() == ["0"] and len(opened.table()) == 3
 
 
 @pytest.mark.parametrize("kind", ["time", "error"])
 def test_only_failures_are_shown(open_page, kind):
-    opened = open_page(lost(over_H("lstm"), kind=kind))
+    opened = open_page(failures(over_H("lstm"), kind=kind))
     assert opened.options("cell") == ["lstm"] and opened.options("number") == ["bf16"]
     assert opened.words("#lines .mark-text.role-mark text") == ["M"] * 6
     assert opened.words("#map .mark-text.role-mark text") == ["M"] * 3
@@ -265,9 +265,9 @@ def test_only_failures_are_shown(open_page, kind):
 
 
 def test_what_only_failed_can_be_chosen(open_page):
-    opened = open_page(timed(over_H("lstm")) + lost(over_H("gru")))
+    opened = open_page(timed(over_H("lstm")) + failures(over_H("gru")))
     assert set(opened.options("cell")) == {"lstm", "gru"}
-    assert len(opened.heights()) > 1, "what was measured comes first"
+    assert len(opened.y_labels()) > 1, "what was measured comes first"
     opened.choose("cell", "gru")
     assert opened.words("#lines .mark-text.role-mark text") == ["M"] * 6
     opened.choose("provider", "torch.nn")
@@ -275,8 +275,8 @@ def test_what_only_failed_can_be_chosen(open_page):
 
 
 def test_a_device_of_failures_does_not_come_first(open_page):
-    opened = open_page(lost(over_H("lstm")), timed(over_H("lstm")))
-    assert opened.page.input_value("#device") == "1" and len(opened.heights()) > 1
+    opened = open_page(failures(over_H("lstm")), timed(over_H("lstm")))
+    assert opened.page.input_value("#device") == "1" and len(opened.y_labels()) > 1
     opened.choose("device", "0")
     assert opened.words("#lines .mark-text.role-mark text") == ["M"] * 6
     opened.choose("other", "1")
@@ -305,16 +305,16 @@ def test_the_gradient_is_shown_where_there_is_one(open_page):
     """Not among failures of the forward pass, whatever was shown before."""
     cases = list(synthetic.cases(cell="lstm", B=4, T=[4, 16], H=32, **{"pass": "fwd"}))
     good = erroneous({"ours": [1e-7, 2e-7, 3e-7]})
-    forward = [synthetic.erroneous(c, "ours") for c in cases] + lost(cases, kind="error")
+    forward = [synthetic.erroneous(c, "ours") for c in cases] + failures(cases, kind="error")
     opened = open_page(good + forward)
     opened.choose("metric", "gradient")
-    assert opened.options("pass") == ["fwd+bwd"] and len(opened.heights()) > 1
+    assert opened.options("pass") == ["fwd+bwd"] and len(opened.y_labels()) > 1
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_a_reason_is_read_on_a_phone_without_scrolling(open_page, both):
-    records = timed(over_H("lstm")) + lost(over_H("lstm"), mode="event")
-    opened = open_page(records + lost(over_H("gru")), lost(over_H("gru")), width=375)
+    records = timed(over_H("lstm")) + failures(over_H("lstm"), mode="event")
+    opened = open_page(records + failures(over_H("gru")), failures(over_H("gru")), width=375)
     if both:
         opened.choose("other", "1")
     opened.choose("cell", "gru")

@@ -69,7 +69,7 @@ def test_drift_cancels_in_a_ratio_of_neighbours():
 def test_order_statistics_cover_what_they_claim():
     from scipy.stats import binom
 
-    for n in range(statistics.FEWEST, 500):
+    for n in range(statistics.MIN_SAMPLES, 500):
         assert 1 - 2 * binom.cdf(statistics.rank(n) - 1, n, 0.5) >= 0.95, n
     assert statistics.half_width([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0]) == 0.5  # n = 8: j = 1
 

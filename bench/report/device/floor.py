@@ -54,7 +54,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
             else:
                 scale = 1e3 if unit == US else 1.0
                 value, low, high = (None if t is None else scale * t for t in (value, *ends))
-            row = {"bound": kind, "how": how.format_map(_words(each)), "value": value}
+            row = {"bound": kind, "how": how.format_map(_description_values(each)), "value": value}
             rows.append(row | {"low": low, "high": high, "unit": unit, "why": ""})
     for kind, why in found.get("problems", {}).items():
         row = {"bound": kind, "how": kind, "value": None, "low": None, "high": None, "unit": ""}
@@ -62,7 +62,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**frames.origin(found))
 
 
-def _words(each: dict[str, Any]) -> dict[str, Any]:
+def _description_values(each: dict[str, Any]) -> dict[str, Any]:
     """The values that fill a measurement's description."""
     stored, size = each.get("stored_bytes", 0), each.get("bytes", 0)
     return each | {
@@ -85,7 +85,7 @@ def tables(run: Run) -> list[Table]:
     rows = full[~several | full.index.isin(best)]
     values = list(zip(rows["value"], rows["low"], rows["high"], rows["why"], strict=True))
 
-    def shown(head: str, words: Callable[..., str]) -> pd.DataFrame:
+    def with_values(head: str, words: Callable[..., str]) -> pd.DataFrame:
         texts = [why or words(*numbers) for *numbers, why in values]
         return pd.DataFrame({"bound": rows["how"], head: texts, "unit": rows["unit"]})
 
@@ -94,11 +94,11 @@ def tables(run: Run) -> list[Table]:
         "What limits a loop on this card, each measured by a kernel that does nothing else. "
         "The floor of a time per step is computed from these numbers; none is assumed. For a "
         "missing value the reason is given.",
-        shown("value [95 %]", interval),
+        with_values("value [95 %]", interval),
         full,
         {},
         frames.provenance(full),
-        shown("value", uncertain),
+        with_values("value", uncertain),
     )
     return [table]
 

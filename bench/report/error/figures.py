@@ -28,7 +28,7 @@ CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def zeros(rows: pd.DataFrame) -> list[str]:
+def zero_notes(rows: pd.DataFrame) -> list[str]:
     """The note on exact results, which a logarithmic axis cannot show."""
     return ["An error of zero is drawn at the bottom."] if rows["rel_l2"].eq(0).any() else []
 
@@ -110,7 +110,7 @@ def curves(
     roundoff = ROUNDOFF.get(setting["number"])
     providers = terms.ordered_providers([*rows["provider"], *failed["provider"]])
     modelled = models(rows, axis) if axis in ("T", "H") and "ours" in providers else {}
-    counted = selection.seeds(rows, axis)
+    counted = selection.seed_count(rows, axis)
     several = counted != "1 seed"
     band = f"Line: median of {counted}; band: least to largest." if several else "One seed."
     model_note = "Model: what roundings alone are expected to make of ours (bench/ERROR.md)."
@@ -127,7 +127,7 @@ def curves(
         notes=[
             f"Relative L2 error against float64 on the same inputs. {band}",
             *([model_note] if modelled else []),
-            *zeros(rows),
+            *zero_notes(rows),
             *selection.notes(rows),
             *plots.mark_notes(failed),
         ],
@@ -211,7 +211,7 @@ def dots(
         notes=[
             "Relative L2 error against float64 on the same rounded inputs. Mark: median over "
             f"shapes and seeds; bar: least to largest. Shapes: {shapes}.",
-            *zeros(rows),
+            *zero_notes(rows),
             *selection.notes(rows),
             *plots.failure_notes(failed),
         ],
@@ -228,14 +228,14 @@ def dots(
     for axes, cell, part in sheet.panels(cells, parts, terms.PART_NAMES):
         here = spreads.get((cell, part), {})
         for k, provider in enumerate(providers):
-            beside = 0.6 * ((k + 0.5) / len(providers) - 0.5)
+            offset = 0.6 * ((k + 0.5) / len(providers) - 0.5)
             bad = failed[(failed["cell"] == cell) & (failed["provider"] == provider)]
             if not bad.empty:
-                places = [names.index(value) + beside for value in bad[column]]
+                places = [names.index(value) + offset for value in bad[column]]
                 plots.mark_failures(axes, bad.assign(place=places), "place", [provider])
             if provider in here:
                 values, (middle, least, most) = here[provider]
-                at = np.array([names.index(value) for value in values]) + beside
+                at = np.array([names.index(value) for value in values]) + offset
                 shape = looks.PLAIN if provider == terms.EFFECT else looks.look(provider)
                 axes.errorbar(
                     at, middle, yerr=[middle - least, most - middle], color=shape.color,

@@ -38,13 +38,13 @@ def jobs(error: pd.DataFrame) -> Iterator[Job]:
             failed = failed[failed[name].isin(rows[name])]
         for provider in terms.ordered_providers(rows["provider"]):
             for parts_shown in maps.by_figure(terms.ordered_parts(rows["part"]), rows["H"]):
-                everyone = rows[rows["part"].isin(parts_shown)]
+                all_rows = rows[rows["part"].isin(parts_shown)]
                 bad = failed[failed["provider"] == provider]
-                yield functools.partial(error_map, everyone, bad, provider, setting, {"T": steps})
+                yield functools.partial(error_map, all_rows, bad, provider, setting, {"T": steps})
 
 
 def error_map(
-    everyone: pd.DataFrame,
+    all_rows: pd.DataFrame,
     failed: pd.DataFrame,
     provider: str,
     setting: dict[str, Any],
@@ -52,16 +52,16 @@ def error_map(
     folder: Path,
 ) -> list[Path]:
     """Relative L2 error over the format's unit roundoff u, all providers on one colour scale."""
-    rows = everyone[everyone["provider"] == provider]
+    rows = all_rows[all_rows["provider"] == provider]
     cells = terms.ordered_cells([*rows["cell"], *failed["cell"]])
     parts = terms.ordered_parts(rows["part"])
     number = setting["number"].partition(":")[0]
-    counted = selection.seeds(rows, "B", "H")
+    counted = selection.seed_count(rows, "B", "H")
     sheet = maps.MapSheet(
         len(cells),
         len(parts),
-        everyone["H"],
-        everyone["B"],
+        all_rows["H"],
+        all_rows["B"],
         title=f"Error of {provider} over B and H: {terms.where(setting, sizes)}",
         origin=frames.provenance(rows),
         notes=[
@@ -74,7 +74,7 @@ def error_map(
         ],
     )
     data = rows.assign(roundoffs=rows["rel_l2"] / ROUNDOFF[number])
-    shown = everyone.loc[everyone["rel_l2"] > 0, "rel_l2"] / ROUNDOFF[number]
+    shown = all_rows.loc[all_rows["rel_l2"] > 0, "rel_l2"] / ROUNDOFF[number]
     low, high = (shown.min(), shown.max()) if len(shown) else (0.1, 1.0)
     norm = LogNorm(min(low, 0.25), max(high, 4.0))
     colors = matplotlib.colormaps[looks.ERROR_MAP]
@@ -86,6 +86,6 @@ def error_map(
             sheet.draw_value(axes, H, B, short(found), color)
         for H, B, status in failed.loc[failed["cell"] == cell, ["H", "B", "status"]].to_numpy():
             sheet.draw_failure(axes, H, B, status)
-    one_part = f"-{parts[0]}" if everyone["H"].nunique() > maps.NARROW else ""
+    one_part = f"-{parts[0]}" if all_rows["H"].nunique() > maps.NARROW else ""
     slug = terms.setting_slug({**setting, "mode": setting["regime"]})
     return sheet.save(folder, f"error-map-{provider}{one_part}-{slug}", data)

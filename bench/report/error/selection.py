@@ -32,7 +32,7 @@ def longest(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     """The rows at the other sizes with most points along an axis."""
     fixed = [name for name in terms.SIZES if name != axis]
     counts = rows.groupby(fixed)[axis].nunique()
-    return rows[_among(rows[fixed], counts[counts == counts.max()].index)]
+    return rows[_rows_in(rows[fixed], counts[counts == counts.max()].index)]
 
 
 def same_shapes(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def same_shapes(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     shape = ["cell", *terms.SIZES]
     pairs = rows[[*shape, column, "provider"]].drop_duplicates().groupby(shape).size()
     common = pairs[pairs == pairs.groupby("cell").transform("max")].index
-    return rows[_among(rows[shape], common)]
+    return rows[_rows_in(rows[shape], common)]
 
 
 def unmeasured(failed: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -51,10 +51,10 @@ def unmeasured(failed: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.Data
     place = ["cell", column, "provider"]
     for name in ("pass", *place):
         failed = failed[failed[name].isin(rows[name])]
-    return failed[~_among(failed[place], pd.MultiIndex.from_frame(rows[place]))]
+    return failed[~_rows_in(failed[place], pd.MultiIndex.from_frame(rows[place]))]
 
 
-def _among(values: pd.DataFrame, index: pd.Index) -> Any:
+def _rows_in(values: pd.DataFrame, index: pd.Index) -> Any:
     """Whether each row's values are in an index."""
     return pd.MultiIndex.from_frame(values).isin(index)
 
@@ -72,7 +72,7 @@ def failures(error: pd.DataFrame, setting: dict[str, Any], rows: pd.DataFrame) -
     return found[found["pass"].isin(rows["pass"])]
 
 
-def seeds(rows: pd.DataFrame, *keys: str) -> str:
+def seed_count(rows: pd.DataFrame, *keys: str) -> str:
     """The number of seeds of the points that these keys identify: "3 seeds", "1 to 3 seeds"."""
     points = rows.groupby(["cell", "part", "provider", *keys])["seed"].nunique()
     least, most = int(points.min()), int(points.max())

@@ -13,14 +13,14 @@ from bench.report.error import selection
 from bench.report.style.typeset import MOST_ROWS, Table, named
 
 UNITS = "relative L2 error against float64 on the same rounded inputs, in unit roundoffs u"
-PLAIN = {"track": "layer", "layers": 1, "inputs": "H", "resets": 0.0, "directions": 1}
+BASE_SETTING = {"track": "layer", "layers": 1, "inputs": "H", "resets": 0.0, "directions": 1}
 KEYS = ("cell", "number", "part", "provider")
 
 
 def tables(error: pd.DataFrame) -> list[Table]:
     """The tables of error that there are records for."""
     parts = selection.by_part(error)
-    for name, value in PLAIN.items():
+    for name, value in BASE_SETTING.items():
         parts = parts[parts[name] == value]
     units = parts["number"].map(lambda name: ROUNDOFF[name.partition(":")[0]])
     parts = parts.assign(
@@ -113,7 +113,7 @@ def growth(parts: pd.DataFrame) -> Table | None:
     sizes = ", ".join(f"{n}={'/'.join(map(str, sorted(set(rows[n]))))}" for n in ("B", "H"))
     caption = (
         f"Growth of error with the number of steps T ({sizes}): {UNITS}; median of "
-        f"{selection.seeds(rows, 'number', 'T')}.{_interpreted(rows)}"
+        f"{selection.seed_count(rows, 'number', 'T')}.{_interpreted(rows)}"
     )
     return wide_table("error-growth", caption, rows, "T", steps, KEYS)
 

@@ -65,11 +65,11 @@ def peers_of(run: Run) -> list[str]:
     return [key for key, found in used.items() if found]
 
 
-def _listed(words: Sequence[str]) -> str:
+def _joined(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
 
 
-def _some(values: Iterable[Any], unit: str = "") -> str:
+def _value_range(values: Iterable[Any], unit: str = "") -> str:
     found = sorted(set(values))
     return f"{found[0]}{unit}" if len(found) == 1 else f"{found[0]} to {found[-1]}{unit}"
 
@@ -87,20 +87,20 @@ def methods(run: Run) -> str:
     if len(compiled) == len(run.records):
         target = seen.get("Compiled for", run.name)
         return (
-            f"{used} with {_listed(software)} to compile {len(compiled):,} kernels for {target}. "
+            f"{used} with {_joined(software)} to compile {len(compiled):,} kernels for {target}. "
             "Registers, stack, shared memory and instructions are read from the binaries; nothing "
             "was run."
         )
     driver = f" (driver {seen['Driver']})" if "Driver" in seen else ""
-    found = [f"{used} on {seen.get('Device', '?')}{driver} with {_listed(software)}."]
+    found = [f"{used} on {seen.get('Device', '?')}{driver} with {_joined(software)}."]
     if timed:
-        cells = _listed(
+        cells = _joined(
             [terms.cell_name(cell) for cell in terms.ordered_cells(r["cell"] for r in timed)]
         )
-        numbers = _listed(terms.ordered_numbers(frames.number(r) for r in timed))
-        sizes = ", ".join(f"{name} {_some(r[name] for r in timed)}" for name in terms.SIZES)
-        counts = _some(r["n"] for r in timed if r["n"])
-        clocks = _listed([terms.CLOCKS.get(m, m) for m in terms.distinct(r["mode"] for r in timed)])
+        numbers = _joined(terms.ordered_numbers(frames.number(r) for r in timed))
+        sizes = ", ".join(f"{name} {_value_range(r[name] for r in timed)}" for name in terms.SIZES)
+        counts = _value_range(r["n"] for r in timed if r["n"])
+        clocks = _joined([terms.CLOCKS.get(m, m) for m in terms.distinct(r["mode"] for r in timed)])
         share = sum(bool(r["converged"]) for r in timed) / len(timed)
         found.append(
             f"We timed {cells} in {numbers} for {sizes} (batch, time steps, hidden units), by "

@@ -26,7 +26,7 @@ SUITE_LINK = re.compile(r"\[(bench/[\w.]+)\]\(\.\./\.\./\1\)")
 # The argument of `bench resources --device`, by the architecture that it compiles for.
 TARGETS = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
 DOWNLOAD = "data.zip"
-MODE = 0o644 << 16  # where zip keeps a Unix file's permissions
+FILE_MODE = 0o644 << 16  # where zip keeps a Unix file's permissions
 SHOWN_FIGURES = 6  # of a section; more are folded away
 
 
@@ -147,7 +147,7 @@ def pack(folder: Path, files: Sequence[Path]) -> list[Path]:
         for path in sorted(files):
             # Without a date (zip's default is 1980) the same data gives the same bytes.
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
-            entry.external_attr = MODE
+            entry.external_attr = FILE_MODE
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
     os.replace(fresh, target)
     for path in files:
