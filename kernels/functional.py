@@ -207,7 +207,7 @@ def layers(
             x = x[..., :H] + x[..., H:]
         last.append(final)
 
-    # New tensors, even for one layer: detach_ and the like refuse views.
+    # Copy even for one layer: in-place methods such as detach_ do not accept views.
     states = tuple(torch.cat([final[k] for final in last]) for k in range(chosen.states))
     if not batched:
         x, states = x.squeeze(1), tuple(state.squeeze(1) for state in states)

@@ -47,7 +47,7 @@ def exp(x):
     x = tl.maximum(x, -110.0, propagate_nan=tl.PropagateNan.ALL)
     mantissa, exponent = exp_parts(tl.minimum(x, 100.0, propagate_nan=tl.PropagateNan.ALL))
     exponent = exponent - BITS_OF_ROUNDER
-    # In two factors, neither of which leaves the range: a subnormal or infinite result rounds once.
+    # Two factors, both in float32's range, so that a subnormal or infinite result rounds once.
     half = exponent >> 1
     first = ((half + 127) << 23).to(tl.float32, bitcast=True)
     second = ((exponent - half + 127) << 23).to(tl.float32, bitcast=True)

@@ -40,7 +40,7 @@ def slstm_step(
     log_i, f, z, o = (gx + linear(h, w_hh, b_hh)).chunk(4, dim=-1)
     remembered = logsigmoid(f) + m
     m = torch.where(n == 0, log_i, torch.maximum(remembered, log_i))
-    # Above 1 only where n is 0; there it must stay finite, for c is 0 too and inf * 0 is NaN.
+    # Above 1 only where n is 0. c is 0 there too, so it must be finite: inf * 0 is NaN.
     most = math.log(torch.finfo(gx.dtype).max) - 1
     i, f = exp(log_i - m), exp((remembered - m).clamp(max=most))
     c = f * c + i * tanh(z)

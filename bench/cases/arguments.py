@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 # Beyond these one layer's weights, or one step's states, fill any GPU's memory.
 MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
-MOST_MINUTES = 30_000  # three weeks; the system cannot wait for longer at once
+MOST_MINUTES = 30_000  # three weeks; the longest wait that the system accepts is little more
 
 
 class Choices(Container[Any], Iterable[Any], Protocol):

@@ -61,7 +61,7 @@ def coarse_first(n: int) -> list[int]:
     """
     rank = [0] * n
     spans = [(0, n - 1, 1)]
-    for low, high, level in spans:  # which grows: the halves of each span follow
+    for low, high, level in spans:  # the loop appends the halves of each span
         if high - low > 1:
             middle = (low + high) // 2
             rank[middle] = level
@@ -90,7 +90,7 @@ def expand(grid: Mapping[str, Any]) -> list[Case]:
     ranks = {axis: coarse_first(len(axes[axis])) for axis in SIZES}
 
     def order(at: dict[str, int]) -> tuple[int, ...]:
-        # Of equal rank, one shape comes in every cell, pass and dtype before the next shape.
+        # At equal rank, all cells, passes and dtypes of a shape come before the next shape.
         return sum(ranks[axis][at[axis]] for axis in SIZES), *(at[axis] for axis in SIZES)
 
     indices = itertools.product(*(range(len(values)) for values in axes.values()))
@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         try:
             return tomllib.load(file)
-        except ValueError as fault:  # also of bytes that are no UTF-8
+        except ValueError as fault:  # also raised for bytes that are not UTF-8
             raise ValueError(f"{path} is no TOML: {fault}") from None
 
 

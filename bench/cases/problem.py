@@ -88,7 +88,7 @@ class Source:
     def _draw(self, draw: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         local = math.prod(shape) > SAME_EVERYWHERE
         generator = torch.Generator(self.device if local else "cpu")
-        # The CPU's generator uses 32 bits of a seed, so that seed and name are hashed into those.
+        # The CPU's generator uses 32 bits of a seed, so seed and name are hashed to 32 bits.
         generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         return draw(shape, generator=generator, device=generator.device).to(self.device)
 

@@ -24,7 +24,7 @@ def command(
     if not limits.positive(max_seconds):
         raise ValueError(f"max-seconds is {max_seconds:g}; accepted: a number above 0")
     if not environment.probe().is_cuda:
-        interpreter.check()  # which checks what the kernels compute
+        interpreter.check()  # it only checks what the kernels compute
     problems = floor.run(folder.absolute(), max_seconds)
     if problems is None:
         return

@@ -43,7 +43,7 @@ def command(
     sweep.check_results(chosen.results)
     options = chosen.of_sweep(preset, tuple(kind.split(",")), shard)
     if dry_run:
-        gc.disable()  # looking for garbage among so many cases takes as long as finding them
+        gc.disable()  # collecting garbage among so many cases would double the time
         machine = environment.probe()
         folder = chosen.results / provenance.slug(machine.name)
         load(options.plugins)

@@ -58,7 +58,7 @@ class Compiled:
     tensor_core: int
     loads: int
     stores: int
-    barriers: int  # of the program's threads
+    barriers: int  # between the threads of a program
     atomics: int
     occupancy: int = 0  # programs that fit on one multiprocessor
     opcodes: dict[str, int] = field(default_factory=dict)
@@ -115,7 +115,7 @@ def arguments(
         if plan.mode == "gemm":
             phase = POINTWISE
         elif plan.mode == "stepwise" and plan.split > 1:
-            phase = PRODUCT  # of its two phases the one that holds weights
+            phase = PRODUCT  # the phase that holds weights
         found |= {"begin": 0, "end": T + 1, "PHASE": phase.value}
     if variant.without:
         from bench.compiler.ablation import leave_out

@@ -278,7 +278,7 @@ def compile_missing(
     missing = []
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
-        dump = dump.resolve()  # the processes that compile run elsewhere
+        dump = dump.resolve()  # compiling processes run in another folder
     with store.Writer(folder / "records" / f"{run_id}.jsonl") as writer:
         for job in jobs:
             old = known.get(key(job))
@@ -286,7 +286,7 @@ def compile_missing(
                 missing.append(job)
                 continue
             result = {name: old[name] for name in ("status", "reason", "compile_s", "resources")}
-            served = set(old["resources"]["batches"])  # more, if the grid was larger
+            served = set(old["resources"]["batches"])  # more than these if the grid was larger
             same = old["code"] == code and served.issuperset(job.batches)
             found.append(old if same else make_record(job, result, run_id, code, key(job)))
             if not same:  # it was compiled for other cases

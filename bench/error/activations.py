@@ -59,7 +59,7 @@ def reference_values(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torc
     return {
         "sigmoid": (device.sigmoid, x, sigmoid),
         "tanh": (device.tanh, x, tanh),
-        "exp": (device.exp, x.clamp(max=88.0), exact.clamp(max=88.0).exp()),  # then it is infinite
+        "exp": (device.exp, x.clamp(max=88.0), exact.clamp(max=88.0).exp()),  # infinite above
         "log_sigmoid": (device.log_sigmoid, x, logsigmoid(exact)),
         "sigmoid_gradient": (device.sigmoid_gradient, s, s.double() * (1 - s.double())),
         "tanh_gradient": (device.tanh_gradient, t, (1 - t.double()) * (1 + t.double())),

@@ -122,7 +122,7 @@ def growth(case: Case, steps: int, regime: str | None = None) -> np.ndarray:
     fresh = io2 * _input_square(case) + operand2 * gain * m.h + sums2
     s2, t2 = mean_square(_sigmoid, m.z), mean_square(np.tanh, m.z)
     tc, kept = mean_square(np.tanh, m.c), mean_square(lambda x: 1 - _sigmoid(x), m.z)
-    # Of the slopes, "d": of the sigmoid, of the tanh at z and at c, of the rectifier.
+    # Mean squares of derivatives: of the sigmoid, of the tanh at z and at c, of the rectifier.
     ds = mean_square(lambda x: _sigmoid(x) * (1 - _sigmoid(x)), m.z)
     dt, dtc = (mean_square(lambda x: 1 - np.tanh(x) ** 2, variance) for variance in (m.z, m.c))
     relu = mean_square(lambda x: (x > 0).astype(float), m.z)

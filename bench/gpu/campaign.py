@@ -30,14 +30,14 @@ from bench.sweep.process import TookTooLong
 COMPILE = 0.2, 180.0
 CHECK = 0.25, 300.0
 FLOOR = 0.2, 60.0
-SPEED = 0.75, float("inf")  # of a preset whose errors are measured too
+SPEED = 0.75, float("inf")  # if the preset's errors are measured too
 ALL = 1.0, float("inf")
 
 FIRST_PRESET = "first-contact"
 PRESETS = (FIRST_PRESET, "campaign", "paper")
 REHEARSAL = ("tiny",)
-STUDIED = ("campaign", "tiny")  # the presets after whose speed the studies below run
-# Studies of error, which run in processes of their own, and a rehearsal's argument for each.
+STUDIED = ("campaign", "tiny")  # the studies below run after the speed of these presets
+# The studies of error, each run in a separate process, its file, and a rehearsal's argument.
 STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
     (studies.activations, files.ACTIVATIONS, 64),
     (studies.repeatability, files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
@@ -45,8 +45,8 @@ STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
 )
 
 FIRST_REPORT_SECONDS = 60.0  # assumed of the first report; later ones take as long as the last
-LEAST_STUDY_SECONDS = 60.0  # a study is not begun with less, since it leaves nothing if killed
-LEAST_SWEEP_SECONDS = 20.0  # nor is a sweep, whose process takes half of that to start
+LEAST_STUDY_SECONDS = 60.0  # a study is not begun with less: if killed, it leaves no result
+LEAST_SWEEP_SECONDS = 20.0  # a sweep is not begun with less: its process takes half to start
 END_SECONDS = 3.0  # to end the processes that measure and to save
 SAVE_SECONDS = 30.0  # between two saves within a step
 

@@ -145,7 +145,7 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
         if found.get("identity") != identity(card):
             found = {"identity": identity(card), "card": card, "problems": {}}
         problems = found["problems"]
-        for name in planned:  # in case this process is killed
+        for name in planned:  # so that a killed process leaves them
             if not found.get(name):
                 problems.setdefault(name, "left out: not begun")
         for name in list(problems):

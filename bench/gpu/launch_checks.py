@@ -22,7 +22,7 @@ from bench.sweep.process import TookTooLong, run_command
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEW_POLLS = 1000  # of a barrier that nobody will complete: about a millisecond
+FEW_POLLS = 1000  # of a barrier that is never completed: about a millisecond
 # Gradients that torch's GEMMs and sums compute from those of our kernels, outside the loop.
 BY_TORCH = ("dw_hh", "db_hh")
 SANITIZER_SECONDS = 120.0
@@ -192,7 +192,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     name, pass_ = ("backward", "bwd") if backward else ("forward", "fwd")
     variant = resources.plan_variant(limits, "lstm", pass_, H, B, "bf16", "persistent")
     plan = variant.plan
-    if device == "cpu":  # the smallest plan with a barrier: interpreting a program takes long
+    if device == "cpu":  # the smallest plan with a barrier, since interpreting is slow
         plan = replace(
             plan, units=16, split=1, group=2, batch_groups=1, tiles=1, block_k=32, resident=1,
             ahead=1,
@@ -207,14 +207,14 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
         kernel[(programs,)](**arguments, **launch.options(plan))
 
     if in_graph:
-        run(plan.programs)  # to compile and load it, which a capture does not allow
+        run(plan.programs)  # compile and load the kernel, which a capture does not allow
         failures.check()
         arguments["max_polls"] = FEW_POLLS
         captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(captured):
             arguments["counters_ptr"].zero_()
             run(plan.programs - 1)
-        kernels.check()  # nothing has run yet
+        kernels.check()  # the graph has not run yet
         captured.replay()
     else:
         arguments["max_polls"] = FEW_POLLS

@@ -41,7 +41,7 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
                 f"{card.multiprocessors}, or no --device"
             )
     rates = measured_rates(measured, card)
-    derived = {"split_barrier"}  # from another rate, not measured itself
+    derived = {"split_barrier"}  # computed from another rate
     return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - derived
 
 
@@ -57,7 +57,7 @@ def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
         "gemm_tflops": tuple((TORCH_NAMES.get(n, n), rate) for n, rate in measured.tflops.items()),
     }
     if measured.loaded_barrier_us:
-        rates["split_barrier"] = 1.0  # small groups were measured themselves
+        rates["split_barrier"] = 1.0  # barriers of small groups are in the measurement
     if measured.gather_gbps:
         rates["l2_gbps"] = measured.gather_gbps * measured.multiprocessors
     if measured.gather_alone_gbps:

@@ -20,17 +20,17 @@ from bench.measure.statistics import interval
 Entry = dict[str, Any]
 
 SAMPLES = 20
-STEPS = 1000  # of the loops with a barrier or a release, and rounds of flags
+STEPS = 1000  # steps of the barrier and release loops, rounds of the flag loop
 CHAIN_STEPS = 2000  # of CHAIN_COLUMNS columns each
 # Sequences of a product and the warps of its program, as the plan takes them.
 CHAINS = ((16, 4), (32, 4), (64, 8))
-RELEASED_WORDS = (0, k.STATE_WORDS, 1024)  # that a program stores before it releases
+RELEASED_WORDS = (0, k.STATE_WORDS, 1024)  # words that a program stores before its release
 LATENCY_LINES = 1 << 13  # 1 MiB: far more than L1 holds, far less than L2
 HOPS = 4096
 # Words that a program reads at once, its warps, and how many such programs fill an SM.
 GATHERS = ((4096, 8, 4), (8192, 16, 2), (16384, 32, 1))
 GATHER_BYTES = (64 << 10, 256 << 10, 1 << 20)  # of the source
-GATHER_TOTAL = 8 << 20  # that one SM reads in a short run
+GATHER_TOTAL = 8 << 20  # bytes that one SM reads in a short run
 COPIES = ((4096, 8), (8192, 8))  # words of a program, and its warps
 COPY_BYTES = 1 << 30
 LAUNCHES = (200, 600)  # a short and a long run
@@ -149,7 +149,7 @@ def launches(device: torch.device, multiprocessors: int) -> Iterator[Entry]:
         for _ in range(count):
             k.nothing[(1,)](word, num_warps=1)
 
-    stream(1)  # to compile and load it, which a capture does not allow
+    stream(1)  # compile and load the kernel, which a capture does not allow
     graphs = {count: torch.cuda.CUDAGraph() for count in LAUNCHES}
     for count, graph in graphs.items():
         with torch.cuda.graph(graph):
@@ -236,7 +236,7 @@ MICROBENCHMARKS = (
     Microbenchmark("flag", 2, flags, lambda device: runs.Flags(2, device).check(k.FLAG_LINES + 6)),
     # 6 variants x 20 runs of 1 thousand steps of some 1 us: 0.2 s, and three compilations
     Microbenchmark("release", 3, releases, runs.check_release),
-    # 3 variants x 43 runs of 2 + 4 thousand x 16 instructions of some 20 ns: 0.3 s; it compiles 3
+    # 3 variants x 43 runs of 2 + 4 thousand x 16 instructions of 20 ns: 0.3 s, and 3 compilations
     Microbenchmark("chain", 3, chains, lambda device: runs.Chain(2, 16, 4, device).check(3)),
     # capture and 23 runs of 200 + 600 launches, of up to 100 us each on a stream: 1.9 s
     Microbenchmark("launch", 4, launches),

@@ -22,7 +22,7 @@ from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect,
 from bench.sweep.pool import Pool, Unit
 
 MOST_WORKERS = 32  # each holds some 0.5 GB of the GPU
-TRIES = 2  # a check that was not done after this many fair tries is not begun again
+TRIES = 2  # fair tries (see bench.sweep.pool) after which a check is given up
 
 
 @dataclass
@@ -109,7 +109,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
     for case in launch_checks.cases(rehearse):
         repeat = partial(launch_checks.repeat, case, device, many)
         add("repetitions", case.name, repeat, firsts[case.cell], of=case)
-        bare = replace(case, masks=False)  # with lengths, each call would wait to check them
+        bare = replace(case, masks=False)  # checking lengths would make each call wait for the GPU
         streams = partial(launch_checks.streams, bare, device, few)
         compiled = add("streams", bare.name, streams, of=bare)
         graph = partial(launch_checks.graph, bare, device, few)
@@ -117,7 +117,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
     # "auto-graph" may choose this: torch's GEMMs and our kernels in one graph.
     gemm = replace(launch_checks.cases(rehearse)[0], masks=False, mode="gemm")
     add("graph", gemm.name, partial(launch_checks.graph, gemm, device, few), of=gemm)
-    numbers = [n for n in value_checks.NUMBERS if cuda or n[1] != "tf32"]  # not interpreted
+    numbers = [n for n in value_checks.NUMBERS if cuda or n[1] != "tf32"]  # a GPU only
     for number in (n for n in numbers if n[0] != "fp32"):
         add_comparisons(*number)
     for cell in cells if cuda else cells[:1]:
@@ -129,7 +129,7 @@ def all_checks(rehearse: bool, cuda: bool) -> list[Check]:
         for tool in launch_checks.SANITIZERS:
             call = partial(launch_checks.run_sanitizer, tool, cell, cuda)
             add("sanitizer", f"{tool} {cell}", call, *after, of=case)
-    for number in (n for n in numbers if n[0] == "fp32"):  # which take long to compile
+    for number in (n for n in numbers if n[0] == "fp32"):  # last: slow to compile
         add_comparisons(*number)
     add("far offsets", "rnn_tanh bf16", partial(value_checks.check_far_offsets, device))
     return list(found.values())

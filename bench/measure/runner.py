@@ -18,7 +18,7 @@ from bench.measure.statistics import half_width
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
 
-VISIT_MS = 30.0  # about how long a provider is sampled before the next one is
+VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 20  # samples
 
 

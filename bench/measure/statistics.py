@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
-# Of 5 samples the smallest and the largest enclose the median with probability
-# 1 - 2 * 0.5**5 = 0.9375 only.
+# With 5 samples, the smallest and the largest enclose the median with a probability of only
+# 1 - 2 * 0.5**5 = 0.9375.
 MIN_SAMPLES = 6
 RESAMPLES = 2000
 

@@ -121,7 +121,7 @@ def workspace(
         try:
             yield tree, lambda: pack(tree, kept_in)
         finally:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the measurements are at stake
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # to save everything
             try:
                 print(pack(tree, kept_in))
             finally:

@@ -73,7 +73,7 @@ def _nvml() -> Iterator[tuple[Any, Any] | None]:
 
 def probe() -> Machine:
     """The machine as far as it is known without torch, for a dry run."""
-    if _first_visible() in ("", "-1"):  # which hide all devices from torch, not from the driver
+    if _first_visible() in ("", "-1"):  # these hide all devices from torch, not from the driver
         return Machine("cpu", cpu_name())
     with _nvml() as found:
         if found is not None:
@@ -167,7 +167,7 @@ def sensors() -> dict[str, Any]:
         }
         for name, query in queries.items():
             facts[name] = None
-            # Some boards and drivers lack some.
+            # Some boards and drivers do not report all of these.
             with contextlib.suppress(nvml.NVMLError, AttributeError):
                 facts[name] = query()
         return facts

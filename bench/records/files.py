@@ -3,8 +3,8 @@
 from bench.records.provenance import ROOT
 
 RESULTS = ROOT / "results"  # a folder per device, named by `provenance.slug`
-RECORDS = "records"  # in it: the record files and what is measured beside a sweep
-SUFFIXES = (".jsonl", ".jsonl.gz")  # of a record file: being written, compressed
+RECORDS = "records"  # in it: the record files and the files of studies
+SUFFIXES = (".jsonl", ".jsonl.gz")  # of a record file: plain, compressed
 
 # In RECORDS:
 ACTIVATIONS = "activations.json"

@@ -27,12 +27,12 @@ def of_floor(found: dict[str, Any]) -> Limits:
         return max(rates, default=None)
 
     card = found["card"]
-    barriers: tuple[dict[str, float], dict[str, float]] = ({}, {})  # without and with stores
+    barriers: tuple[dict[str, float], dict[str, float]] = ({}, {})  # without and after stores
     for each in found.get("barrier", []):
         barriers[bool(each["stored_bytes"])][str(each["programs"])] = each["ms"] * 1e3
     tflops = {each["number"]: each["tflops"] for each in found.get("multiply", [])}
     if "tf32" in tflops:
-        tflops["tf32x3"] = tflops["tf32"] / 3  # one such product is three in tf32
+        tflops["tf32x3"] = tflops["tf32"] / 3  # computed as three tf32 products
     chains = found.get("chain", [])
     graph = [each for each in found.get("launch", []) if each["how"] == "graph"]
     return Limits(

@@ -21,7 +21,7 @@ from typing import Any
 from bench.records.files import SUFFIXES
 from bench.records.schema import BadRecord, Record, check, encode, to_json
 
-ADVICE = "give this one another --run name or its own --shard"  # to a second writer
+ADVICE = "give this one another --run name or its own --shard"  # for a second writer
 
 
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -124,7 +124,7 @@ def lines(path: Path) -> Iterator[bytes]:
     try:
         if not packed:  # which gzip.decompress accepts
             raise EOFError("the file is empty")
-        data = gzip.decompress(packed)  # whole, because its checksum is at the end
+        data = gzip.decompress(packed)  # all at once, because its checksum is at the end
     except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
         raise BadRecord(f"{path}: no whole gzip file ({fault}); accepted: a whole one") from None
     yield from io.BytesIO(data)

@@ -179,7 +179,7 @@ def best_slice(frame: pd.DataFrame, axis: str) -> tuple[dict[str, int], pd.DataF
         return None
     _, _, sizes, rows = max(found, key=lambda each: each[:2])
     ok = rows[rows["status"] == "ok"]
-    # A cell that no provider could measure counts by its failures.
+    # For a cell that no provider could measure the failures are counted.
     counted = pd.concat([ok, rows[~rows["cell"].isin(ok["cell"])]])
     points = counted.groupby(curve)[axis].nunique()
     cells = points[points > 1].index.get_level_values("cell")

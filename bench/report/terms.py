@@ -13,7 +13,7 @@ CELL_NAMES = {
     "slstm": "sLSTM",
 }  # fmt: skip
 PASS_NAMES = {"fwd": "forward", "fwd+bwd": "forward + backward"}
-PASS_TITLES = {"fwd": "forward", "fwd+bwd": "fwd+bwd"}  # where there is less room
+PASS_TITLES = {"fwd": "forward", "fwd+bwd": "fwd+bwd"}  # shorter names for panel titles
 PART_NAMES = {"output": "output", "gradient": "worst gradient"}
 LOOP_NAMES = {"fwd": "forward", "bwd": "backward"}
 AXIS_NAMES = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}

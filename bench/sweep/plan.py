@@ -19,7 +19,7 @@ from bench.records.environment import Machine
 
 FAILED = ("error", "oom", "timeout", "incorrect")
 CASE_SECONDS = 1.0  # the float64 results and the checks, for the estimate
-USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # of a preset that names none
+USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # if neither options nor preset name any
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
         able = []
         for name, provider in select(names).items():
             if request.kind == "error" and (provider.graph or name.endswith("compiled")):
-                continue  # its arithmetic is that of the provider without
+                continue  # same arithmetic as without a graph or compilation
             status = statuses and statuses.get(
                 (request.kind, request.case.case_id, name, request.regime, request.seed)
             )

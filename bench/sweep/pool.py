@@ -19,10 +19,10 @@ from bench.records.environment import probe
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
 from bench.sweep.process import Answer, Child, Died, is_out_of_memory
 
-FAIR_SECONDS = 60.0  # a unit that the deadline ended after less does not count as tried
+FAIR_SECONDS = 60.0  # a unit that the deadline stops sooner does not count as tried
 LONGEST_WAIT = 1e6  # seconds; the system's own limit is about twice that
-BUSY = "busy or unavailable"  # what CUDA says of a card that another process has for itself
-# There are as many processes as cores.
+BUSY = "busy or unavailable"  # in CUDA's error where another process has exclusive use of the card
+# One thread each, since there are as many processes as cores.
 THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
@@ -91,7 +91,7 @@ def attempt(call: Callable[[], Any]) -> Outcome:
         detail = found if isinstance(found, str) else ""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # an asynchronous error is this unit's, not the next's
+            torch.cuda.synchronize()  # raises an asynchronous error in its own unit
             torch.cuda.empty_cache()  # the other processes need it
     except Skipped as reason:
         detail, state = str(reason), LEFT_OUT

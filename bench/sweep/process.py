@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from bench.records.provenance import ROOT
 
-END_SECONDS = 10.0  # the driver may take a while to let a killed process go
+END_SECONDS = 10.0  # the driver may delay the end of a killed process
 MEMORY_WORDS = ("out of memory", "can't allocate memory")
 
 
@@ -185,7 +185,7 @@ def serve(descriptor: int) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
     def answer(value: Any) -> None:
-        sys.stdout.flush()  # for the parent may kill this process once it has its answer
+        sys.stdout.flush()  # since the parent may kill this process once it has its answer
         connection.send(value)
 
     target = pickle.loads(arrived.get())

@@ -226,7 +226,7 @@ def serve(
     providers.load(plugins)
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
-    gc.freeze()  # so that no collection scans what was imported
+    gc.freeze()  # so that garbage collection skips the imported modules
     worker.send(hello=dataclasses.asdict(worker.machine), device=worker.facts)
     for request in requests:
         worker.measure(request)

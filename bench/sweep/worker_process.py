@@ -18,7 +18,7 @@ from bench.sweep.process import Child, Died, End, TookTooLong
 from bench.sweep.toolchain import cache_folder
 
 START_SECONDS = 120.0  # importing torch on a cold disk
-CASES_PER_WORKER = 50  # then a fresh process, which bounds leaks and fragmentation
+CASES_PER_WORKER = 50  # then a new process, which bounds leaks and fragmentation
 
 
 class Stopped(Exception):
@@ -108,13 +108,13 @@ class Isolated:
                         records.append(message["record"])
                         waiting.remove(message["record"]["provider"])
                     elif "poisoned" in message:
-                        break  # its record came before; the others get a new process
+                        break  # its record was sent before; a new process measures the others
                     elif "done" in message:
                         return records
                 self.close()
             except Died as death:
                 self.close()
-                # Between providers: making the inputs or float64 results failed, and would again.
+                # With no provider in turn, making inputs or float64 results failed and would again.
                 for name in [turn] if turn in waiting else list(waiting):
                     waiting.remove(name)
                     facts = {"status": death.end.status, "reason": death.end.text}
@@ -128,7 +128,7 @@ class Isolated:
         log = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         # Empty caches, so that the time of a first call includes compiling.
         caches = self._open.enter_context(tempfile.TemporaryDirectory(prefix="rnnbench-"))
-        # Kernels compiled ahead are in Triton's own cache; set, since Inductor would set another.
+        # Kernels compiled ahead are in Triton's own cache; set, as Inductor would choose another.
         shared = self.settings.get("compiled_before")
         environment = {
             "TRITON_INTERPRET": "1" if self.interpreted else "0",

@@ -18,7 +18,7 @@ from .cell import Cell
 def scaled_gates(ratio, n):
     """i and f as scaled, from the logarithm of their ratio; and whether m' is log i."""
     i_leads = (ratio >= 0.0) | (n == 0.0)
-    # exp(88) is finite: where n is 0 so is c, and inf * 0 would be NaN.
+    # exp(88) is finite: where n is 0, c is 0 too, and inf * 0 would be NaN.
     other = tl.where(i_leads, -ratio, ratio)
     other = exp(tl.minimum(other, 88.0, propagate_nan=tl.PropagateNan.ALL))
     return tl.where(i_leads, 1.0, other), tl.where(i_leads, other, 1.0), i_leads
@@ -50,8 +50,8 @@ def slstm_step_gradient(dstate, state, previous, saved):
     do = dh * quotient * sigmoid_gradient(o)
     dq = dh * o / state[2]
     dz = (dc + dq) * i * tanh_gradient(z)
-    # Of the scaled gates the larger is 1 and the other is their ratio, whose gradient goes to that
-    # one gate and, with its sign turned, to the larger; and m' is the larger's logarithm.
+    # The larger scaled gate is 1 and the other is their ratio. The ratio's gradient goes to the
+    # smaller gate and, negated, to the larger, which also gets the gradient of m', its logarithm.
     di = i * (dc * z + dn + dq * (z - quotient))
     df = f * (dc * previous[1] + dn * previous[2] + dq * (previous[1] - quotient * previous[2]))
     di, df = tl.where(i_leads, dm - df, di), tl.where(i_leads, df, dm - di)

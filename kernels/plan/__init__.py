@@ -23,7 +23,7 @@ MODES = ("auto", "auto-graph", "persistent", "stepwise", "gemm")
 MOST_REGISTERS = {"sm": 255, "gfx": 512}
 # A grid is a 32-bit number.
 MOST_PROGRAMS = 2**31 - 1
-# Units and sequences of a program that computes only the pointwise part, beside a GEMM.
+# Units and sequences of a program that computes only the pointwise part, in mode "gemm".
 POINTWISE_UNITS = 32
 POINTWISE_BATCH = 8
 POINTWISE_BYTES = 16  # of shared memory for each pair: its four activations change their layout

@@ -13,9 +13,9 @@ from .tiles import Problem, Tile
 SHARED_BYTES_PER_CLOCK = 128
 # Rows and bytes of K that one link of `Rates.product_clocks` takes.
 CHAIN_ROWS, CHAIN_BYTES = 64, 32
-# Clocks per instruction of a warp that is the only one of its scheduler: dependent ones wait.
+# Clocks per instruction of the only warp of a scheduler, which waits for each dependency.
 SINGLE_WARP_CLOCKS = 2.0
-# The same if several warps share the scheduler and fill each other's waits.
+# The same if several warps share the scheduler and hide each other's latency.
 SHARED_CLOCKS = 1.2
 # Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns and
 # each of its gates, and for each tensor-core instruction. Fitted to what the compiler makes for
@@ -24,8 +24,8 @@ STEP_INSTRUCTIONS = 350
 UNIT_INSTRUCTIONS = 20
 GATE_INSTRUCTIONS = 30
 PRODUCT_INSTRUCTIONS = 4
-# Sustained share of the tensor cores' peak, in the loop and in a large GEMM; of FMA units. Where
-# the rates hold what a chain of products and a GEMM were measured to take, those count instead.
+# Sustained share of the peak of the tensor cores and of the FMA units, in the loop and in a large
+# GEMM. Where `Rates` has measured times of a chain of products or a GEMM, those are used instead.
 TENSOR_SHARE = 0.6
 FMA_SHARE = 0.4
 # Host time of one more launch of our kernel, and of a GEMM by torch; a replayed CUDA graph needs
@@ -100,8 +100,8 @@ def persistent(
         rate = rates.tensor if problem.size == 2 else rates.tensor_tf32
         product = operations / (rate * TENSOR_SHARE * clock)
         link = dict(rates.product_clocks).get(tile.block_b)
-        if link is not None and not tile.single_program:  # whose product has too many rows
-            weights = 0.0  # the chain reads them
+        if link is not None and not tile.single_program:  # its product has too many rows
+            weights = 0.0  # the chain's time includes reading them
             links = tile.rows / CHAIN_ROWS * columns * tile.size / CHAIN_BYTES
             product = links * link / clock
     stream = 0.0
@@ -141,7 +141,7 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
     """A step of a GEMM by torch's library and a pointwise kernel, launched or replayed."""
     rates = device.rates
     operations = 2 * problem.gates * problem.H**2 * problem.B * problem.directions
-    exact = problem.exact or problem.precision == "tf32x3"  # which torch's GEMMs lack
+    exact = problem.exact or problem.precision == "tf32x3"  # torch's GEMMs lack tf32x3
     number = problem.dtype
     if problem.dtype == "float32":
         number = "ieee" if exact else problem.precision

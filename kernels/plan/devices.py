@@ -24,11 +24,11 @@ class Rates:
     # (programs of a group, microseconds of its barrier), ascending; a group takes the last entry
     # with no more programs than it has.
     barriers_us: tuple[tuple[int, float], ...] = ((1, 1.2),)
-    # Time of the split-K barrier, as a part of the barrier of as many programs.
+    # Time of the split-K barrier, as a fraction of a group barrier of as many programs.
     split_barrier: float = 0.8
     latency_us: float = 0.3  # from a load to its value in L2
     launch_us: float = 2.0  # from one kernel's end to the next one's start, on the device
-    # From L2 to one SM (NVIDIA's and AMD's architecture papers).
+    # Width from L2 to one SM (NVIDIA's and AMD's architecture papers).
     l2_bytes_per_clock: float = 64.0
     # (sequences of a batch tile, clocks to multiply 64 rows by 32 bytes of K), for a chain of
     # dependent sums from shared memory; if empty, from `tensor` and the width of shared memory.

@@ -149,7 +149,7 @@ class Tile:
         return self.size < 4 or self.block_k * self.size <= STREAM_BYTES // halves
 
 
-# The barriers with which Blackwell's tensor cores report a chunk as done, and two more.
+# Bytes of an mbarrier: on Blackwell each chunk of a product has one, and a program two more.
 SIGNAL_BYTES = 128
 # Chunks of weights and operand that the compiler's pipeline keeps in flight in the streaming loop.
 STREAM_STAGES = 3

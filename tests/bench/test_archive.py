@@ -34,7 +34,7 @@ def test_a_byte_that_changed_anywhere_is_noticed(tmp_path: Path):
     file = tmp_path / "card.tar.gz"
     archive.pack(tmp_path / "tree", file)
     whole = file.read_bytes()
-    # But for gzip's header, which holds a time, a system and flags that nobody reads.
+    # Except in gzip's header: its time, system and flags are not read.
     for at in (0, 1, 2, *range(10, len(whole), len(whole) // 60), len(whole) - 1):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         with pytest.raises(ValueError, match="cannot be unpacked"):

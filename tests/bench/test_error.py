@@ -168,8 +168,8 @@ def test_the_model_predicts_the_measured_error(cell: str, regime: str | None, dt
     measured = (got - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))
     modelled = torch.from_numpy(rounding_model.growth(case, case.T, regime))
     ratio = (modelled[4:].mean() / measured[4:].mean()).item()
-    # Independent roundings of 16-bit types are what the model is made of; fp32's sums are done
-    # in blocks by the BLAS, which rounds less than one after another.
+    # The model assumes independent roundings, as of 16-bit types; in fp32 the BLAS sums in blocks,
+    # which rounds less than sequential sums.
     low, high = (0.8, 1.3) if dtype != "fp32" else (0.8, 3.0)
     assert low < ratio < high
 

@@ -48,7 +48,7 @@ def test_a_call_is_warmed_up_before_its_capture(monkeypatch):
     assert warm and not capturing
     warm.clear()
     with pytest.raises(AssertionError, match="inside a capture"), graph(None):
-        runner._step()  # the test can fail
+        runner._step()  # without the warm-up the test fails
 
 
 def test_ours_in_a_graph_is_warmed_up_in_the_mode_that_is_captured(monkeypatch):

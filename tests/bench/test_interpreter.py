@@ -19,7 +19,7 @@ SENTENCE = (
     "Triton 3.6.0's interpreter cannot run with NumPy 2.5.2 (2.4 and later): install Triton 3.7 or "
     "later, or numpy<2.4; compiled kernels, on a GPU, need no interpreter"
 )
-# A process with those versions.
+# The code of a process in which NumPy and Triton have those versions.
 PAIR = "import sys, numpy, triton; numpy.__version__, triton.__version__ = '2.5.2', '3.6.0'\n"
 BENCH = PAIR + "import runpy; runpy.run_module('bench', run_name='__main__')\n"
 TESTS = PAIR + "import pytest; sys.exit(pytest.main(sys.argv[1:]))\n"
@@ -34,7 +34,7 @@ def run(code: str, *words: object, interpreted: bool = False) -> subprocess.Comp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-# As found with each of these pairs installed.
+# Observed with each of these pairs installed.
 @pytest.mark.parametrize(
     ("triton", "numpy", "works"),
     [

@@ -19,7 +19,7 @@ from bench.sweep.process import TookTooLong
 from tests.helpers import pool_tasks as tasks
 from tests.helpers.pool_tasks import ends_soon, gives, sleeps
 
-LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
+LONG = 3600.0  # longer than any test; pytest's own limit comes first
 
 
 def outcomes(*calls: Callable[[], object], **limits: float) -> list[Outcome]:

@@ -72,7 +72,7 @@ def test_an_incomplete_last_line_is_skipped_then_removed_and_reported(tmp_path: 
     whole = path.read_bytes()
     for cut in range(len(whole) // 2 + 1, len(whole)):
         path.write_bytes(whole[:cut])
-        lost = cut < len(whole) - 1  # then more than the newline is
+        lost = cut < len(whole) - 1  # more than the newline is missing
         assert seeds(path) == ([1] if lost else [1, 2])
         assert seeds(write(path, record(seed=3))) == ([1, 3] if lost else [1, 2, 3])
         assert ("a.jsonl: removed an incomplete last line" in capsys.readouterr().err) == lost
@@ -139,7 +139,7 @@ def test_sigkill_at_random_moments_keeps_every_finished_record(tmp_path: Path):
 def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
     late = record(time="2026-01-02T00:00:00+00:00")
     failed = record(status="error", reason="x")
-    # Of records of one time the last counts; another seed is another measurement.
+    # Of records with the same time the last counts; another seed is another measurement.
     found = store.latest([failed, record(seed=1), record()])
     assert [(r["status"], r["seed"]) for r in found] == [("ok", 0), ("ok", 1)]
     for name, each in (("run.1of2", late), ("run", failed)):

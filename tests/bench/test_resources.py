@@ -117,7 +117,7 @@ def test_what_is_recorded_is_not_compiled_again(tmp_path, monkeypatch, compiled)
     (file,) = store.record_files(plain)
     packed.rename(file.with_name(file.name + ".gz"))
     file.unlink()
-    resources.compile_missing(todo, tmp_path)  # nor is what is recorded in a compressed file
+    resources.compile_missing(todo, tmp_path)  # compressed records count too
     assert len(compiled) == len(todo) and not file.exists()
     records = list(store.read(folder))
     assert len(records) == len(todo)
@@ -133,7 +133,7 @@ def test_a_plan_that_serves_other_batches_is_recorded_without_compiling(tmp_path
     _, (record,), _ = resources.compile_missing([replace(JOB, batches=(8, 16))], tmp_path)
     assert len(compiled) == 1
     assert (record["B"], record["resources"]["batches"]) == (8, [8, 16])
-    resources.compile_missing([JOB], tmp_path)  # a smaller grid does not narrow what is recorded
+    resources.compile_missing([JOB], tmp_path)  # a smaller grid keeps the recorded batches
     assert list(store.read(tmp_path / "compiled-sm_90"))[-1]["resources"]["batches"] == [8, 16]
 
 

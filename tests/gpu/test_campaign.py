@@ -122,7 +122,7 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
     done: list[str] = []
 
     def sweep(self: Campaign, preset: str, kind: str, *_: Any) -> None:
-        assert self.results == tmp_path / "here"  # the caller's, though it runs in the checkout
+        assert self.results == tmp_path / "here"  # the caller's folder, not the checkout's
         done.append(kind)
         raise RuntimeError(f"the {kind} failed")
 
@@ -132,7 +132,7 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
     assert ended.value.exit_code == 1 and done == ["time", "error"]
     printed = capsys.readouterr()
     assert "campaign goes on: the time failed" in printed.err
-    assert "nothing has been measured yet" in printed.out  # the report, after all
+    assert "nothing has been measured yet" in printed.out  # the report step ran after the failures
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_second_call_resumes_where_the_first_ended(tmp_path: Path):
 @pytest.mark.slow
 def test_a_rehearsal_goes_from_end_to_end_and_resumes(tmp_path: Path):
     def run(*words: str) -> str:
-        # An hour, so that no share of it ends anything on a busy machine.
+        # An hour, so that no step reaches its time limit on a busy machine.
         brief = ("--seconds", "0.05", "--target", "0.5", "--max-minutes", "60")
         command = [sys.executable, "-m", "bench", "campaign", "--rehearse", *brief, *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -38,7 +38,7 @@ NAMES = [each.name for each in MICROBENCHMARKS]
 def test_all_of_it_takes_less_than_a_minute():
     planned = microbenchmarks.START_SECONDS + sum(each.seconds for each in MICROBENCHMARKS)
     assert planned <= floor.MAX_SECONDS == 60
-    assert NAMES[:4] == ["barrier", "flag", "release", "chain"]  # which nothing else measures
+    assert NAMES[:4] == ["barrier", "flag", "release", "chain"]  # no other tool measures these
 
 
 def test_an_entry_has_its_interval_and_samples():
@@ -75,7 +75,7 @@ def card(monkeypatch, deaths) -> dict[str, Any]:
 
     def elapsed_ms(call: Callable[[], None]) -> float:
         call()
-        return float(10**6 - next(turn) ** 2)  # so that the long run, timed first, seems longer
+        return float(10**6 - next(turn) ** 2)  # falls, so the long run, timed first, takes longer
 
     facts = {
         "name": "NVIDIA H100 80GB HBM3", "architecture": "sm_90", "multiprocessors": 1,
@@ -90,7 +90,7 @@ def card(monkeypatch, deaths) -> dict[str, Any]:
 
     def count(chain: Chain, steps: int) -> None:
         counted(chain, steps)
-        chain.clocks.fill_(7 * 16 * steps)  # the interpreter's clocks stand still
+        chain.clocks.fill_(7 * 16 * steps)  # the interpreter's clock does not advance
 
     monkeypatch.setattr(microbenchmarks, "elapsed_ms", elapsed_ms)
     monkeypatch.setattr(Chain, "__call__", count)
@@ -171,10 +171,10 @@ def test_a_failure_costs_only_itself_and_is_measured_again(tmp_path: Path, fake,
         "c": "failed: the process died (signal SIGSEGV)",
     }
     deaths.clear()
-    fake(fault="a")  # which is there already, and not measured again
+    fake(fault="a")  # "a" was measured before and is not repeated
     found = measure(tmp_path)
     assert found["problems"] == {} and found["b"] == found["c"] == [{"k": 0}, {"k": 1}]
-    card["name"] = "another card"  # whose numbers are others
+    card["name"] = "another card"  # so everything is measured again
     assert measure(tmp_path)["problems"].keys() == {"a"}
 
 

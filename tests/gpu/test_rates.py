@@ -84,7 +84,7 @@ def test_a_number_that_no_card_has_is_refused(tmp_path: Path, name: str, value: 
 
 def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
     card, which = measured_rates.select_device("h100", file)
-    assert replace(card, rates=H100.rates) == H100  # no limit is another
+    assert replace(card, rates=H100.rates) == H100  # the limits are unchanged
     found = card.rates
     assert (found.clock_ghz, found.hbm_gbps, found.launch_us) == (1.7, 2900, 1.0)
     assert found.latency_us == pytest.approx(0.16)
@@ -94,7 +94,7 @@ def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
     assert found.product_clocks == ((16, 24), (32, 26))
     assert found.l2_gbps == 90 * 132 and found.l2_bytes_per_clock == 95 / 1.7
     assert dict(found.gemm_tflops)["bfloat16"] == 687
-    assert "split_barrier" not in which  # it follows from the barriers
+    assert "split_barrier" not in which  # computed from the barriers
     same = {each.name for each in fields(Rates)} - which - {"split_barrier"}
     assert same == {"tensor", "tensor_tf32", "fma", "l2_bytes"}
     assert all(getattr(found, name) == getattr(H100.rates, name) for name in same)
@@ -114,10 +114,10 @@ def test_the_cost_is_made_of_the_measured_rates(file: Path):
     problem = Problem(4, 16, 1024, 1, "bfloat16")
     plan = forward_plan(problem, card, "persistent")
     assert plan.cost.barrier_us == card.rates.barrier_us(plan.group)
-    links = 1024 * 2 / 32  # of 64 rows, by 24 clocks each where 16 sequences are a tile
+    links = 1024 * 2 / 32  # each of 64 rows; 24 clocks with 16 sequences per tile
     clocks = dict(card.rates.product_clocks)[plan.block_b]
     assert plan.cost.product_us == pytest.approx(links * clocks / 1.7e3)
-    assert plan.cost.weights_us == 0  # the chain reads them
+    assert plan.cost.weights_us == 0  # the chain's time includes reading them
     back = backward_plan(replace(problem, H=512), card, "persistent")
     split = card.rates.barrier_us(back.split) if back.split > 1 else 0.0
     assert back.cost.barrier_us == pytest.approx(card.rates.barrier_us(back.group) + split)
@@ -138,7 +138,7 @@ def test_every_constant_is_printed_with_its_origin(file: Path):
     """None may be added to the model that this list does not have."""
     assert set(plan.RATES) == {each.name for each in fields(Rates)}
     numbers = {name for name, value in vars(cost).items() if isinstance(value, int | float)}
-    units = {"CHAIN_ROWS", "CHAIN_BYTES"}  # what a link of the chain is, no assumption
+    units = {"CHAIN_ROWS", "CHAIN_BYTES"}  # the size of a link, which is not an assumption
     assert set(plan.MODEL) == {name for name in numbers if name.isupper()} - units
     shown = CliRunner().invoke(app, ["plan"]).output
     assert "constants: none measured; --limits FILE takes" in shown and "measured]" not in shown

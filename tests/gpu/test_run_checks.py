@@ -22,7 +22,7 @@ from bench.sweep.pool import Pool, Unit
 from tests.helpers.pool_tasks import dies, fails, fails_with_suspect, gives, is_not_done
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-LONG = 3600.0  # no machine is so busy; pytest's own limit comes first
+LONG = 3600.0  # longer than any test; pytest's own limit comes first
 KEY = {"code": "abc", "device": "card"}
 
 
@@ -82,11 +82,11 @@ def test_the_next_call_runs_what_is_left(tmp_path: Path) -> None:
     assert [row.name for row in run_checks.unfinished(rows)] == ["values: late"]
     rows = run(checks, file, seconds=-1)
     assert [row.outcome for row in rows] == [PASS, FAIL, NOT_DONE]
-    assert rows[2].tries == 1  # there was no time to try
+    assert rows[2].tries == 1  # no time was left for a second try
     right = {"right": partial(gives, "second"), "wrong": partial(gives, "right this time")}
     checks = checks_of(**right, late=is_not_done)
     rows = run(checks, file)
-    # What failed once with this code stays failed: the next time it may only be lucky.
+    # A failed check is not repeated with the same code, since it might pass by chance.
     assert [(row.outcome, row.detail) for row in rows[:2]] == [
         (PASS, "first"), (FAIL, "AssertionError: a wrong value"),
     ]  # fmt: skip
@@ -135,9 +135,9 @@ def test_the_most_informative_checks_come_first_and_names_are_unique() -> None:
     assert kinds[len(firsts)] == "missing program"
     last_graph = len(names) - 1 - kinds[::-1].index("graph")
     assert last_graph < names.index(next(name for name in names if "fp16" in name))
-    for index, check in enumerate(checks):  # or a unit might wait for one that waits for it
+    for index, check in enumerate(checks):  # so that no two units wait for each other
         assert set(check.unit.after) <= set(names[:index])
     assert checks[-1].unit.exclusive and sum(check.unit.exclusive for check in checks) == 1
-    for cell in kernel_cells():  # compiled before a sanitizer's minutes run
+    for cell in kernel_cells():  # compiled before the sanitizer's time limit starts
         name = f"sanitizer: memcheck {cell}"
         assert checks[names.index(name)].unit.after == (f"small case: {cell}",)

@@ -24,7 +24,7 @@ builder = interpreter.interpreter_builder
 
 # Bytes on either side of a tensor, far more than in any test's tensor.
 GAP = 1 << 18
-# Programs of one launch, at most; SEVERAL_READERS means more than one reader.
+# Most programs of one launch; the last number marks a byte that several programs read.
 MAX_PROGRAMS = 1 << 16
 SEVERAL_READERS = MAX_PROGRAMS - 1
 

@@ -56,7 +56,7 @@ def main() -> None:
     )
     assert count(loop, "MEMBAR") == 1, loop
     bare, _ = sass(k.barrier_loop, stores | {"BEFORE": 0, "AFTER": 0}, 4, error_ptr="*i64")
-    assert count(bare, "STG") == 1, bare  # of a failure
+    assert count(bare, "STG") == 1, bare  # the store of the error code
     for words in m.RELEASED_WORDS:
         constants = {"WORDS": words, "RING": k.RING}
         loop, _ = sass(k.release_loop, constants, 4, clocks_ptr="*i64")
@@ -73,14 +73,14 @@ def main() -> None:
         types = {"left_ptr": "*bf16", "right_ptr": "*bf16", "total_ptr": "*fp32"}
         loop, every = sass(k.chain_loop, constants, warps, clocks_ptr="*i64", **types)
         # Two groups of four warps share the sequences; the left operand is a descriptor of shared
-        # memory, and nothing is loaded or stored anew.
+        # memory, and nothing else is loaded or stored.
         product = rf"HGMMA.64x{n * 4 // warps}x16.F32.BF16 R\d+, gdesc"
         assert count(loop, product) == count(every, "HGMMA") == k.CHAIN_COLUMNS // k.CHAIN_K, loop
         assert not count(loop, "LDG|LDS|STS|CLOCK"), loop
         check_order(every, "CLOCK", product, "CLOCK")
     for words, warps, _ in m.GATHERS:
         loop, _ = sass(k.gather_loop, {"BLOCK": words}, warps)
-        reads = count(loop, r"LDG.E.128.STRONG.GPU")  # of one block or, unrolled, of several
+        reads = count(loop, r"LDG.E.128.STRONG.GPU")  # of one block, or of several if unrolled
         assert reads and reads % (words // (warps * 32 * 4)) == 0, loop
         assert reads == count(loop, "LDG"), loop
     for words, warps in m.COPIES:

@@ -26,8 +26,8 @@ from triton.runtime import interpreter
 from kernels import launch
 
 MANY_POLLS = 1 << 20  # more than any run without a failure needs, on a busy machine too
-POLL_S = 1e-4  # sleep of a poll, so that on few cores the other programs run
-LIMIT_S = 120.0  # of a launch; then it is stopped and its test fails
+POLL_S = 1e-4  # sleep after a poll, so that other programs can run on few cores
+LIMIT_S = 120.0  # after which a launch is stopped and its test fails
 
 builder = interpreter.interpreter_builder
 

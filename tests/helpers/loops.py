@@ -98,7 +98,7 @@ class Tensors:
         self.w_hh = (normal(D, K, H) / H**0.5).to(dtype)
         self.b_hh = normal(D, K).to(dtype) if loop.bias else None
         initial = normal(cell.states, D, B, H)
-        if loop.cell == "slstm":  # its n is a sum of exponentials
+        if loop.cell == "slstm":  # n, a sum of exponentials, is positive
             initial[2] = initial[2].abs() + 1
         self.initial = initial.to(dtype)
         self.dy = normal(T, B, D * H).to(dtype)

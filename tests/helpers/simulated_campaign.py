@@ -41,8 +41,8 @@ from bench.sweep.worker_process import CASES_PER_WORKER, Stopped
 
 CARD = Machine("cuda", "NVIDIA H100 80GB HBM3", (9, 0), 132, 80 << 30)
 CORES = 16
-# Assumed seconds: importing torch and opening the device, while as many processes as cores do so;
-# finding whether a kernel is compiled; the floor, as it declares itself; a study (activations,
+# Assumed seconds: importing torch and opening the device in as many processes as cores; finding out
+# whether a kernel is compiled; the floor, as its microbenchmarks declare; a study (activations,
 # repeatability, training); and a check of each kind whose kernels are compiled.
 START = 12.0
 CACHE_LOOKUP = 0.05

@@ -35,10 +35,10 @@ pytestmark = [
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-recurrence = importlib.import_module("kernels.recurrence")  # of that name, kernels has a function
+recurrence = importlib.import_module("kernels.recurrence")  # the module, not the function
 
-# Polls until a program gives up waiting, in tests where one never arrives: enough that a slow
-# program on a busy machine is not taken for dead.
+# Polls until a waiting program gives up, in tests where one never arrives: enough for a slow
+# program on a busy machine.
 FEW_POLLS = 4000
 
 Outputs = dict[str, Any]  # tensors, or None
@@ -175,9 +175,9 @@ def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
         kernels.BarrierError, match=r"the forward kernel on cpu .* at step 3 in group 1: .* NaN"
     ):
         kernels.check()
-    kernels.check()  # reported once
+    kernels.check()  # raises only once
     y, expected = broken["y"], run_stepwise(loop)[0]["y"]
-    # Direction 0 is another group and goes on; direction 1 runs from time 3 to 0.
+    # Direction 0 is another group and continues; direction 1 runs from time 3 to 0.
     assert torch.equal(y[:, :, :8], expected[:, :, :8])
     assert torch.equal(y[1:, :, 8:], expected[1:, :, 8:])
     assert y[0, :, 8:].isnan().all()
@@ -193,7 +193,7 @@ def test_a_program_that_dies_backward_is_named_and_poisons(
 ) -> None:
     """Of 4 programs with 2 parts each, one dies at item 2: before or after the split-K barrier."""
     loop = replace(FAILED, cell=cell, D=1, seed=seed)
-    arrivals = 4 if before_partial else 5  # two each item
+    arrivals = 4 if before_partial else 5  # two per item
     broken = run_with_death(loop, True, run_stepwise(loop)[0], program=0, arrivals=arrivals)
     step = 1 if before_partial else 0
     with pytest.raises(

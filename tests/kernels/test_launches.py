@@ -251,7 +251,7 @@ def test_triton_binds_the_arguments_of_all_steps_once(found):
 
 def test_a_call_makes_the_tensors_that_it_needs_and_no_others(found):
     """Each tensor costs the allocator's time or a launch."""
-    # h0 and c0; their copy that becomes the final state; y, and two outputs that training needs;
+    # h0 and c0; their copy, which becomes the final state; y, and two outputs that training needs;
     # counters; the final state in the input's type.
     forward = {"new_zeros": 1, "to": 2, "new_empty": 3, "zeros": 1}
     assert found["forward"]["work"]["tensors"] == forward

@@ -246,7 +246,7 @@ def test_compiles_by_inductor():
 
     module, twin = pair("gru", num_layers=2)
     x = torch.randn(T, B, I)
-    # Scalar code: vector code does not compile where torch is set to use no vector instructions.
+    # Scalar code: with vector instructions disabled in torch, vector code does not compile.
     with config.patch({"cpp.simdlen": 1}):
         assert_close(torch.compile(module, fullgraph=True)(x)[0], twin(x)[0], "output")
 

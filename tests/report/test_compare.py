@@ -110,7 +110,7 @@ def bench(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "--filter", "cell=lstm", "--seconds", "0.05", "--target", "0.5",
         "--benchmark-storage", str(tmp_path / "stored"), *words,
     ]  # fmt: skip
-    # pytest-benchmark would take this run for a worker of the one around it, and measure nothing.
+    # With these, pytest-benchmark would take this run for an xdist worker and measure nothing.
     env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, env=env)
 
@@ -126,7 +126,7 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
     report = json.loads(out.read_text())
     device = report["machine_info"]["rnnbench"]["device"]
     assert device["name"] and device["kind"] in ("cpu", "cuda")
-    assert len(report["benchmarks"]) == 4  # two passes of the two good ones
+    assert len(report["benchmarks"]) == 4  # two passes of the two providers that succeed
     for each in report["benchmarks"]:
         extra = each["extra_info"]
         assert extra["errors"]["y"]["rel_l2"] < 1e-5
@@ -135,7 +135,7 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
         assert len(each["stats"]["data"]) == each["stats"]["rounds"]
         assert min(each["stats"]["data"]) > 0
 
-    # Its own storage and comparison work, and other devices are refused.
+    # pytest-benchmark's storage and comparison work, and another device's benchmark is refused.
     (stored,) = (tmp_path / "stored").rglob("*.json")
     same = ("--providers", "good", "-k", "bwd", "--benchmark-compare", "--benchmark-columns=median")
     found = bench(tmp_path, *same)

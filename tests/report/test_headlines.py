@@ -35,12 +35,12 @@ def records(times: dict[str, float], **axes: object) -> list[store.Record]:
     [
         (records(CALLED, H=BOTH) + records(REPLAYED, H=BOTH), ["ours-graph", "ours"]),
         (records(CALLED, H=BOTH) + records(REPLAYED, H=[256]), ["ours", "ours-graph"]),
-        (  # a graph without torch's own is no comparison
+        (  # graphs of ours without torch's are not compared
             records(CALLED, H=BOTH) + records(REPLAYED, H=[256]) + records(UNPAIRED, H=[512]),
             ["ours", "ours-graph"],
         ),
         (records(CALLED) + records(UNPAIRED), ["ours"]),
-        # graphs of another setting say nothing of this one
+        # graphs measured in another setting do not count
         (records(CALLED, dtype=["bf16"]) + records(REPLAYED, dtype=["fp16"]), ["ours"]),
     ],
 )
@@ -72,7 +72,7 @@ def test_the_page_shows_what_failed_and_what_was_not_done(tmp_path: Path) -> Non
     failed, unfinished = checks.caveats(run)
     assert failed.startswith("1 of 4 checks") and "failed: values (gru bf16)" in failed
     assert failed.endswith("Therefore not measured: gru forward persistent.")
-    assert "many" not in found.full.to_csv()  # the account is in check_gpu.json
+    assert "many" not in found.full.to_csv()  # the full report is only in check_gpu.json
     assert "were not done: sanitizer (memcheck lstm)" in unfinished
     shown = device_page.sections([], [found])
     assert [section["title"] for section in shown] == ["Are the kernels right here?"]

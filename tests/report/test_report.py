@@ -75,7 +75,7 @@ def test_every_kind_of_figure_and_table_is_made_and_names_its_origin(made):
         missing = [word for word in wanted if word not in text]
         assert not missing, f"{path.name} lacks {missing}"
     for path in (made / "figures").glob("*.pdf"):
-        # The document's own facts are UTF-16 where they hold a letter beyond ASCII, such as a dot.
+        # A PDF's metadata is UTF-16 where it has a character beyond ASCII, such as the middle dot.
         assert synthetic.DEVICE.encode("utf-16-be") in path.read_bytes(), path.name
 
 
@@ -204,7 +204,7 @@ def test_no_curve_joins_different_code_or_versions(run):
     kept, aside = latest_consistent([*records, *short])
     assert len(kept) == len(records) and {r["code"] for r in kept} == {"000000000000"}
     assert aside == {"time of ours: measured with other code or versions": len(short)}
-    # Of equally complete states the later one counts.
+    # Of two equally complete sets of records the later one is kept.
     mine = [r for r in records if r["provider"] == "ours" and r["kind"] == "time"]
     later = [{**r, "code": "1" * 12, "time": "2026-02-01T00:00:00+00:00"} for r in mine]
     assert {r["code"] for r in latest_consistent([*mine, *later])[0]} == {"1" * 12}
@@ -257,7 +257,7 @@ def test_a_figure_shows_the_sizes_with_most_points():
 def test_providers_differ_without_colour_and_every_cell_has_a_name():
     assert set(CELLS) <= set(terms.CELL_NAMES), "bench/report/terms.py: CELL_NAMES and CELL_ORDER"
     found = [looks.look(name) for name in terms.PROVIDER_ORDER]
-    for look in found:  # in greyscale they differ from the paper
+    for look in found:  # visible on white paper in greyscale
         assert np.dot(to_rgb(look.color), (0.299, 0.587, 0.114)) < 0.8, look
     assert set(looks.LOOKS) == set(terms.PROVIDER_ORDER)
     assert len({(look.marker, str(look.linestyle)) for look in found}) == len(found)
@@ -275,7 +275,7 @@ def test_the_page_of_a_run_says_what_a_reader_needs(made):
     ):
         assert words in text
     assert re.search(r"`ours` runs at [\d.]+ \[[\d.]+, [\d.]+\] times", text)
-    assert "`bench/README.md` of the suite" in text and "](../" not in text  # no link leads there
+    assert "`bench/README.md` of the suite" in text and "](../" not in text  # not as a link
     for name in re.findall(r"\]\(((?:figures|tables|records)/[^)]+|data.zip)\)", text):
         assert (made / name).exists(), name
 
@@ -298,7 +298,7 @@ def test_the_measured_limits_of_a_card_are_tabulated(tmp_path):
         "| multiply | failed: RuntimeError: no cuBLAS \\| here at all |",
     ):
         assert words in text, words
-    assert "| 70.0" not in text  # of each rate the best
+    assert "| 70.0" not in text  # only the best of each rate is shown
     full = synthetic.data(folder, "tables/floor")
     assert len(full) == 23 and {70.0, 90.0, 95.0} <= set(full["value"])
 

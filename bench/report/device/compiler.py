@@ -38,7 +38,7 @@ METRICS = {
     "registers": "Registers per thread",
     "loop_instructions": "Instructions in the loop over time",
 }
-# The corner mark of the plan's mode; one persistent launch has none.
+# The corner mark of a plan's mode; persistent plans have none.
 MODES = {"persistent": "", "stepwise": "s", "gemm": "g"}
 
 

@@ -14,7 +14,7 @@ from bench.report.style.typeset import Table
 from bench.report.topic import Topic
 
 US, CLOCKS, GBPS, TFLOPS = "µs", "clocks", "GB/s", "TFLOP/s"
-# Of every microbenchmark: the unit of its value, and what it did.
+# For every microbenchmark the unit of its value and what it measures.
 BOUNDS = {
     "barrier": (US, "a step's barrier among {programs} programs, {groups} groups, {stores}"),
     "flag": (US, "a flag through L2 to another multiprocessor and back, {pairs} pairs"),
@@ -33,7 +33,7 @@ BOUNDS = {
     ),
     "multiply": (TFLOPS, "cuBLAS product of two {n} x {n} matrices, {number}"),
 }  # fmt: skip
-RATES = {GBPS: "gbps", TFLOPS: "tflops"}  # by its unit, the field that holds a rate
+RATES = {GBPS: "gbps", TFLOPS: "tflops"}  # unit -> the field that holds the rate
 
 
 def entries(found: dict[str, Any]) -> pd.DataFrame:

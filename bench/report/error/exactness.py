@@ -18,8 +18,8 @@ ACTIVATIONS = f"{files.RECORDS}/{files.ACTIVATIONS}"
 REPEATABILITY = f"{files.RECORDS}/{files.REPEATABILITY}"
 TRAINING = f"{files.RECORDS}/{files.TRAINING}"
 PROVIDERS = ("torch.nn", "ours")
-EVERY = 7  # steps from one marker to the next
-SMALLEST = 1e-8  # of the logarithmic axis: float32 losses above 1 differ by 1.2e-7 or not at all
+EVERY = 7  # steps between markers
+SMALLEST = 1e-8  # of the log axis; float32 losses above 1 differ by 0 or at least 1.2e-7
 
 
 def _where(found: dict[str, Any]) -> str:

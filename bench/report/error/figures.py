@@ -20,7 +20,7 @@ from bench.report.error import selection
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet
 
-# By column: its name in the file's name, its words in the title, and the order of its values.
+# For each column its name in the file name, its words in the title, and the order of its values.
 CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "number": ("dtype", "against the number format", terms.NUMBER_ORDER),
     "regime": ("regime", "under other weights and inputs", terms.REGIME_ORDER),

@@ -37,7 +37,7 @@ def speedups(time: pd.DataFrame) -> pd.DataFrame:
     both = both.assign(
         speedup=ratio, speedup_low=ratio * np.exp(-width), speedup_high=ratio * np.exp(width)
     )
-    # Where the two took turns, the record holds the ratio of their visits, which drifts cancel in.
+    # Where the two took turns, the record has the ratio of paired visits, in which drifts cancel.
     paired = both["versus"].map(lambda found: isinstance(found, dict) and bool(found.get("ratio")))
     for column, name in (("speedup", "ratio"), ("speedup_low", "high"), ("speedup_high", "low")):
         inverse = both.loc[paired, "versus"].map(lambda found, name=name: found[name])

@@ -121,7 +121,7 @@ def growth(
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
     unable = terms.ordered_providers(failed["provider"])
     cells = terms.ordered_cells(rows["cell"])
-    # Column, its interval, its unit, and what the axis says.
+    # A column, its interval, its unit, and the axis label.
     sides = [("median_ms", ("ci_low_ms", "ci_high_ms"), 1.0, "time (ms)")]
     if ok["peak_bytes"].fillna(0).gt(0).any():
         memory = ("peak_bytes", "peak_bytes")

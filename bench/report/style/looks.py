@@ -111,8 +111,8 @@ def small_font() -> str:
     longer and a PDF half as large again.
     """
     source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    # Kerning in the old table: those of OpenType's layout are slow to subset. The style uses no
-    # hints, which would be a quarter of each PDF.
+    # Kerning from the kern table: OpenType's layout tables are slow to subset. The style does not
+    # use hints, which would be a quarter of each PDF.
     options = subset.Options(layout_features=[], legacy_kern=True, glyph_names=True, hinting=False)
     options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF", "MATH"]
     font = subset.load_font(str(source), options)

@@ -28,7 +28,7 @@ def size_axis(axes: Axes, values: Iterable[float], most: int = 6) -> None:
     span = math.log2(sizes[-1] / sizes[0])
     # The last label, which is the longest, needs room at the right where octaves are narrow.
     axes.set_xlim(sizes[0] / 1.25, sizes[-1] * max(1.25, 2 ** (span / 24)))
-    # Labels that would touch are left out; the markers still show where was measured.
+    # Labels that would touch are left out; the markers still show which sizes were measured.
     gap = span / (most if span < 11 else most - 2)
     shown = [sizes[-1]]
     for size in sizes[-2::-1]:
@@ -45,7 +45,7 @@ def value_axis(
     """A logarithmic y axis around the values; ``marks`` rows of letters fit below them."""
     axes.set_yscale("log")
     span = max(math.log10(high / low), 0.3)
-    share = 0.06 + MARK_STEP * marks  # of the axis, below the lowest value
+    share = 0.06 + MARK_STEP * marks  # share of the axis below the lowest value
     bottom, top = low / 10 ** (1.12 * span * share / (1 - share)), high * 10 ** (0.12 * span)
     axes.set_ylim(bottom, top)
     whole = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
@@ -55,7 +55,7 @@ def value_axis(
     else:
         subs = (1, 2, 5) if span > 0.6 or powers else (1, 1.5, 2, 3, 4, 5, 6, 8)
         ticks = [factor * 10.0**power for power in whole for factor in subs]
-    # Matplotlib makes every tick of the list, also those outside the limits.
+    # Matplotlib creates every tick of the list, also those outside the limits.
     ticks = [value for value in ticks if bottom <= value <= top]
     axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.yaxis.set_minor_locator(ticker.NullLocator())

@@ -24,11 +24,11 @@ from PIL.PngImagePlugin import PngInfo
 from bench.report import terms
 
 Job = Callable[[Path], list[Path]]  # draws one figure into a folder and returns the written files
-FORMATS = ("pdf", "png")  # for papers, for pages
-COLORS = 128  # of a PNG; antialiasing makes thousands, which look no different
-WHOLE = ("n", "peak_bytes", "I", "seed")  # whole numbers, also where some are missing
-TITLE_LETTERS = 66  # of 6.8 points that fit beside each other
-SMALL_LETTERS = 88  # of 5.2 points that fit beside each other
+FORMATS = ("pdf", "png")  # PDF for papers, PNG for the device page
+COLORS = 128  # of a PNG; the thousands that antialiasing makes look the same
+WHOLE = ("n", "peak_bytes", "I", "seed")  # columns of integers, also where some are missing
+TITLE_LETTERS = 66  # of 6.8 points that fit in a line
+SMALL_LETTERS = 88  # of 5.2 points that fit in a line
 WIDTH = 3.3  # inches: one column of a two-column paper
 
 
