@@ -22,13 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rnnbench")
     group.addoption("--preset", default="quick", help="which preset to measure (default: quick)")
     group.addoption("--preset-file", type=Path, default=PRESETS, help="a file of presets")
-    group.addoption("--providers", default=None, help="only these, comma-separated")
+    group.addoption("--providers", default=None, help="only these providers, comma-separated")
     group.addoption("--filter", default="", help='only matching cases, such as "cell=lstm T<=64"')
-    group.addoption("--plugin", type=Path, action="append", default=[], help="more providers")
+    group.addoption("--plugin", type=Path, action="append", default=[], help="a provider file")
     group.addoption("--seconds", type=float, default=0.5, help="sampling time per provider")
     group.addoption("--target", type=float, default=0.02, help="relative half-width to stop at")
     group.addoption(
-        "--input-seed", type=int, default=0, help="of inputs and of the providers' order"
+        "--input-seed", type=int, default=0, help="seed of the inputs and the providers' order"
     )
 
 

@@ -145,7 +145,7 @@ def _check_preset(table: Any) -> None:
     if not (isinstance(grids, list) and all(isinstance(grid, dict) for grid in grids)):
         raise ValueError(f"grid is {grids!r}; accepted: tables, each under [[PRESET.grid]]")
     if not grids and "shapes" not in table:
-        raise ValueError("it has no cases; accepted: a [[PRESET.grid]] at least, or shapes")
+        raise ValueError("it has no cases; accepted: at least one [[PRESET.grid]], or shapes")
 
 
 def _string_list(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     regimes = _string_list(grid, "regimes", REGIMES) or (None,)
     seeds = grid.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-        raise ValueError(f"seeds is {seeds!r}; accepted: how many, an integer of at least 1")
+        raise ValueError(f"seeds is {seeds!r}; accepted: a number of seeds, at least 1")
     for case, regime, seed in itertools.product(expand(grid), regimes, range(seeds)):
         # The default regime is None, so that naming it makes no second request.
         yield Request(kind, case, None if regime == "default" else regime, seed, providers)
@@ -185,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             return tomllib.load(file)
         except ValueError as fault:  # also raised for bytes that are not UTF-8
-            raise ValueError(f"{path} is no TOML: {fault}") from None
+            raise ValueError(f"{path} is not TOML: {fault}") from None
 
 
 def _shapes(folder: Path, name: Any) -> Iterator[Case]:

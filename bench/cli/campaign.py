@@ -33,15 +33,15 @@ def check_places(rehearse: bool, out: Path | None, archive_file: Path | None) ->
     """Raise ValueError if both --out and --archive are given, or neither in a rehearsal."""
     if out is not None and archive_file is not None:
         raise ValueError(
-            f"out is {out} and archive {archive_file}; accepted: one of them, since an archive is "
-            "all that is left of its call"
+            f"out is {out} and archive {archive_file}; accepted: one of them, since a call with "
+            "--archive leaves only the archive"
         )
     if archive_file is not None and not archive_file.name.endswith(archive.SUFFIX):
         accepted = f"accepted: a name that ends in {archive.SUFFIX}"
         raise ValueError(f"archive is {archive_file}; {accepted}")
     if rehearse and out is None and archive_file is None:
         raise ValueError(
-            "--rehearse needs --out or --archive, since what it measures is no result to keep"
+            "--rehearse needs --out or --archive, because a rehearsal is not a measurement"
         )
 
 
@@ -52,15 +52,15 @@ def command(
         Path | None,
         typer.Option(
             "--archive",
-            help="Leave what is measured in this one .tar.gz file and report nothing; "
-            "`python -m bench report FILE` does that elsewhere. If it exists, go on with it.",
+            help="Write all measurements to this .tar.gz file and make no report; `python -m bench "
+            "report FILE` makes it, on any machine. If the file exists, resume from it.",
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Begin with an earlier call's archive.")
+        Path | None, typer.Option(help="Resume from an earlier call's archive.")
     ] = None,
     rehearse: Annotated[
-        bool, typer.Option(help="Every step with a tiny grid, also without a GPU.")
+        bool, typer.Option(help="Run every step with a tiny grid, also without a GPU.")
     ] = False,
     seconds: Annotated[float, typer.Option(help="Sampling time per provider and case.")] = 0.5,
     target: Annotated[

@@ -74,13 +74,13 @@ def prepare(cuda: bool) -> None:
 
 def command(
     rehearse: Annotated[
-        bool, typer.Option(help="The same checks at tiny sizes, on any machine.")
+        bool, typer.Option(help="Run the same checks at tiny sizes, on any machine.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"A folder to keep outcomes in ({files.CHECKS}); the next call goes on."),
+        typer.Option(help=f"A folder for {files.CHECKS}; a later call resumes from it."),
     ] = None,
-    max_minutes: Annotated[float, typer.Option(help="What is not done by then is left.")] = 5.0,
+    max_minutes: Annotated[float, typer.Option(help="Stop after this many minutes.")] = 5.0,
 ) -> None:
     """Check the kernels on this GPU: values, repetitions, streams, graphs, failures, memory.
 
@@ -94,8 +94,8 @@ def command(
     cuda = environment.probe().is_cuda or environment.machine().is_cuda
     if not cuda and not rehearse:
         raise RuntimeError(
-            "check-gpu needs a GPU and finds none here; --rehearse runs its code at tiny sizes in "
-            "Triton's interpreter"
+            "check-gpu needs a GPU and finds none here; --rehearse runs the checks at tiny sizes "
+            "in Triton's interpreter"
         )
     prepare(cuda)
     file = None if out is None else ResultFile(out.resolve(), run_checks.key(rehearse))

@@ -12,12 +12,12 @@ from bench.report import compare
 
 def command(
     first: Annotated[str, typer.Argument(help="The earlier run: a file, a folder, or its name.")],
-    second: Annotated[str, typer.Argument(help="The later run, likewise.")],
-    threshold: Annotated[float, typer.Option(help="Percent from which a change counts.")] = 5.0,
+    second: Annotated[str, typer.Argument(help="The later run, given the same way.")],
+    threshold: Annotated[float, typer.Option(help="Least change in percent to report.")] = 5.0,
     any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
-    results: Annotated[Path, typer.Option(help="Where named runs are found.")] = files.RESULTS,
+    results: Annotated[Path, typer.Option(help="The folder of the named runs.")] = files.RESULTS,
 ) -> None:
     """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
     if not (math.isfinite(threshold) and threshold >= 0):

@@ -18,7 +18,7 @@ from bench.sweep.process import exiting_on_signals
 def command(
     *,
     preset: Annotated[
-        str | None, typer.Option(help="Whose error grids to measure; error, or error-cpu on a CPU.")
+        str | None, typer.Option(help="The preset; by default error, or error-cpu on a CPU.")
     ] = None,
     studies: Annotated[
         bool, typer.Option(help="Also measure activations, repeatability, a training run.")

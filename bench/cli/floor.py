@@ -14,7 +14,7 @@ from bench.records import environment, files, limits
 def command(
     folder: Annotated[Path, typer.Argument(help="The device's results folder.")],
     max_seconds: Annotated[
-        float, typer.Option(help="What is not measured by then is left for the next call.")
+        float, typer.Option(help="Stop after this; the next call measures the rest.")
     ] = floor.MAX_SECONDS,
 ) -> None:
     """Measure what bounds a recurrent loop on this card: barriers, L2, products, launches.

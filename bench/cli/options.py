@@ -45,11 +45,11 @@ class RunOptions:
     """The options that `sweep` and `error` share."""
 
     preset_file: Annotated[Path, typer.Option(help="A file of presets of your own.")] = PRESETS
-    providers: Annotated[str | None, typer.Option(help="Only these, comma-separated.")] = None
+    providers: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None
     filter: Annotated[
         str, typer.Option(help='Only matching cases, such as "cell=lstm,gru T<=512".')
     ] = ""
-    max_minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this.")] = None
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this many.")] = None
     rerun: Annotated[
         str | None, typer.Option(help="Measure again the records with this status, failed, or all.")
     ] = None

@@ -36,7 +36,7 @@ PARTS = {
 RATES = {
     "clock_ghz": ("clock", "GHz", "published"),
     "barriers_us": ("barrier, by programs", "µs", "assumed"),
-    "split_barrier": ("of it, where programs share a product", "", "assumed"),
+    "split_barrier": ("its share among split-K programs", "", "assumed"),
     "latency_us": ("load from L2", "µs", "assumed"),
     "l2_bytes_per_clock": ("L2 to an SM", "bytes per clock", "published"),
     "l2_gbps": ("L2, all SMs", "GB/s", "assumed"),
@@ -104,8 +104,8 @@ def command(
     limits: Annotated[
         Path | None,
         typer.Option(
-            help="A limits.json or floor.json of `python -m bench floor`: count with what was "
-            "measured on that card. Changes what is shown here, not what a GPU runs."
+            help="A limits.json or floor.json of `python -m bench floor`: use the rates measured "
+            "on that card. Changes only what is shown here, not what a GPU runs."
         ),
     ] = None,
 ) -> None:

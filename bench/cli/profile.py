@@ -20,8 +20,8 @@ def command(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Plan and compile for a GPU of kernels/plan/devices.py, timing nothing. By "
-            "default the GPU at hand, else h100."
+            help="Plan and compile for a GPU of kernels/plan/devices.py, without timing. By "
+            "default this machine's GPU, else h100."
         ),
     ] = None,
 ) -> None:
@@ -41,5 +41,5 @@ def command(
     target = here or DEVICES[device or "h100"]
     profile.report(target, cell, hidden, batch, dtype, timed=here is not None)
     if here is None:
-        why = "no GPU here" if device is None else "asked for a device of the table"
-        print(f"{why}: counts are of machine instructions in the loop over time, times left out")
+        why = "no GPU here" if device is None else "with --device"
+        print(f"{why}: times left out; counts are of machine instructions in the loop over time")

@@ -29,11 +29,11 @@ def run_name(preset: str, folder: Path) -> str:
 
 
 def command(
-    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this.")] = 4.0,
+    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this long.")] = 4.0,
     preset: Annotated[
-        str | None, typer.Option(help="Measure another preset as briefly as quick or quick-gpu.")
+        str | None, typer.Option(help="A preset to measure instead of quick or quick-gpu.")
     ] = None,
-    fresh: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Also repeat finished measurements.")] = False,
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Measure error and speed on this machine in minutes, then make tables and plots.

@@ -24,7 +24,7 @@ class GridOptions:
     quick: Annotated[bool, typer.Option(help="Only a few kernels of the grid.")] = False
     cells: Annotated[str | None, typer.Option(help="Only these cells, comma-separated.")] = None
     numbers: Annotated[
-        str | None, typer.Option(help="Only these, comma-separated, such as bf16,fp32:tf32.")
+        str | None, typer.Option(help="Only these formats, comma-separated: bf16,fp32:tf32.")
     ] = None
     hidden: Annotated[str | None, typer.Option(help="Only these H, comma-separated.")] = None
 
@@ -49,12 +49,12 @@ class GridOptions:
 def command(
     *,
     chosen: GridOptions,
-    device: Annotated[str, typer.Option(help="Which targets, comma-separated.")] = "h100",
+    device: Annotated[str, typer.Option(help="Target GPUs, comma-separated.")] = "h100",
     dump: Annotated[
         Path | None, typer.Option(help="Keep the binaries here, to look at with cuobjdump.")
     ] = None,
-    fresh: Annotated[bool, typer.Option(help="Compile again what is recorded.")] = False,
-    max_minutes: Annotated[float | None, typer.Option(help="Begin nothing after this.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Also compile recorded kernels.")] = False,
+    max_minutes: Annotated[float | None, typer.Option(help="Start no kernel after this.")] = None,
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Compile every planned kernel of a grid for GPUs that need not be here, and record the facts.

@@ -20,7 +20,7 @@ def command(
     *,
     preset: Annotated[str, typer.Option(help="A preset's name; `list` shows them.")] = "quick",
     kind: Kind = "time",
-    dry_run: Annotated[bool, typer.Option(help="List cases, skips and a guess of time.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only list cases and estimate the time.")] = False,
     shard: Annotated[str, typer.Option(help="Only the i-th of n parts: i/n.")] = "1/1",
     seconds: Annotated[float, typer.Option(help="Sampling time per provider and case.")] = 1.0,
     target: Annotated[
@@ -63,7 +63,7 @@ def command(
                 announce=check_not_empty,
             )
     except KeyboardInterrupt:
-        print("interrupted; every finished record is kept and the same command goes on from there")
+        print("interrupted; every finished record is kept, and the same command resumes from there")
         raise typer.Exit(130) from None
     print(sweep.summary_line(counts, left))
     print(folder / "records")

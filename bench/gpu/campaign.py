@@ -203,7 +203,7 @@ class Campaign:
         if rest := run_checks.unfinished(rows):
             print(f"check-gpu: {len(rest)} of {len(rows)} checks left for the next call")
         if not any(row.check == "values" and row.outcome == PASS for row in rows):
-            self.fail("check-gpu: not one value was checked, so nothing vouches for the kernels")
+            self.fail("check-gpu: no value was checked, so the kernels may compute wrong results")
         failed = [row.name for row in rows if row.outcome == FAIL]
         self.suspects = run_checks.suspects(rows)
         self.settings["suspects"] = failed_checks.to_json(self.suspects)
@@ -302,7 +302,7 @@ class Campaign:
 
     def end_early(self) -> None:
         """Save and report after Ctrl-C, unless that came during the report or comes again."""
-        print("interrupted; nothing finished is lost, the same command goes on")
+        print("interrupted; nothing finished is lost, the same command resumes")
         with contextlib.suppress(KeyboardInterrupt):
             self.outputs.save()
             if not self._report_begun:

@@ -29,7 +29,7 @@ def check_ring(stored: Tensor, steps: int, who: str) -> None:
     slots = torch.arange(k.RING, dtype=torch.int32, device=stored.device)
     last = torch.where(slots < steps, (steps - 1 - slots) // k.RING * k.RING + slots, -1)
     if not bool((stored == last.to(torch.int32)[:, None, None]).all()):
-        raise RuntimeError(f"what {who} stored is not what it should be")
+        raise RuntimeError(f"{who} stored wrong values")
 
 
 class Barrier:
@@ -89,7 +89,7 @@ class Release:
         """Check that every release was counted, and every word stored."""
         self(steps)
         if not bool((self.counters[:, 0] == steps).all()):
-            raise RuntimeError(f"a program that released {steps} times was counted otherwise")
+            raise RuntimeError(f"a program released {steps} times, and its counter differs")
         check_ring(self.stored, steps, "a program before its release")
 
 
@@ -148,7 +148,7 @@ class Latency:
         for _ in range(hops):
             at = links[at]
         if self.end.item() != at:
-            raise RuntimeError(f"{hops} loads, each from where the last led, ended elsewhere")
+            raise RuntimeError(f"a chain of {hops} dependent loads ended at the wrong word")
 
 
 class Chain:

@@ -319,7 +319,7 @@ def check_far_offsets(device: str) -> str:
     for name, found, right in (("y", y[:, rows], exact), ("dgx", dgx[:, rows], dexact)):
         share = errors(found.detach(), right.detach())["rel_l2"] / tolerance(of, name)
         if not share <= 1:
-            raise Failed(f"{name} is off by {share:.2g} times what is accepted")
+            raise Failed(f"{name} is off by {share:.2g} times its tolerance")
         worst = max(worst, share)
     return f"{gx.numel():,} elements, at most {worst:.0%} of the accepted error"
 

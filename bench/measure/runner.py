@@ -173,7 +173,7 @@ class Runner:
                 provider's ``after`` raises, such as after a barrier's time-out.
         """
         if self.machine.interpreted:
-            raise RuntimeError("times in Triton's interpreter mean nothing and are not measured")
+            raise RuntimeError("times in Triton's interpreter are meaningless and not measured")
         started = time.perf_counter()
         with torch_precision(self.case.precision):
             clock = self._device_ms if self.machine.is_cuda else self._host_ms

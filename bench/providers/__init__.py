@@ -146,7 +146,7 @@ def _load_file(path: Path) -> None:
     if known is not None:
         if known.__file__ is None or not path.samefile(known.__file__):
             raise ValueError(
-                f"plugins are {known.__file__} and {path}; accepted: files of two names"
+                f"plugins are {known.__file__} and {path}; accepted: files with different names"
             )
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -64,7 +64,7 @@ def read(path: Path) -> Limits:
         why = fault.strerror if isinstance(fault, OSError) else "it is not such a file"
         raise ValueError(f"limits is {str(path)!r} ({why}); accepted: {accepted}") from None
     for broken in invalid_fields(measured):
-        raise ValueError(f"limits is {str(path)!r}, whose {broken} cannot be; accepted: {accepted}")
+        raise ValueError(f"limits is {str(path)!r}, with impossible {broken}; accepted: {accepted}")
     return measured
 
 

@@ -113,7 +113,7 @@ def check(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         field = FIELDS.get(name)
         if field is None:
-            raise BadRecord(f"record has {name}; accepted: the fields of bench/records/schema.py")
+            raise BadRecord(f"record has {name}; accepted: fields in bench/records/schema.py")
         if value is None:
             if not field.null:
                 raise BadRecord(f"{name} is null; accepted: {field.type}")

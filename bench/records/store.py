@@ -126,7 +126,7 @@ def lines(path: Path) -> Iterator[bytes]:
             raise EOFError("the file is empty")
         data = gzip.decompress(packed)  # all at once, because its checksum is at the end
     except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
-        raise BadRecord(f"{path}: no whole gzip file ({fault}); accepted: a whole one") from None
+        raise BadRecord(f"{path}: damaged gzip file ({fault}); accepted: an intact one") from None
     yield from io.BytesIO(data)
 
 
@@ -143,11 +143,11 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as fault:
-        print(f"{path} cannot be read and counts as not there: {fault}", file=sys.stderr)
+        print(f"{path} cannot be read and is ignored: {fault}", file=sys.stderr)
         return {}
     return found
 
@@ -188,7 +188,7 @@ def read(path: Path) -> Iterator[Record]:
                 record = json.loads(line, parse_constant=_reject_constant)
             except ValueError:
                 raise BadRecord(
-                    f"{file}:{number}: the line is no JSON; accepted: one record a line "
+                    f"{file}:{number}: the line is not JSON; accepted: one record a line "
                     "(only an incomplete last line is skipped)"
                 ) from None
             try:

@@ -29,7 +29,7 @@ def check_writable(folder: Path, what: str, instead: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as refused:
-        raise RuntimeError(f"{what} {folder}, which refuses it ({refused}): {instead}") from None
+        raise RuntimeError(f"{what} {folder}, which fails ({refused}): {instead}") from None
 
 
 def cache_folder() -> Path:

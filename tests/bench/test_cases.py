@@ -111,7 +111,7 @@ def test_a_users_own_file(tmp_path: Path):
         ("[p]\nshapes = 'no.csv'", "preset 'p': shapes is 'no.csv'; accepted"),
         ("[p]\nshapes = 'own.toml'", "shapes is 'own.toml'; accepted: a CSV file of batch"),
         ("p = 3", "preset 'p': it is 3; accepted"),
-        ("p = = 3", "own.toml is no TOML"),
+        ("p = = 3", "own.toml is not TOML"),
     ],
 )
 def test_a_wrong_preset_says_what_is_accepted(tmp_path: Path, text: str, complaint: str):

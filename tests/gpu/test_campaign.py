@@ -139,7 +139,7 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch, capsys):
     ("states", "message"),
     [
         ((PASS, FAIL, NOT_DONE), "values: 1; not measured therefore: lstm forward persistent bf16"),
-        ((NOT_DONE, LEFT_OUT), "check-gpu: not one value was checked"),
+        ((NOT_DONE, LEFT_OUT), "check-gpu: no value was checked"),
     ],
 )
 def test_suspect_kernels_are_not_measured_and_the_rest_is(
@@ -244,7 +244,7 @@ def test_a_state_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, c
     for content in ('{"a": ', "[1]", "\xff"):
         path.write_text(content, encoding="latin-1")
         assert ResultFile(tmp_path, {"code": "abc"}).rows() == []
-        assert f"{path} cannot be read and counts as not there" in capsys.readouterr().err
+        assert f"{path} cannot be read and is ignored" in capsys.readouterr().err
     assert store.read_state(tmp_path / "none.json") == {} and "none" not in capsys.readouterr().err
 
 
@@ -266,7 +266,7 @@ def test_an_interrupted_campaign_says_so_and_still_reports(
         call(tmp_path, monkeypatch, PASS, sweep=interrupted, **options)
     assert ended.value.exit_code == 130
     printed = capsys.readouterr().out
-    assert "interrupted; nothing finished is lost, the same command goes on\n" in printed
+    assert "interrupted; nothing finished is lost, the same command resumes\n" in printed
     # A call with an archive makes no report.
     assert ("reported\n" in printed) != archived and file.exists() == archived
     if archived:

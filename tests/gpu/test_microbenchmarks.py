@@ -37,9 +37,9 @@ def test_a_wait_that_gives_up_is_found(monkeypatch):
     ("made", "message"),
     [
         (lambda: Barrier(1, 2, DEVICE, (128, 256)), "was not completed"),
-        (lambda: Release(2, 128, DEVICE), "counted otherwise"),
+        (lambda: Release(2, 128, DEVICE), "its counter differs"),
         (lambda: Flags(1, DEVICE), "were not seen"),
-        (lambda: Latency(16, DEVICE), "ended elsewhere"),
+        (lambda: Latency(16, DEVICE), "ended at the wrong word"),
         (lambda: Chain(1, 16, 4, DEVICE), "sum of 5 products 64 x 16 is wrong"),
     ],
 )
@@ -58,7 +58,7 @@ def test_every_word_that_was_stored_is_checked(steps: int):
         stored[step % RING] = step
     launches.check_ring(stored, steps, "it")
     stored[(steps - 1) % RING, 1, 2] += 1
-    with pytest.raises(RuntimeError, match="what it stored is not what it should be"):
+    with pytest.raises(RuntimeError, match="it stored wrong values"):
         launches.check_ring(stored, steps, "it")
 
 
