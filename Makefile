@@ -10,7 +10,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 CITATION := .venv-citation
 
-# Two files of tests run beside each other.
+# Two test files run at a time.
 PARALLEL := --numprocesses 2 --dist loadscope
 
 ifdef PYTHON
@@ -34,7 +34,7 @@ bench: $(NEEDS) ## Measure speed and error on this machine (under 5 minutes), wr
 	$(call ready,bench)
 	$(RUN) -m bench quick
 
-gpu: $(NEEDS) ## Turn minutes or an hour on a GPU (MINUTES=60) into a page; goes on where it stopped
+gpu: $(NEEDS) ## Turn minutes or an hour on a GPU (MINUTES=60) into a page; resumes where it stopped
 	$(call ready,bench)
 	$(RUN) -m bench campaign --max-minutes $(MINUTES)
 

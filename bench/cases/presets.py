@@ -191,11 +191,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _shapes(folder: Path, name: Any) -> Iterator[Case]:
     """The published shapes of a CSV file: training sets run both passes, inference sets one.
 
-    Each is measured as a layer (as torch.nn runs it) and then as the loop alone, because
+    Each is measured as a layer (as torch.nn runs it) and then as only the loop, because
     DeepBench has cuDNN skip the input projection (CUDNN_SKIP_INPUT).
     """
     if not (isinstance(name, str) and (folder / name).is_file()):
-        raise ValueError(f"shapes is {name!r}; accepted: a CSV file beside the presets")
+        raise ValueError(f"shapes is {name!r}; accepted: a CSV file in the presets' folder")
     text = (folder / name).read_text(encoding="utf-8")
     rows = list(csv.DictReader(row for row in text.splitlines() if not row.startswith("#")))
     columns = ("batch", "cell", "hidden", "seq_len", "set")

@@ -139,7 +139,7 @@ def floor_ms(case: Case, limits: Limits) -> float:
     groups, at most B. In each step every program reads its group's hidden state,
     ceil(B / g) H b bytes, then multiplies. A step is
 
-        barrier(w) + max(gather, multiply),   or multiply alone where w = 1,
+        barrier(w) + max(gather, multiply),   or only multiply where w = 1,
 
     with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / peak. The loop is T
     steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside

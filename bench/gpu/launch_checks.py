@@ -1,4 +1,4 @@
-"""Checks of ``bench check-gpu`` on how kernels are launched: repeatedly, beside other streams, in
+"""Checks of ``bench check-gpu`` on how kernels are launched: repeatedly, on several streams, in
 CUDA graphs, with a program missing for which others wait, and under compute-sanitizer.
 
 Each is a unit of ``bench.sweep.pool``, like those of ``bench.gpu.value_checks``.
@@ -42,7 +42,7 @@ class Repetitions:
     """Compares calls with the first one, on the device and without synchronizing.
 
     Tensors that our kernels wrote must be equal bit for bit. Those that torch computes from them
-    need only be within their tolerance, since cuBLAS may take another algorithm beside other work
+    need only be within their tolerance, since cuBLAS may take another algorithm during other work
     or in a graph; in mode "gemm" those are all tensors.
 
     Args:

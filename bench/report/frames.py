@@ -97,7 +97,7 @@ def _named(record: store.Record) -> dict[str, Any]:
 
 
 def origin(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Device, versions, run and commit of a record or of a file beside the records.
+    """Device, versions, run and commit of a record or of a study's file.
 
     The run of such a file is the code that wrote it.
     """

@@ -1,6 +1,6 @@
 """What differs between cells: the pointwise time step and its gradient, as device functions.
 
-Import `CELLS`, the cells by name. A new cell is one file beside `lstm` and its name below.
+Import `CELLS`, the cells by name. A new cell is one file in this folder and its name below.
 """
 
 from .cell import Cell

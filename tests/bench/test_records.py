@@ -166,7 +166,7 @@ def test_merge_refuses_to_mix(tmp_path: Path):
 
 
 def test_compressed_records_are_read_as_plain_ones(tmp_path: Path):
-    """Also a run that goes on in a plain file beside its compressed one."""
+    """Also a run that is continued in a plain file next to its compressed one."""
     path = tmp_path / "records" / "run.jsonl"
     write(path, *(record(seed=seed, run_id="run") for seed in (1, 2)))
     packed = path.with_name("run.jsonl.gz")

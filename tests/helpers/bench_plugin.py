@@ -78,7 +78,7 @@ def needs_room(problem, tries=[]):  # noqa: B006  (counts its calls)
     """Runs out of memory at the first try, as if it needed the other providers' memory."""
     tries.append(problem)
     if len(tries) == 1:
-        raise torch.OutOfMemoryError("no room beside the others")
+        raise torch.OutOfMemoryError("no room with the others in memory")
     return _reference(problem)
 
 

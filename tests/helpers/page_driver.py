@@ -1,4 +1,4 @@
-"""Results pages for tests, made of invented records and opened in a browser."""
+"""Results pages for tests, made from invented records and opened in a browser."""
 
 import shutil
 from pathlib import Path

@@ -201,7 +201,7 @@ def compiled() -> Iterator[store.Record]:
 
 
 def file_origin() -> dict[str, Any]:
-    """The origin fields of a file beside the records."""
+    """The origin fields of a study's file."""
     return {name: facts()[name] for name in ("device", "software", "code", "commit", "dirty")}
 
 

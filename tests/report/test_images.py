@@ -55,7 +55,7 @@ def jobs() -> dict[str, Job]:
 
 
 def wide_errors() -> pd.DataFrame:
-    """Errors over more H than fit twice beside each other, with a failure and a gap."""
+    """Errors over more H than fit in two maps side by side, with a failure and a gap."""
     cases = synthetic.cases(cell=["lstm", "gru"], dtype="bf16", B=[1, 3, 17], T=4,
                             H=[5, 16, 32, 64, 128, 1024], **{"pass": "fwd+bwd"})  # fmt: skip
     found = [

@@ -1,4 +1,4 @@
 """The report's topic "error": figures, tables and maps of numerical error.
 
-Import `topic`; `exactness` reads files beside the records.
+Import `topic`; `exactness` reads the files of the studies.
 """

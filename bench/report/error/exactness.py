@@ -164,7 +164,7 @@ def _run_words(found: dict[str, Any]) -> str:
 
 
 def training(found: dict[str, Any], folder: Path) -> list[Path]:
-    """Per cell both losses over the steps, and beside them their difference."""
+    """Per cell both losses over the steps (left) and their difference (right)."""
     data = training_frame(found)
     cells = terms.ordered_cells(data["cell"])
     sheet = Sheet(

@@ -22,7 +22,7 @@ SECTION = Section(
 
 
 def jobs(run: Run) -> Iterator[Job]:
-    """The figures of the error records and of the files beside them."""
+    """The figures of the error records and of the studies' files."""
     yield from figures.curve_jobs(run.error)
     yield from figures.category_jobs(run.error)
     yield from maps.jobs(run.error)
@@ -30,7 +30,7 @@ def jobs(run: Run) -> Iterator[Job]:
 
 
 def all_tables(run: Run) -> list[Table]:
-    """The tables of the error records and of the files beside them."""
+    """The tables of the error records and of the studies' files."""
     return [*tables.tables(run.error), *exactness.tables(run)]
 
 

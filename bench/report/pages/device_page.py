@@ -156,7 +156,7 @@ def pack(folder: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def write(run: Run, figures: Sequence[Path], tables: Sequence[Table]) -> Path:
-    """Write a run's page beside its tables and figures."""
+    """Write a run's page into the folder of its tables and figures."""
     folder = run.folder.resolve()
     measured = [*run.sources, *folder.glob("records/*.json"), *folder.glob("*.json")]
     sources = sorted(str(p.relative_to(folder)) for p in measured if p.is_relative_to(folder))

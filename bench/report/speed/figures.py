@@ -1,4 +1,4 @@
-"""The figures of speed: throughput, time per step beside its floor, growth with T.
+"""The figures of speed: throughput, time per step and its floor, growth with T.
 
 Each function takes the time records of one run as ``frames.flat`` gives them and yields jobs; a
 job draws one figure and returns the files it wrote. A figure without data is no job.
@@ -27,7 +27,7 @@ DATA = [
 
 
 def line_jobs(time: pd.DataFrame) -> Iterator[Job]:
-    """Throughput against H, B and T, and time per step beside its floor, per setting."""
+    """Throughput against H, B and T, and time per step and its floor, per setting."""
     for setting, rows in frames.settings(time):
         for axis in terms.AXIS_NAMES:
             found = frames.best_slice(rows, axis)

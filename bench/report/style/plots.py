@@ -82,7 +82,7 @@ def draw_line(
 
 
 def write_exponents(axes: Axes, exponents: Sequence[tuple[str, float]]) -> None:
-    """Each provider's exponent at the panel's top, four in a row, beside the provider's marker."""
+    """Each provider's exponent at the panel's top, four in a row, next to the provider's marker."""
     for k, (provider, exponent) in enumerate(exponents):
         x, y = 0.04 + 0.25 * (k % 4), 0.95 - 0.09 * (k // 4)
         shape = look(provider)
