@@ -38,7 +38,13 @@ class GridOptions:
 
         only: dict[str, Any] = {}
         if self.hidden:
-            only["hidden"] = tuple(map(int, self.hidden.split(",")))
+            try:
+                only["hidden"] = tuple(map(int, self.hidden.split(",")))
+            except ValueError:
+                why = f"hidden is {self.hidden!r}; accepted: integers, comma-separated"
+                raise ValueError(why) from None
+            for size in only["hidden"]:
+                arguments.check_sizes(size, 1)
         if self.cells:
             only["cells"] = tuple(dict.fromkeys(map(find_cell, self.cells.split(","))))
         if self.numbers:

@@ -197,7 +197,9 @@ def cuobjdump(kernel: Any, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        return subprocess.check_output([tool, option, file.name], text=True)
+        # It warns of its own settings with every binary.
+        command = [tool, option, file.name]
+        return subprocess.check_output(command, stderr=subprocess.PIPE, text=True)
 
 
 def _nvidia(kernel: Any) -> Compiled:

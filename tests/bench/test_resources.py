@@ -157,6 +157,26 @@ def test_a_failure_of_the_compiler_is_a_record_with_its_reason(tmp_path, monkeyp
     assert any("process died" in line for line in resources.summary_lines(records))
 
 
+def test_warnings_about_a_binary_are_not_printed(tmp_path, monkeypatch, capfd):
+    tool = tmp_path / "backends/nvidia/bin/cuobjdump"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\necho warning >&2\necho $1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr("triton.__file__", str(tmp_path / "__init__.py"))
+    kernel = SimpleNamespace(asm={"cubin": b""})
+    assert compile_kernel.cuobjdump(kernel, "-sass") == "-sass\n"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "accepted"),
+    [("0", "hidden is 0; accepted: an integer"), ("1,x", "hidden is '1,x'; accepted: integers")],
+)
+def test_hidden_sizes_that_cannot_be_planned_are_named(hidden, accepted):
+    with pytest.raises(ValueError, match=accepted):
+        resources_command.GridOptions(hidden=hidden).select("h100")
+
+
 def test_an_unknown_device_is_named():
     with pytest.raises(ValueError, match="device is 'h99'; accepted: h100, a100"):
         resources_command.command(chosen=resources_command.GridOptions(), device="h99")
