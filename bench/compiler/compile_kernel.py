@@ -198,7 +198,7 @@ def cuobjdump(kernel: Any, option: str) -> str:
         file.write(kernel.asm["cubin"])
         file.flush()
         # It warns of its own settings with every binary.
-        command = [tool, option, file.name]
+        command = [str(tool), option, file.name]
         return subprocess.check_output(command, stderr=subprocess.PIPE, text=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from bench.records.environment import probe
 from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS
-from bench.sweep.process import Answer, Child, Died, is_out_of_memory
+from bench.sweep.process import Answer, Child, Died, TookTooLong, is_out_of_memory
 
 FAIR_SECONDS = 60.0  # a unit that the deadline stops sooner does not count as tried
 LONGEST_WAIT = 1e6  # seconds; the system's own limit is about twice that
@@ -135,9 +135,15 @@ def calls_elsewhere(
 
         def values() -> Iterator[Any]:
             for call in calls:
-                outcome = child.receive(time.monotonic() + seconds)
+                name = call.func.__name__
+                try:
+                    outcome = child.receive(time.monotonic() + seconds)
+                except TookTooLong:
+                    raise TookTooLong(f"{name} took more than {seconds:.0f} s") from None
+                except Died as death:
+                    raise RuntimeError(f"{name} failed: {death}") from None
                 if outcome.state != PASS:
-                    raise RuntimeError(f"{call.func.__name__} failed: {outcome.detail}")
+                    raise RuntimeError(f"{name} failed: {outcome.detail}")
                 yield outcome.found
 
         yield values()

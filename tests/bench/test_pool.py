@@ -125,5 +125,9 @@ def test_calls_elsewhere_give_their_values_in_order_or_say_what_failed() -> None
         assert [next(values), next(values)] == ["a", "b"]
         with pytest.raises(RuntimeError, match="fails failed: AssertionError: a wrong value"):
             next(values)
-    with calls_elsewhere([partial(sleeps, 3600)], 0.0) as values, pytest.raises(TookTooLong):
+    late, death = "sleeps took more than 0 s", r"dies failed: the process died \(exit code 7\)"
+    slow, dying = [partial(sleeps, 3600)], [partial(tasks.dies)]
+    with calls_elsewhere(slow, 0.0) as values, pytest.raises(TookTooLong, match=late):
+        next(values)
+    with calls_elsewhere(dying) as values, pytest.raises(RuntimeError, match=death):
         next(values)
