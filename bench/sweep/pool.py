@@ -7,6 +7,7 @@ replaced unless its unit passed. Imports no torch.
 import contextlib
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +130,9 @@ def calls_elsewhere(
         value does not come in time.
     """
     environment = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
-    with contextlib.closing(Child(attempt_units, environment)) as child:
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())  # warnings would break a progress bar
+        child = stack.enter_context(contextlib.closing(Child(attempt_units, environment, log)))
         for call in calls:
             child.send(Unit("", call))
 

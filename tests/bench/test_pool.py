@@ -119,6 +119,12 @@ def test_idle_processes_stay_for_the_next_run_and_end_with_the_pool() -> None:
     assert first.detail == second.detail and ends_soon(int(first.detail))
 
 
+def test_calls_elsewhere_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with calls_elsewhere([partial(print, "a warning")]) as values:
+        assert next(values) is None
+    assert capfd.readouterr() == ("", "")
+
+
 def test_calls_elsewhere_give_their_values_in_order_or_say_what_failed() -> None:
     calls = [partial(gives, "a"), partial(gives, "b"), partial(tasks.fails)]
     with calls_elsewhere(calls) as values:
