@@ -57,9 +57,9 @@ def card_facts(device: torch.device) -> dict[str, Any]:
 def write(folder: Path, found: dict[str, Any]) -> None:
     """Write ``floor.json``, and ``limits.json`` if the rates are complete and possible."""
     measured = limits.of_floor(schema.to_json(found))
-    store.write_state(folder / files.FLOOR, found)
     if measured.complete and not limits.invalid_fields(measured):
         store.write_state(folder / files.LIMITS, dataclasses.asdict(measured))
+    store.write_state(folder / files.FLOOR, found)
 
 
 def describe_card() -> dict[str, Any] | None:
@@ -148,6 +148,8 @@ def run(folder: Path, seconds: float) -> dict[str, str] | None:
         for name in planned:  # so that a killed process leaves them
             if not found.get(name):
                 problems.setdefault(name, "left out: not begun")
+        if not problems:
+            write(folder, found)  # in case limits.json was deleted
         for name in list(problems):
             left = max(0.0, deadline - time.monotonic())
             if left < planned[name]:

@@ -37,7 +37,8 @@ def find(run: str, results: Path = files.RESULTS) -> list[Path]:
     """
     if Path(run).exists():
         return [Path(run)]
-    found = store.record_files(results, glob.escape(run))
+    is_name = Path(run).name == run
+    found = store.record_files(results, glob.escape(run)) if is_name else []
     if not found:
         raise FileNotFoundError(
             f"run is {run!r}; accepted: a file, a folder, or a name under {results}"

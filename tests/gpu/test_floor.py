@@ -25,7 +25,7 @@ from bench.gpu.microbenchmarks import MICROBENCHMARKS, Microbenchmark, summarize
 from bench.records import environment, files, limits, store
 from bench.records.failed_checks import FAIL
 from bench.records.provenance import ROOT
-from bench.sweep.pool import Outcome, Unit, attempt
+from bench.sweep.pool import Outcome, Pool, Unit, attempt
 from kernels.plan.devices import DEVICES
 
 CPU = torch.device("cpu")
@@ -126,6 +126,8 @@ def test_every_bound_is_measured_and_written(tmp_path: Path, card):
     bounds = limits.load_limits(tmp_path)
     assert bounds is not None and (bounds.shared_bytes, bounds.multiprocessors) == (1000, 1)
     assert limits.read(tmp_path / files.LIMITS) == limits.read(tmp_path / files.FLOOR)
+    (tmp_path / files.LIMITS).unlink()
+    assert measure(tmp_path)["problems"] == {} and limits.load_limits(tmp_path) == bounds
 
 
 @pytest.fixture
@@ -192,6 +194,16 @@ def test_a_process_that_cannot_start_is_an_error(tmp_path: Path, deaths):
     deaths["card"] = Outcome(FAIL, "the process died (exit code 1)")
     with pytest.raises(RuntimeError, match="floor was not measured: the process died"):
         floor.run(tmp_path, 60.0)
+
+
+@interpreted
+def test_a_failure_in_another_process_comes_back_with_what_was_measured():
+    """Without a GPU no kernel can be launched."""
+    unit = Unit("barrier", partial(floor.measure, "barrier", 1, float("inf")))
+    with Pool(1, {"TRITON_INTERPRET": "0"}) as pool:
+        ((_, outcome),) = pool.run([unit], time.monotonic() + 600)
+    assert outcome.state == FAIL and outcome.found == ([], "")
+    assert "driver" in outcome.detail
 
 
 @pytest.mark.parametrize(("why", "code"), [("left out: late", 0), ("failed: x", 1)])

@@ -36,6 +36,10 @@ def lacks_memory() -> str:
     raise RuntimeError("CUDA out of memory. Tried to allocate 48.00 GiB")
 
 
+def finds_the_card_busy() -> str:
+    raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+
 def dies() -> str:
     os._exit(7)
 

@@ -86,6 +86,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path):
         assert "threshold is" in str(found.exception)
     with pytest.raises(FileNotFoundError, match="run is"):
         compare.find("no-such-run", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run is '/no/such/run'; accepted: a file"):
+        compare.find("/no/such/run", tmp_path)
 
 
 def test_a_run_is_found_by_its_name_in_all_of_its_files(tmp_path: Path):
