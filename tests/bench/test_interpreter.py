@@ -72,6 +72,7 @@ def test_kernels_are_not_interpreted_with_a_fault(monkeypatch):
     assert y.shape == (1, 1, 3)
 
 
+@pytest.mark.slow
 @NO_GPU
 def test_the_first_call_of_a_kernel_fails():
     done = run(KERNELS, interpreted=True)

@@ -93,6 +93,7 @@ def test_every_failure_costs_one_provider_of_one_case(tmp_path: Path):
     assert set(plan.requests[0].providers) == bad.keys() - {"refuses"}
 
 
+@pytest.mark.slow
 def test_a_broken_supports_costs_only_its_provider(tmp_path: Path):
     chosen = options(providers="good,unsure,odd", filter="cell=lstm H=4")
     providers.load(chosen.plugins)
@@ -239,6 +240,7 @@ def test_a_deadline_ends_a_process_that_is_still_starting(tmp_path: Path):
     assert worker._child is None
 
 
+@pytest.mark.slow
 def test_a_budget_stops_cleanly(tmp_path: Path):
     endless = {"seconds": 30.0, "target": 1e-9, "seed": 0}
     _, counts, left = sweep.sweep(options(), endless, tmp_path, max_minutes=0.1)

@@ -167,6 +167,7 @@ def run_with_death(
     return broken
 
 
+@pytest.mark.slow
 def test_a_program_that_dies_forward_is_named_and_poisons(seed: int) -> None:
     """Program 3 (direction 1, units 4 to 7) dies in step 2, after its store."""
     loop = replace(FAILED, seed=seed)
