@@ -41,7 +41,7 @@ class Failed(Exception):
     Args:
         sentence: what is wrong.
         report: many lines that help to find out why.
-        found: for whoever reads the outcome; picklable.
+        found: what the caller gets as ``Outcome.found``; picklable.
     """
 
     def __init__(self, sentence: str, report: str = "", found: Any = None):

@@ -1,7 +1,7 @@
 """The figures of speed: throughput, time per step and its floor, growth with T.
 
 Each function takes the time records of one run as ``frames.flat`` gives them and yields jobs; a
-job draws one figure and returns the files it wrote. A figure without data is no job.
+job draws one figure and returns the files it wrote. A figure without data has no job.
 """
 
 import functools
