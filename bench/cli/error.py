@@ -30,7 +30,7 @@ def command(
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
     The studies measure the activations over the whole float32 range, whether results repeat bit for
     bit, and a training run compared with torch.nn's. Ends with the report. On two CPU cores
-    `--preset quick` takes under three minutes and the default under 25.
+    `--preset quick` takes about three minutes and the default under 25.
     """
     machine = environment.probe()
     if not machine.is_cuda:
