@@ -1,5 +1,6 @@
 """``python -m bench error``: a sweep of error grids, the studies of error, and the report."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -44,7 +45,8 @@ def command(
         partial(activations, folder.absolute(), 4096 if quick else None),
     )
     # Nothing here is timed, so the sweep and the studies may share the machine.
-    with exiting_on_signals(), calls_elsewhere(calls if studies else ()) as written:
+    running = calls_elsewhere(calls) if studies else nullcontext(())
+    with exiting_on_signals(), running as written:
         with bar("error", chosen.max_minutes and chosen.max_minutes * 60) as progress:
             folder, counts, undone = sweep.sweep(
                 chosen.of_sweep(preset, ("error",)),

@@ -7,7 +7,6 @@ replaced unless its unit passed. Imports no torch.
 import contextlib
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,9 +129,8 @@ def calls_elsewhere(
         value does not come in time.
     """
     environment = {"TRITON_INTERPRET": "0" if probe().is_cuda else "1"}
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile())  # warnings would break a progress bar
-        child = stack.enter_context(contextlib.closing(Child(attempt_units, environment, log)))
+    # Quiet, since warnings would break a progress bar.
+    with contextlib.closing(Child(attempt_units, environment, quiet=True)) as child:
         for call in calls:
             child.send(Unit("", call))
 

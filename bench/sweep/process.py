@@ -10,13 +10,14 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import IO, Any
+from typing import Any
 
 from bench.records.provenance import ROOT
 
@@ -111,17 +112,17 @@ class Child:
         target: what runs in it; picklable. It takes an iterator over the requests, which waits for
             the next one, and a function that sends an answer.
         environment: variables added to those of this process.
-        log: a file for its output, whose last lines are quoted if it dies; by default its output
-            goes where this process's does.
+        quiet: whether to print none of its output, and quote its last lines if it dies; by default
+            its output goes where this process's does.
     """
 
     def __init__(
         self,
         target: Callable[[Iterator[Any], Answer], None],
         environment: Mapping[str, str] | None = None,
-        log: IO[bytes] | None = None,
+        quiet: bool = False,
     ) -> None:
-        self.log = log
+        self.log = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 - see close
         self.connection, theirs = Pipe()
         code = f"from bench.sweep import process; process.serve({theirs.fileno()})"
         self.process = start(
@@ -129,8 +130,8 @@ class Child:
             pass_fds=(theirs.fileno(),),
             env=os.environ | (environment or {}),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=self.log,
+            stderr=self.log,
         )
         theirs.close()
         self.send(target)
@@ -168,6 +169,8 @@ class Child:
         """Kill it and what it started."""
         end(self.process)
         self.connection.close()
+        if self.log is not None:
+            self.log.close()
 
 
 def serve(descriptor: int) -> None:

@@ -125,7 +125,6 @@ class Isolated:
         return records
 
     def _start(self, deadline: float | None) -> None:
-        log = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         # Empty caches, so that the time of a first call includes compiling.
         caches = self._open.enter_context(tempfile.TemporaryDirectory(prefix="rnnbench-"))
         # Kernels compiled ahead are in Triton's own cache; set, as Inductor would choose another.
@@ -136,7 +135,7 @@ class Isolated:
             "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor",
         }
         target = partial(_serve, self.settings, self.folder, self.plugins)
-        self._child = self._open.enter_context(closing(Child(target, environment, log)))
+        self._child = self._open.enter_context(closing(Child(target, environment, quiet=True)))
         try:
             self._hello = self._receive(START_SECONDS, deadline)
         except BaseException:
