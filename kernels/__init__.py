@@ -1,9 +1,9 @@
 """Persistent Triton kernels of recurrent layers: as functions (`rnn`, `lstm`, `gru`, `slstm`,
 `layers`, and `recurrence`, the loop over time) and as torch.nn's modules (`RNN`, `LSTM`, `GRU`).
 
-Read in this order: cells, math, blocks, barrier, recurrence, launch, autograd, functional, modules.
-Import the names below from here, and plans from `plan`; the rest is internal, open to `bench` and
-`tests`.
+Read in this order: cells, math, blocks, barrier, recurrence, launch, planning, autograd,
+functional, modules. Import the names below from here, and plans from `plan`; the rest is
+internal, open to `bench` and `tests`.
 """
 
 from .cells import CELLS

@@ -13,10 +13,12 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from . import checks
-from .autograd import MODES, check_runnable, product_precision, recurrence_op
+from .autograd import recurrence_op
 from .cells import CELLS
 from .cells.cell import Cell
 from .inputs import Recurrence
+from .plan import MODES
+from .planning import check_runnable, product_precision
 
 Weights = Sequence[Tensor]
 States = Tensor | tuple[Tensor, ...]

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Stop where the interpreter cannot run; give hypothesis the tests' seed unless it has one."""
     if os.environ.get("TRITON_INTERPRET") == "1":
-        from kernels.autograd import interpreter_fault  # after TRITON_INTERPRET is set above
+        from kernels.planning import interpreter_fault  # after TRITON_INTERPRET is set above
 
         if fault := interpreter_fault():
             raise pytest.UsageError(fault)

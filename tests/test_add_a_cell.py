@@ -16,9 +16,9 @@ from bench.cases.problem import make_problem
 from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, load
 from bench.records.environment import Machine, machine
-from kernels.autograd import INTERPRETED
 from kernels.cells.cell import Cell
 from kernels.math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from kernels.planning import INTERPRETED
 
 load()
 DEVICE = "cpu" if INTERPRETED else "cuda"

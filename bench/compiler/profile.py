@@ -15,8 +15,8 @@ from bench.compiler import compile_kernel, resources
 from bench.compiler.ablation import available
 from bench.compiler.compile_kernel import Variant
 from kernels import launch
-from kernels.autograd import device_limits
 from kernels.plan.devices import Device
+from kernels.planning import device_limits
 
 STEPS = 512  # enough that starting and ending are negligible
 # "saving" is what the forward loop stores for the backward pass.

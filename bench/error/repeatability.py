@@ -43,15 +43,15 @@ def batched(tensors: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> d
 @contextlib.contextmanager
 def other_tiles() -> Iterator[list[str]]:
     """Make our kernels use the next-best tiles; yields a list to which changed loops are added."""
-    from kernels import autograd, plan
+    from kernels import plan, planning
 
-    planned, changed = autograd.plans, []
+    planned, changed = planning.plans, []
 
     def replan(cell: Any, w_hh: Tensor, batch: int, mode: str = "auto", precision: str = "ieee"):
         dtype = str(w_hh.dtype).removeprefix("torch.")
         D, H = w_hh.shape[0], w_hh.shape[-1]
         problem = plan.Problem(cell.gates, max(batch, 1), H, D, dtype, precision)
-        device = autograd.device_limits(w_hh.device)
+        device = planning.device_limits(w_hh.device)
         found = []
         for backward, best in enumerate(planned(cell, w_hh, batch, mode, precision)):
             others = [
@@ -67,11 +67,11 @@ def other_tiles() -> Iterator[list[str]]:
             changed.append("backward" if backward else "forward")
         return tuple(found)
 
-    autograd.plans = replan
+    planning.plans = replan
     try:
         yield changed
     finally:
-        autograd.plans = planned
+        planning.plans = planned
 
 
 def tiles(plan: Any) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def identity(card: dict[str, Any]) -> str:
 
 def card_facts(device: torch.device) -> dict[str, Any]:
     """The fields of ``roofline.Limits`` that describe a card, and are not measured."""
-    from kernels.autograd import device_limits
+    from kernels.planning import device_limits
 
     here = device_limits(device)
     names = ("architecture", "multiprocessors", "shared_bytes", "shared_total")

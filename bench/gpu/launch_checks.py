@@ -182,7 +182,7 @@ def missing_program(backward: bool, device: str, in_graph: bool) -> str:
     import kernels
     from bench.compiler import compile_kernel, resources
     from kernels import failures, launch
-    from kernels.autograd import device_limits
+    from kernels.planning import device_limits
 
     if in_graph and device == "cpu":
         raise Skipped("a CPU has no CUDA graphs")

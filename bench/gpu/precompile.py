@@ -87,7 +87,7 @@ def variant(use: Use) -> Any:
     import torch
 
     from bench.compiler import resources
-    from kernels.autograd import device_limits
+    from kernels.planning import device_limits
 
     case = use.case
     number = number_type(case.dtype, case.precision)

@@ -253,8 +253,8 @@ def compare(comparison: Comparison, device: str) -> str:
     """
     import kernels
     from bench.measure.metrics import errors
-    from kernels.autograd import plans
     from kernels.cells import CELLS as KERNEL_CELLS
+    from kernels.planning import plans
 
     inputs = make_inputs(comparison, device)
     found = run_kernels(inputs)

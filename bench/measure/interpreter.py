@@ -11,7 +11,7 @@ def check() -> None:
 
     Called before anything is measured or checked with interpreted kernels.
     """
-    from kernels.autograd import interpreter_fault
+    from kernels.planning import interpreter_fault
 
     fault = interpreter_fault()
     if fault is not None:

@@ -46,8 +46,8 @@ def plan_of(case: Case, leaves: dict[str, Tensor], mode: str) -> dict[str, Any]:
     """What the kernels' plan decides for this case, the backward loop's under "backward"."""
     import torch
 
-    from kernels.autograd import plans
     from kernels.cells import CELLS
+    from kernels.planning import plans
 
     if case.track == "layer":
         names = ["w_hh_l0"] + ["w_hh_l0_reverse"] * (case.directions == 2)

@@ -11,7 +11,7 @@ import torch
 
 import kernels
 from bench.measure import interpreter
-from kernels import autograd
+from kernels import planning
 
 ROOT = Path(__file__).parents[2]
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs no interpreter")
@@ -64,7 +64,7 @@ def test_versions_that_do_not_run_together_are_refused(
 
 @NO_GPU
 def test_kernels_are_not_interpreted_with_a_fault(monkeypatch):
-    monkeypatch.setattr(autograd, "INTERPRETER_FAULT", SENTENCE)
+    monkeypatch.setattr(planning, "INTERPRETER_FAULT", SENTENCE)
     with pytest.raises(RuntimeError, match=re.escape(SENTENCE)):
         kernels.GRU(2, 3)(torch.zeros(1, 1, 2))
     # A meta tensor needs no interpreter.

@@ -22,9 +22,9 @@ from torch import Tensor
 import kernels
 from bench.records.environment import cpu_name
 from kernels import gemm, launch
-from kernels.autograd import plans
 from kernels.cells import CELLS
 from kernels.inputs import Recurrence
+from kernels.planning import plans
 from tests.helpers import launch_recorder
 
 # float32 and small, so that what torch computes on the CPU takes negligible time, but large enough

@@ -15,8 +15,8 @@ import torch
 from triton.runtime.jit import JITFunction
 
 import kernels
-from kernels.autograd import plans
 from kernels.cells import CELLS
+from kernels.planning import plans
 from tests.helpers import launch_recorder
 
 # Methods and functions of torch that allocate.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import kernels
-from kernels.autograd import INTERPRETED
+from kernels.planning import INTERPRETED
 from tests.helpers import tolerances
 from tests.helpers.tolerances import REORDERED
 

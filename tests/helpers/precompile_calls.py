@@ -42,7 +42,7 @@ def compile_ahead() -> None:
     uses = precompile.of_comparisons(COMPARISONS) + precompile.of_requests(REQUESTS, PROVIDERS)
     with (
         tempfile.TemporaryDirectory() as claims,
-        mock.patch("kernels.autograd.device_limits", lambda device: DEVICES["h100"]),
+        mock.patch("kernels.planning.device_limits", lambda device: DEVICES["h100"]),
     ):
         for use in uses:
             print(precompile.compile_use(use, Path(claims)))

@@ -201,7 +201,7 @@ def simulated(clock: Clock) -> Iterator[None]:
         patch.setattr(sweep, "Isolated", partial(Measuring, clock, compiler))
         for name in ("check", "check_cache"):
             patch.setattr(toolchain, name, lambda: None)
-        patch.setattr("kernels.autograd.device_limits", lambda device: DEVICES["h100"])
+        patch.setattr("kernels.planning.device_limits", lambda device: DEVICES["h100"])
         yield
 
 

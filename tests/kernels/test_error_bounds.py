@@ -152,15 +152,15 @@ def test_a_sequences_bits_depend_on_the_tiles_only(cell: str, dtype: str, ordere
 @pytest.mark.parametrize("cell", BUILTIN)
 def test_part_of_a_batch_has_the_same_tiles_and_other_tiles_differ(cell: str):
     """As the test above assumes."""
-    from kernels import autograd
+    from kernels import planning
     from kernels.cells import CELLS as OURS
 
     w_hh = torch.zeros(1, CELLS[cell].gates * 33, 33, device=WHERE)
-    planned, part = (autograd.plans(OURS[cell], w_hh, B) for B in (5, repeatability.FEW))
+    planned, part = (planning.plans(OURS[cell], w_hh, B) for B in (5, repeatability.FEW))
     with repeatability.other_tiles() as used:
-        others = autograd.plans(OURS[cell], w_hh, 5)
+        others = planning.plans(OURS[cell], w_hh, 5)
     assert used == ["forward", "backward"]
     tiles = repeatability.tiles
     for one, few, other in zip(planned, part, others, strict=True):
         assert one.mode == other.mode and tiles(few) == tiles(one) != tiles(other)
-    assert autograd.plans(OURS[cell], w_hh, 5) == planned
+    assert planning.plans(OURS[cell], w_hh, 5) == planned
