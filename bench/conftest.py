@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from bench import providers
+from bench.cases.arguments import SECONDS, SEED, TARGET
 from bench.cases.presets import PRESETS, Request
 from bench.records import environment, files, provenance, store
 from bench.sweep.plan import Options, make_plan
 from bench.sweep.worker_process import Isolated
 
 Records = dict[str, store.Record]  # by provider
+NUMBERS = {"seconds": SECONDS, "target": TARGET, "input-seed": SEED}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,11 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--providers", default=None, help="only these providers, comma-separated")
     group.addoption("--filter", default="", help='only matching cases, such as "cell=lstm T<=64"')
     group.addoption("--plugin", type=Path, action="append", default=[], help="a provider file")
-    group.addoption("--seconds", type=float, default=0.5, help="sampling time per provider")
-    group.addoption("--target", type=float, default=0.02, help="relative half-width to stop at")
-    group.addoption(
-        "--input-seed", type=int, default=0, help="seed of the inputs and the providers' order"
-    )
+    group.addoption("--seconds", default="0.5", help="sampling time per provider")
+    group.addoption("--target", default="0.02", help="relative half-width to stop at")
+    group.addoption("--input-seed", default="0", help="seed of the inputs and the providers' order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the numbers as the command line does; as they are text, argparse has let them pass."""
+    for name, accepted in NUMBERS.items():
+        try:
+            value = accepted.check(name, config.getoption(f"--{name}"))
+        except ValueError as fault:
+            raise pytest.UsageError(str(fault)) from None
+        setattr(config.option, name.replace("-", "_"), value)
 
 
 def selected_options(config: pytest.Config) -> Options:

@@ -1,12 +1,56 @@
 """Checks of arguments that several commands share. Imports no torch."""
 
-import math
+import re
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+MOST_NAME = 100  # bytes of a name; the rest of a file's name takes as many, of 255 that may be
+
+
+@dataclass(frozen=True)
+class Number:
+    """The numbers that an argument may be: from ``least`` to ``most``.
+
+    Attributes:
+        whole: whether only integers are accepted.
+        above: whether ``least`` itself is refused.
+    """
+
+    least: int
+    most: int
+    whole: bool = False
+    above: bool = False
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"a number above {self.least}, at most {self.most}"
+        return f"{'an integer' if self.whole else 'a number'} from {self.least} to {self.most}"
+
+    def check(self, name: str, value: Any) -> Any:
+        """The number that a value is, or that its text means.
+
+        Raises:
+            ValueError: if it is none of those accepted.
+        """
+        kind = int if self.whole else float
+        try:
+            number = kind(value) if isinstance(value, str) else value
+        except ValueError:
+            number = float("nan")
+        if not (self.least < number if self.above else self.least <= number) or number > self.most:
+            raise ValueError(f"{name} is {value!s:.40}; accepted: {self}")
+        return number
+
+
+MINUTES = Number(0, 30_000, above=True)  # three weeks; the system's longest wait is little more
+SECONDS = Number(0, 60 * MINUTES.most, above=True)
+TARGET = Number(0, 1, above=True)  # a relative half-width
+SEED = Number(0, 2**31 - 1, whole=True)  # a case's own is added; torch's generator takes 32 bits
 # Beyond these one layer's weights, or one step's states, fill any GPU's memory.
-MOST_HIDDEN, MOST_BATCH = 1 << 16, 1 << 22
-MOST_MINUTES = 30_000  # three weeks; the longest wait that the system accepts is little more
+HIDDEN, BATCH = Number(1, 1 << 16, whole=True), Number(1, 1 << 22, whole=True)
+DIRECTIONS = Number(1, 2, whole=True)
+PERCENT = Number(0, 1_000_000)
 
 
 class Choices(Container[Any], Iterable[Any], Protocol):
@@ -27,18 +71,11 @@ def parse_choices(name: str, words: str | tuple[str, ...], accepted: Choices) ->
     return found
 
 
-def check_sizes(hidden: int, batch: int) -> None:
-    """Raise ValueError unless a loop of H hidden units over B sequences could be planned."""
-    for name, size, most in (("hidden", hidden, MOST_HIDDEN), ("batch", batch, MOST_BATCH)):
-        if not 1 <= size <= most:
-            raise ValueError(f"{name} is {size}; accepted: an integer from 1 to {most}")
-
-
-def check_minutes(max_minutes: float | None) -> None:
-    """Raise ValueError unless this is None, for no limit, or a positive number of minutes."""
-    if max_minutes is None:
-        return
-    if not (math.isfinite(max_minutes) and 0 < max_minutes <= MOST_MINUTES):
+def check_name(what: str, name: Any) -> None:
+    """Raise ValueError unless a name can be a part of a file's name, and of a list with commas."""
+    good = isinstance(name, str) and re.fullmatch(r"[^\W_]([\w.+=@ -]*[\w.+=@-])?", name)
+    if not good or len(name.encode()) > MOST_NAME:
         raise ValueError(
-            f"max-minutes is {max_minutes:g}; accepted: a number above 0, at most {MOST_MINUTES}"
+            f"{what} is {name!r:.{MOST_NAME}}; accepted: at most {MOST_NAME} letters, digits and "
+            "_ . + = @ - or blanks within, the first a letter or digit, because it names files"
         )

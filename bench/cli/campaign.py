@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from bench.cases import arguments
+from bench.cases.arguments import MINUTES, SECONDS, TARGET
 from bench.cli.check_gpu import prepare, show_progress
+from bench.cli.options import number
 from bench.cli.progress import bar
 from bench.gpu.campaign import Campaign, Outputs
 from bench.records import archive, environment, files
-from bench.sweep import sweep, toolchain
+from bench.sweep import toolchain
 from bench.sweep.process import exiting_on_signals
 
 # Seconds of silence that count as a hang: a tenth of the call, within these bounds.
@@ -46,7 +47,7 @@ def check_places(rehearse: bool, out: Path | None, archive_file: Path | None) ->
 
 
 def command(
-    max_minutes: Annotated[float, typer.Option(help="End after about this, report included.")] = 60,
+    max_minutes: Annotated[float, number(MINUTES, "End after about this, report included.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where results go; results/ by default.")] = None,
     archive_file: Annotated[
         Path | None,
@@ -62,13 +63,13 @@ def command(
     rehearse: Annotated[
         bool, typer.Option(help="Run every step with a tiny grid, also without a GPU.")
     ] = False,
-    seconds: Annotated[float, typer.Option(help="Sampling time per provider and case.")] = 0.5,
+    seconds: Annotated[float, number(SECONDS, "Sampling time per provider and case.")] = 0.5,
     target: Annotated[
-        float, typer.Option(help="Relative half-width of the median's interval to stop at.")
+        float, number(TARGET, "Relative half-width of the median's interval to stop at.")
     ] = 0.01,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds of silence that mean a hang; a tenth of the time, 20 to 180."),
+        number(SECONDS, "Seconds of silence that mean a hang; a tenth of the time, 20 to 180."),
     ] = None,
 ) -> None:
     """Turn minutes or an hour on a GPU into a page: values, floor, speed, error, report.
@@ -79,7 +80,6 @@ def command(
     --archive, saves. Needs no network; on a GPU, Triton needs a C compiler (CC, gcc or clang) and
     Python's headers.
     """
-    arguments.check_minutes(max_minutes)
     machine = environment.probe()
     if not (machine.is_cuda or rehearse):
         raise RuntimeError(
@@ -90,7 +90,6 @@ def command(
     if timeout is None:
         timeout = min(MOST_HANG, max(LEAST_HANG, HANG_SHARE * max_minutes * 60))
     settings = {"seconds": seconds, "target": target, "seed": 0}
-    sweep.check_settings(settings, timeout)
     settings["compiled_before"] = machine.is_cuda
     # The processes that measure run in the checkout, wherever this one was started.
     results = (out or files.RESULTS).resolve()

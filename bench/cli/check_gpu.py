@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.cases import arguments
+from bench.cases.arguments import MINUTES
+from bench.cli.options import number
 from bench.gpu import run_checks
 from bench.gpu.run_checks import ResultFile, Row
 from bench.measure import interpreter
@@ -80,7 +81,7 @@ def command(
         Path | None,
         typer.Option(help=f"A folder for {files.CHECKS}; a later call resumes from it."),
     ] = None,
-    max_minutes: Annotated[float, typer.Option(help="Stop after this many minutes.")] = 5.0,
+    max_minutes: Annotated[float, number(MINUTES, "Stop after this many minutes.")] = 5.0,
 ) -> None:
     """Check the kernels on this GPU: values, repetitions, streams, graphs, failures, memory.
 
@@ -90,7 +91,6 @@ def command(
     that differ, a barrier's failure, a crash), 2 without a GPU or a C compiler, 3 if nothing failed
     but some checks were not done, for lack of time, memory or a tool.
     """
-    arguments.check_minutes(max_minutes)
     cuda = environment.probe().is_cuda or environment.machine().is_cuda
     if not cuda and not rehearse:
         raise RuntimeError(

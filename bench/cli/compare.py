@@ -1,11 +1,12 @@
 """``python -m bench compare``: the command around ``bench.report.compare``."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bench.cases.arguments import PERCENT
+from bench.cli.options import number
 from bench.records import files
 from bench.report import compare
 
@@ -13,15 +14,13 @@ from bench.report import compare
 def command(
     first: Annotated[str, typer.Argument(help="The earlier run: a file, a folder, or its name.")],
     second: Annotated[str, typer.Argument(help="The later run, given the same way.")],
-    threshold: Annotated[float, typer.Option(help="Least change in percent to report.")] = 5.0,
+    threshold: Annotated[float, number(PERCENT, "Least change in percent to report.")] = 5.0,
     any_device: Annotated[bool, typer.Option(help="Compare different devices.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every case.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
     results: Annotated[Path, typer.Option(help="The folder of the named runs.")] = files.RESULTS,
 ) -> None:
     """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
-    if not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"threshold is {threshold}; accepted: a percentage of at least 0")
     share = threshold / 100
     before, after = (compare.find(run, results) for run in (first, second))
     pairs = compare.compare(before, after, share, any_device)

@@ -1,4 +1,4 @@
-"""Dataclasses as parameters of commands: each field becomes an option."""
+"""Options of commands: numbers within a range, and the fields of dataclasses."""
 
 import dataclasses
 import functools
@@ -9,10 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cases import arguments
+from bench.cases.arguments import MINUTES, SEED, Number
 from bench.cases.presets import PRESETS
 from bench.records import files
 from bench.sweep.plan import Options
+
+
+def number(accepted: Number, about: str) -> Any:
+    """An option that takes these numbers; any other value is a ValueError that says so."""
+
+    def check(param: typer.CallbackParam, value: Any) -> Any:
+        name = str(param.name).replace("_", "-")
+        return None if value is None else accepted.check(name, value)
+
+    # `parser=str` leaves text as it is, which Typer would refuse with a page of usage.
+    kind = "<int>" if accepted.whole else "<float>"
+    return typer.Option(help=about, parser=str, callback=check, metavar=kind)
 
 
 def flatten(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +61,7 @@ class RunOptions:
     filter: Annotated[
         str, typer.Option(help='Only matching cases, such as "cell=lstm,gru T<=512".')
     ] = ""
-    max_minutes: Annotated[float | None, typer.Option(help="Stop after this many.")] = None
+    max_minutes: Annotated[float | None, number(MINUTES, "Stop after this many.")] = None
     rerun: Annotated[
         str | None, typer.Option(help="Measure again the records with this status, failed, or all.")
     ] = None
@@ -57,11 +69,8 @@ class RunOptions:
         list[Path] | None, typer.Option(help="A Python file with providers or cells.")
     ] = None
     run: Annotated[str | None, typer.Option(help="The run's name; the same name resumes.")] = None
-    seed: Annotated[int, typer.Option(help="First seed of the inputs.")] = 0
+    seed: Annotated[int, number(SEED, "First seed of the inputs.")] = 0
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS
-
-    def __post_init__(self) -> None:
-        arguments.check_minutes(self.max_minutes)
 
     def of_sweep(self, preset: str, kinds: tuple[str, ...], shard: str = "1/1") -> Options:
         """The sweep's options, for a preset and the kinds of record to measure."""

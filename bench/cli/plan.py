@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cases import arguments
-from bench.cases.arguments import check_choice
+from bench.cases.arguments import BATCH, DIRECTIONS, HIDDEN, check_choice
 from bench.cases.cases import CELLS, cell_words, find_cell
 from bench.cases.numbers import kernel_format, split_number_type
+from bench.cli.options import number
 
 if TYPE_CHECKING:
     from kernels.plan import Plan, Problem
@@ -71,10 +71,10 @@ class LoopOptions:
     """The loop to plan."""
 
     cell: Annotated[str, typer.Option(help=f"One of {cell_words(CELLS)}.")] = "lstm"
-    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024
-    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16
+    hidden: Annotated[int, number(HIDDEN, "Hidden units H.")] = 1024
+    batch: Annotated[int, number(BATCH, "Sequences B.")] = 16
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(NUMBERS)}.")] = "bf16"
-    directions: Annotated[int, typer.Option(help="1, or 2 for both time directions.")] = 1
+    directions: Annotated[int, number(DIRECTIONS, "1, or 2 for both time directions.")] = 1
 
     def problem(self) -> Problem:
         """The loop as the plan takes it.
@@ -85,8 +85,6 @@ class LoopOptions:
         from kernels.plan import Problem
 
         check_choice("dtype", self.dtype, NUMBERS)
-        check_choice("directions", self.directions, (1, 2))
-        arguments.check_sizes(self.hidden, self.batch)
         gates = CELLS[find_cell(self.cell)].gates
         numbers = kernel_format(*split_number_type(self.dtype))
         return Problem(gates, self.batch, self.hidden, self.directions, *numbers)

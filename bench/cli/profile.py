@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from bench.cases import arguments
-from bench.cases.arguments import check_choice
+from bench.cases.arguments import BATCH, HIDDEN, check_choice
 from bench.cases.cases import find_cell
+from bench.cli.options import number
 from bench.sweep import toolchain
 
 
@@ -14,8 +14,8 @@ def command(
     cell: Annotated[
         str, typer.Option(help="One of lstm, gru, rnn_tanh, rnn_relu, rnn (for rnn_tanh).")
     ] = "lstm",
-    hidden: Annotated[int, typer.Option(help="Hidden units H.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Sequences B.")] = 16,
+    hidden: Annotated[int, number(HIDDEN, "Hidden units H.")] = 1024,
+    batch: Annotated[int, number(BATCH, "Sequences B.")] = 16,
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32:tf32 or fp32:ieee.")] = "bf16",
     device: Annotated[
         str | None,
@@ -32,7 +32,6 @@ def command(
 
     cell = find_cell(cell, resources.CELL_NAMES)
     check_choice("dtype", dtype, resources.NUMBERS)
-    arguments.check_sizes(hidden, batch)
     if device is not None:
         check_choice("device", device, DEVICES)
     here = profile.present_device() if device is None else None

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cases import arguments
+from bench.cases.arguments import MINUTES
+from bench.cli.options import number
 from bench.cli.progress import bar, count_bar
 from bench.measure import interpreter
 from bench.records import environment, files, provenance
@@ -29,7 +30,7 @@ def run_name(preset: str, folder: Path) -> str:
 
 
 def command(
-    max_minutes: Annotated[float, typer.Option(help="Stop measuring after about this long.")] = 4.0,
+    max_minutes: Annotated[float, number(MINUTES, "Stop measuring after about this long.")] = 4.0,
     preset: Annotated[
         str | None, typer.Option(help="A preset to measure instead of quick or quick-gpu.")
     ] = None,
@@ -41,7 +42,6 @@ def command(
     On a GPU: our kernels, torch.nn (cuDNN) and the reference. On a CPU: torch.nn, the reference
     and its compiled form for speed, and our kernels in Triton's interpreter for error only.
     """
-    arguments.check_minutes(max_minutes)
     cuda = environment.probe().is_cuda
     if not cuda:
         interpreter.check()

@@ -10,6 +10,7 @@ import typer
 
 from bench.cases import arguments
 from bench.cases.cases import find_cell
+from bench.cli.options import number
 from bench.cli.progress import count_bar
 from bench.records import files, provenance
 
@@ -37,17 +38,12 @@ class GridOptions:
         from bench.compiler.resources import GRIDS, NUMBERS, QUICK
 
         only: dict[str, Any] = {}
-        if self.hidden:
-            try:
-                only["hidden"] = tuple(map(int, self.hidden.split(",")))
-            except ValueError:
-                why = f"hidden is {self.hidden!r}; accepted: integers, comma-separated"
-                raise ValueError(why) from None
-            for size in only["hidden"]:
-                arguments.check_sizes(size, 1)
-        if self.cells:
+        if self.hidden is not None:
+            sizes = self.hidden.split(",")
+            only["hidden"] = tuple(arguments.HIDDEN.check("hidden", size) for size in sizes)
+        if self.cells is not None:
             only["cells"] = tuple(dict.fromkeys(map(find_cell, self.cells.split(","))))
-        if self.numbers:
+        if self.numbers is not None:
             only["numbers"] = arguments.parse_choices("numbers", self.numbers, NUMBERS)
         return replace(QUICK if self.quick else GRIDS[device], **only)
 
@@ -60,14 +56,15 @@ def command(
         Path | None, typer.Option(help="Keep the binaries here, to look at with cuobjdump.")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Also compile recorded kernels.")] = False,
-    max_minutes: Annotated[float | None, typer.Option(help="Start no kernel after this.")] = None,
+    max_minutes: Annotated[
+        float | None, number(arguments.MINUTES, "Start no kernel after this.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Where results go.")] = files.RESULTS,
 ) -> None:
     """Compile every planned kernel of a grid for GPUs that need not be here, and record the facts.
 
     Exit code 1 if a kernel uses stack, or more shared memory than the device has or the plan says.
     """
-    arguments.check_minutes(max_minutes)
     # Here, so that --help need not wait for torch.
     from bench.compiler import resources
     from kernels.plan.devices import DEVICES

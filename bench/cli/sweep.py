@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from bench.cases.arguments import SECONDS, TARGET
 from bench.cases.presets import preset_names
-from bench.cli.options import RunOptions
+from bench.cli.options import RunOptions, number
 from bench.cli.progress import bar
 from bench.providers import load
 from bench.records import environment, provenance
@@ -22,11 +23,11 @@ def command(
     kind: Kind = "time",
     dry_run: Annotated[bool, typer.Option(help="Only list cases and estimate the time.")] = False,
     shard: Annotated[str, typer.Option(help="Only the i-th of n parts: i/n.")] = "1/1",
-    seconds: Annotated[float, typer.Option(help="Sampling time per provider and case.")] = 1.0,
+    seconds: Annotated[float, number(SECONDS, "Sampling time per provider and case.")] = 1.0,
     target: Annotated[
-        float, typer.Option(help="Relative half-width of the median's interval to stop at.")
+        float, number(TARGET, "Relative half-width of the median's interval to stop at.")
     ] = 0.01,
-    timeout: Annotated[float, typer.Option(help="Seconds of silence that mean a hang.")] = 180.0,
+    timeout: Annotated[float, number(SECONDS, "Seconds of silence that mean a hang.")] = 180.0,
     chosen: RunOptions,
 ) -> None:
     """Measure a preset's cases for its providers, the most informative first.
@@ -39,7 +40,6 @@ def command(
             print(name)
         return
     settings = {"seconds": seconds, "target": target, "seed": chosen.seed}
-    sweep.check_settings(settings, timeout)
     sweep.check_results(chosen.results)
     options = chosen.of_sweep(preset, tuple(kind.split(",")), shard)
     if dry_run:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cases.arguments import parse_choices
+from bench.cases.arguments import check_name, parse_choices
 from bench.cases.cases import Case
 from bench.records.environment import Machine
 from bench.records.provenance import version
@@ -95,10 +95,9 @@ def provider(name: str, **options: Any) -> Callable[[Build], Build]:
         options: any of :class:`Provider`'s attributes but ``build``.
 
     Raises:
-        ValueError: if the name is empty, has a slash (files are named by it) or is registered.
+        ValueError: if the name is registered, or cannot be a part of a file's name.
     """
-    if not name or "/" in name:
-        raise ValueError(f"provider is {name!r}; accepted: a name without a slash")
+    check_name("provider", name)
 
     def register(build: Build) -> Build:
         if name in PROVIDERS:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cases.arguments import check_name
 from bench.cases.cases import PASSES, TRACKS
 from bench.cases.numbers import DTYPES, PRECISIONS
 
@@ -123,8 +124,10 @@ def check(record: Mapping[str, Any]) -> None:
             raise BadRecord(f"{name} is {value!r}; accepted: {field.type}")
         if field.choices and value not in field.choices:
             raise BadRecord(f"{name} is {value!r}; accepted: {', '.join(map(str, field.choices))}")
-    if not record["provider"] or "/" in record["provider"]:
-        raise BadRecord(f"provider is {record['provider']!r}; accepted: a name without a slash")
+    try:
+        check_name("provider", record["provider"])
+    except ValueError as fault:
+        raise BadRecord(str(fault)) from None
     if record["median_ms"] is not None and not record["median_ms"] > 0:
         raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
     if record["versus"] is not None and set(VERSUS) - record["versus"].keys():

@@ -19,9 +19,22 @@ from bench.report.topics import TOPICS
 FEW = 12  # figures that one process draws faster than a pool starts
 
 
+def begin_drawing(providers: Sequence[str]) -> None:
+    """Prepare a process that draws a report's figures."""
+    looks.apply_style()
+    looks.assign(providers)
+
+
 @contextlib.contextmanager
-def drawing(tasks: Iterable[tuple[Job, Path]]) -> Iterator[Callable[[], list[list[Path]]]]:
-    """Start to draw, many figures in several processes; yields a function that awaits the files."""
+def drawing(
+    tasks: Iterable[tuple[Job, Path]], providers: Sequence[str]
+) -> Iterator[Callable[[], list[list[Path]]]]:
+    """Start to draw, many figures in several processes; yields a function that awaits the files.
+
+    Args:
+        providers: those of the whole report, which get their looks together.
+    """
+    looks.assign(providers)  # also for the results page
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, FEW + 1))
     processes = min(os.cpu_count() or 1, 8)
@@ -30,7 +43,7 @@ def drawing(tasks: Iterable[tuple[Job, Path]]) -> Iterator[Callable[[], list[lis
         yield lambda: [job(folder) for job, folder in itertools.chain(first, tasks)]
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=looks.apply_style) as pool:
+    with ProcessPoolExecutor(processes, context, begin_drawing, (providers,)) as pool:
         try:
             begun = [pool.submit(job, folder) for job, folder in itertools.chain(first, tasks)]
             yield lambda: [future.result() for future in begun]
@@ -57,8 +70,10 @@ def build_report(paths: Sequence[Path]) -> list[Path]:
     tasks = (
         (job, run.folder / "figures") for run in runs for topic in TOPICS for job in topic.jobs(run)
     )
+    measured = (record for run in runs for record in (*run.of("time"), *run.of("error")))
+    providers = sorted({record["provider"] for record in measured})
     # The tables and the results page are made while other processes draw.
-    with drawing(tasks) as finished:
+    with drawing(tasks, providers) as finished:
         tables = {run.folder: all_tables(run) for run in runs}
         pages = results_pages(runs)
         figures: dict[Path, list[Path]] = {run.folder: [] for run in runs}

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from bench.records import files, store
+from bench.report.text import as_markdown
 
 SLOWER, FASTER, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
 
@@ -97,7 +98,7 @@ def pair(before: store.Record, after: store.Record, threshold: float) -> Pair:
 
 
 def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"| {' | '.join(as_markdown(str(cell)) for cell in cells)} |"
 
 
 def compare(
@@ -136,7 +137,7 @@ def compare(
 def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every: bool) -> str:
     """The comparison as Markdown: a line per provider, then the cases that differ (or all)."""
     lines = [
-        f"# {second} against {first}",
+        f"# {as_markdown(second)} against {as_markdown(first)}",
         "",
         f"Ratios are time of the second over the first; above 1 is slower. Intervals are 95 %; "
         f"a difference counts when its whole interval lies beyond {threshold:.0%}.",

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.records import store
 from bench.report import frames
+from bench.report.text import plain_values
 
 
 @dataclass
@@ -37,7 +38,10 @@ class Run:
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the device's folder, None if no command wrote it."""
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        found: dict[str, Any] = plain_values(json.loads(path.read_text(encoding="utf-8")))
+        return found
 
     @functools.cached_property
     def time(self) -> pd.DataFrame:
@@ -79,7 +83,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     runs = []
     for folder, files in sources.items():
         files = list(dict.fromkeys(file.resolve() for file in files))
-        records = [record for file in files for record in store.read(file)]
+        records = [plain_record(record) for file in files for record in store.read(file)]
         if not records:
             raise FileNotFoundError(f"{folder} holds no records, only empty files")
         devices = sorted({str(record["device"].get("name")) for record in records})
@@ -91,6 +95,14 @@ def load(paths: Sequence[Path]) -> list[Run]:
         kept, aside = latest_consistent(records)
         runs.append(Run(devices[0], folder, kept, files, aside))
     return runs
+
+
+def plain_record(record: store.Record) -> store.Record:
+    """A record with all its strings as plain text; its lists of numbers stay as they are."""
+    return {
+        name: value if name in ("samples_ms", "blocks") else plain_values(value)
+        for name, value in record.items()
+    }
 
 
 def report_folder(path: Path) -> Path:

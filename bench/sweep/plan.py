@@ -2,7 +2,6 @@
 
 import functools
 import glob
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from bench import providers
 from bench.cases import roofline
-from bench.cases.arguments import parse_choices
+from bench.cases.arguments import check_name, parse_choices
 from bench.cases.cases import matches, shard
 from bench.cases.presets import KINDS, PRESETS, Preset, Request, load_preset
 from bench.records import provenance, schema, store
@@ -148,11 +147,7 @@ def select_requests(preset: Preset, options: Options) -> list[Request]:
 def run_name(options: Options) -> str:
     """The run's name; raises ValueError for one that cannot name a file."""
     name = default_run(options.preset) if options.run is None else options.run
-    if not re.fullmatch(r"\w[\w.+=@ -]*", name):
-        raise ValueError(
-            f"run is {name!r}; accepted: a name of letters, digits and _ . + = @ -, "
-            "beginning with a letter or digit, because it names a file"
-        )
+    check_name("run", name)
     return name
 
 

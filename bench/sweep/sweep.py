@@ -1,7 +1,6 @@
 """Run a sweep: measure what is planned, in order and within a budget, and write records."""
 
 import functools
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import providers
+from bench.cases.arguments import SECONDS, SEED, TARGET
 from bench.cases.presets import Request
 from bench.measure import interpreter
 from bench.records import environment, files, provenance, schema, store
@@ -20,6 +20,7 @@ from bench.sweep.plan import Options, Plan, make_plan, record_file
 from bench.sweep.worker_process import Isolated, Stopped
 
 Progress = Callable[[int, int, Request, str, str], None]
+NUMBERS = {"seconds": SECONDS, "target": TARGET, "seed": SEED}  # among a worker's settings
 
 
 def run_plan(
@@ -131,11 +132,11 @@ def summary_line(counts: Counter[str], left: int) -> str:
 
 
 def check_settings(settings: Mapping[str, Any], timeout: float) -> None:
-    """Raise ValueError unless sampling time, target and timeout are numbers above 0."""
-    named = {name: settings[name] for name in ("seconds", "target") if name in settings}
-    for name, value in (named | {"timeout": timeout}).items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value:g}; accepted: a number above 0")
+    """Raise ValueError unless sampling time, target, seed and timeout are accepted."""
+    for name, accepted in NUMBERS.items():
+        if name in settings:
+            accepted.check(name, settings[name])
+    SECONDS.check("timeout", timeout)
 
 
 def check_results(results: Path) -> None:

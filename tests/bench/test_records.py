@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from bench import providers
+from bench.cases.arguments import MOST_NAME
 from bench.cases.cases import DEFAULTS, make_case
 from bench.records import provenance, schema, store
 from bench.report import compare
-from bench.sweep.plan import finished
+from bench.sweep.plan import Options, finished, run_name
 from tests.helpers import synthetic
 
 
@@ -57,6 +60,37 @@ def test_a_wrong_or_missing_field_is_named(name: str, value: object):
         schema.check(record() | {name: value})
     with pytest.raises(schema.BadRecord, match="lacks seed"):
         schema.check({name: value for name, value in record().items() if name != "seed"})
+
+
+NO_NAMES = (
+    *("", "a/b", "/", "..", ".hidden", "cost$\\frac$", "a\nb", "a\tb", "a\0b", "\ud800", "\x1b[0m"),
+    *("a|b", "a,b", " a", "a ", "_a", "a`b", "<b>", "a:b", "a\\b", "a*", "a?", "a\u202eb"),
+    *("x" * (MOST_NAME + 1), "x" * 250, "ü" * (MOST_NAME // 2 + 1)),
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_cannot_name_a_file_or_be_drawn_names_no_provider_and_no_run(name: str):
+    """Neither when it is registered, before anything is measured, nor in a record."""
+    with pytest.raises(ValueError) as refused:
+        providers.provider(name)
+    with pytest.raises(schema.BadRecord) as bad:
+        schema.check(record() | {"provider": name})
+    with pytest.raises(ValueError) as run:
+        run_name(Options(run=name))
+    said = str(refused.value)
+    assert said == str(bad.value) == str(run.value).replace("run", "provider", 1)
+    assert "accepted: at most 100 letters" in said and said.isprintable() and len(said) < 300
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "my kernel", "2.1+cu", "größe_2", "a=b@c-d", "x" * MOST_NAME, "ü" * 50]
+)
+def test_a_name_of_letters_and_digits_names_a_provider_and_a_run(name: str):
+    with patch.dict(providers.PROVIDERS):
+        providers.provider(name)(lambda problem: None)  # type: ignore[arg-type, return-value]
+    schema.check(record() | {"provider": name})
+    assert run_name(Options(run=name)) == name
 
 
 def test_missing_values_are_null_never_nan(tmp_path: Path):

@@ -112,7 +112,7 @@ def test_a_broken_supports_costs_only_its_provider(tmp_path: Path):
         ("x = 1\n\nimport no_such_thing\n", "line 3: ModuleNotFoundError: No module named"),
         (
             "from bench.providers import provider\nprovider('a/b')\n",
-            "line 2: ValueError: provider is 'a/b'; accepted: a name without a slash",
+            "line 2: ValueError: provider is 'a/b'; accepted: at most 100 letters, digits and",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from bench.report.pages import device_page
 from bench.report.runs import Run, latest_consistent, load
 from bench.report.speed import derived
 from bench.report.style import looks, plots, typeset
+from bench.report.text import as_latex
 from kernels.plan.devices import DEVICES
 from tests.helpers import synthetic
 
@@ -331,7 +332,7 @@ def test_latex_is_what_booktabs_and_siunitx_take(made, run):
 
 @pytest.mark.parametrize("text", ["a_b", "50 %", "{x}", "1 & 2", "R^2", "µs · ×", "<5>", "\\"])
 def test_special_letters_are_escaped_for_latex(text):
-    escaped = typeset.escape(text)
+    escaped = as_latex(text)
     assert escaped.isascii()
     assert not re.search(r"(?<!\\)[&%_#]", escaped)
 

@@ -1,6 +1,5 @@
 """What limits a loop on this card, as ``python -m bench floor`` measured it: a table."""
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from bench.report import frames
 from bench.report.runs import Run
 from bench.report.style.numbers import interval, uncertain
 from bench.report.style.typeset import Table
+from bench.report.text import shorten
 from bench.report.topic import Topic
 
 US, CLOCKS, GBPS, TFLOPS = "µs", "clocks", "GB/s", "TFLOP/s"
@@ -58,7 +58,7 @@ def entries(found: dict[str, Any]) -> pd.DataFrame:
             rows.append(row | {"low": low, "high": high, "unit": unit, "why": ""})
     for kind, why in found.get("problems", {}).items():
         row = {"bound": kind, "how": kind, "value": None, "low": None, "high": None, "unit": ""}
-        rows.append(row | {"why": textwrap.shorten(why, 200, placeholder=" …")})
+        rows.append(row | {"why": shorten(why, 200)})
     return pd.DataFrame(rows).assign(**frames.origin(found))
 
 

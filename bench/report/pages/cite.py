@@ -9,7 +9,7 @@ from bench.records.provenance import ROOT
 from bench.report import frames, terms
 from bench.report.pages import device_page
 from bench.report.runs import Run
-from bench.report.style import typeset
+from bench.report.text import as_latex
 
 CITATION = ROOT / "CITATION.cff"
 PEERS = Path(__file__).parent / "peers.bib"
@@ -125,5 +125,5 @@ def text(run: Run | None) -> str:
     if run is None:
         return suite()
     entries = [suite(), *(peers()[key] for key in peers_of(run))]
-    name, methods_text = typeset.escape(run.name), typeset.escape(methods(run))
+    name, methods_text = as_latex(run.name), as_latex(methods(run))
     return "\n\n".join(entries) + f"\n\n% Methods (LaTeX), for {name}:\n% {methods_text}"

@@ -8,8 +8,10 @@ import os
 import re
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -18,6 +20,7 @@ from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.style import typeset
 from bench.report.style.typeset import Table
+from bench.report.text import as_markdown
 from bench.report.topics import TOPICS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,12 +35,15 @@ SHOWN_FIGURES = 6  # of a section; more are folded away
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=lambda name: name is not None and ".html" in name,
     )
+    # For Markdown: text from records, and a file's name in a link.
+    found.filters |= {"text": as_markdown, "link": partial(quote, safe="/+=@")}
+    return found
 
 
 def sections(figures: Sequence[Path], tables: Sequence[Table]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from bench.report.pages import cite, device_page
 from bench.report.runs import Run
 from bench.report.speed.derived import speedups
 from bench.report.style import looks
+from bench.report.text import SPECIAL
 
 MOST_BYTES = 2_000_000  # of the page, library included
 NAME = "index.html"
@@ -30,7 +31,10 @@ SHAPES = {
     "P": "cross", "X": "M-1,-.5L-.5,-1L0,-.5L.5,-1L1,-.5L.5,0L1,.5L.5,1L0,.5L-.5,1L-1,.5L-.5,0Z",
     "p": "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z", "*": "M0,-1L.29,-.4L.95,-.31L.48,.15"
     "L.59,.81L0,.5L-.59,.81L-.48,.15L-.95,-.31L-.29,-.4Z", "h": "M0,-1L.87,-.5L.87,.5L0,1"
-    "L-.87,.5L-.87,-.5Z", "d": "M0,-1L.6,0L0,1L-.6,0Z",
+    "L-.87,.5L-.87,-.5Z", "d": "M0,-1L.6,0L0,1L-.6,0Z", "8": "M.41,1L-.41,1L-1,.41L-1,-.41L-.41,-1"
+    "L.41,-1L1,-.41L1,.41Z", "H": "M1,0L.5,.87L-.5,.87L-1,0L-.5,-.87L.5,-.87Z",
+    "1": "M0,0L0,1M0,0L.8,-.5M0,0L-.8,-.5", "2": "M0,0L0,-1M0,0L.8,.5M0,0L-.8,.5",
+    "3": "M0,0L-1,0M0,0L.5,.8M0,0L.5,-.8", "4": "M0,0L1,0M0,0L-.5,.8M0,0L-.5,-.8",
 }  # fmt: skip
 DASHES = {"-": [1, 0], "--": [5, 2], "-.": [5, 2, 1, 2], ":": [1, 2]}
 
@@ -142,8 +146,8 @@ def provider_looks(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     for name in terms.ordered_providers(names):
         look = looks.look(name)
-        dash = DASHES.get(look.linestyle) if isinstance(look.linestyle, str) else look.linestyle[1]
-        shape = SHAPES.get(look.marker, "circle")
+        dash = DASHES[look.linestyle] if isinstance(look.linestyle, str) else look.linestyle[1]
+        shape = SHAPES[look.marker]
         found.append({"name": name, "color": look.color, "shape": shape, "dash": dash})
     return found
 
@@ -161,11 +165,14 @@ def render(runs: Sequence[Run], script: str) -> str:
     runs = [replace(run, records=[*run.of("time"), *run.of("error")]) for run in runs]
     devices = [(run, derived(run)) for run in runs]
     template = device_page.environment().get_template("page.html.jinja")
+    shown = provider_looks(runs)
     words = {
-        "looks": provider_looks(runs),
+        "looks": shown,
+        "alike": looks.alike((each["name"], (each["color"], each["shape"])) for each in shown),
         "cells": terms.CELL_NAMES,
         "passes": terms.PASS_NAMES,
         "letters": looks.LETTERS,
+        "latex": SPECIAL,
         "cell_order": terms.CELL_ORDER,
         "pass_order": terms.PASS_ORDER,
         "number_order": terms.NUMBER_ORDER,

@@ -1,7 +1,8 @@
 """Every colour, marker, line and letter of a figure, and the font they are written in.
 
 Colours of providers are petroff10's. Related providers have similar hues; no two have the same
-marker and line, so that they differ without colour.
+marker and line, so that they differ without colour, or the same colour and marker, which is all
+that a point shows.
 """
 
 import atexit
@@ -9,7 +10,7 @@ import functools
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,18 +73,51 @@ LOOKS = {
     "torchrl-triton": Look("#b9ac70", "*", "-"),
 }
 PLAIN = Look(DARK, "o", "-")  # where no provider is meant
-_SPARE = [
-    Look(DARK, marker, line)
-    for line in ((0, (4, 1, 1, 1)), (0, (1, 1)), (0, (6, 2)))
+SPARE = [
+    Look(color, marker, line)
+    for color, line in (
+        (DARK, (0, (4, 1, 1, 1))),
+        ("#0b6e4f", (0, (1, 1))),
+        ("#5b3a8c", (0, (6, 2))),
+    )
     for marker in (">", "8", "H", "1", "2", "3", "4")
 ]
+_given: dict[str, Look] = {}  # by a plugin's provider
+
+
+def assign(providers: Iterable[str]) -> None:
+    """Give the providers of a report their looks, and forget those of the report before.
+
+    Where plugins add no more providers than ``SPARE`` has looks, no two get the same. Further ones
+    share looks, of which :func:`alike` makes a note.
+    """
+    _given.clear()
+    for name in sorted(set(providers)):
+        if not name.startswith(terms.EFFECT):  # which are never drawn as providers
+            look(name)
 
 
 def look(provider: str) -> Look:
-    """A provider's look; one of a plugin gets a dark one, chosen by its name."""
+    """A provider's look, the same in all figures of a report.
+
+    One of a plugin has a dark one: by its name, or if that is taken the next that is free.
+    """
     if provider in LOOKS:
         return LOOKS[provider]
-    return _SPARE[zlib.crc32(provider.encode()) % len(_SPARE)]
+    if provider not in _given:
+        first = zlib.crc32(provider.encode()) % len(SPARE)
+        ranked, taken = SPARE[first:] + SPARE[:first], list(_given.values())
+        _given[provider] = min(ranked, key=taken.count)
+    return _given[provider]
+
+
+def alike(drawn: Iterable[tuple[str, Hashable]]) -> list[str]:
+    """A note on the names that are drawn with the same look; [] if all differ."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, how in drawn:
+        groups.setdefault(how, []).append(name)
+    shared = [", ".join(names) for names in groups.values() if len(names) > 1]
+    return [f"Drawn alike, as there are no more looks: {'; '.join(shared)}."] if shared else []
 
 
 def handle(label: str, **line: Any) -> Line2D:

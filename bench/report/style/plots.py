@@ -1,7 +1,6 @@
 """Parts of a figure's panel: axes, curves, points, and letters for failures."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from bench.report import terms
 from bench.report.style.looks import LETTERS, look
 from bench.report.style.numbers import engineering, scientific
+from bench.report.text import shorten
 
 MARK_STEP = 0.085  # of a panel's height: a row of failure marks
 
@@ -135,8 +135,8 @@ def failure_notes(rows: pd.DataFrame, most: int = 5) -> list[str]:
     notes = []
     for (status, reason), who in ranked[:most]:
         letter, words = LETTERS[str(status)]
-        reason = textwrap.shorten(str(reason), 150, placeholder=" …")
-        notes.append(f"{letter} {words} ({', '.join(terms.ordered_providers(who))}): {reason}")
+        names = ", ".join(terms.ordered_providers(who))
+        notes.append(f"{letter} {words} ({names}): {shorten(str(reason), 150)}")
     if len(ranked) > most:
         notes.append(f"{len(ranked) - most} more reasons: see this figure's CSV in the download.")
     return notes

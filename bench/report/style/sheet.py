@@ -22,6 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bench.report import terms
+from bench.report.style import looks
 
 Job = Callable[[Path], list[Path]]  # draws one figure into a folder and returns the written files
 FORMATS = ("pdf", "png")  # PDF for papers, PNG for the device page
@@ -29,6 +30,7 @@ COLORS = 128  # of a PNG; the thousands that antialiasing makes look the same
 WHOLE = ("n", "peak_bytes", "I", "seed")  # columns of integers, also where some are missing
 TITLE_LETTERS = 66  # of 6.8 points that fit in a line
 SMALL_LETTERS = 88  # of 5.2 points that fit in a line
+LEGEND_LETTERS = 34  # of 6 points that fit beside a line's sample, also if all are W
 WIDTH = 3.3  # inches: one column of a two-column paper
 
 
@@ -76,12 +78,14 @@ class Sheet:
         heading = textwrap.wrap(what + colon, TITLE_LETTERS) + textwrap.wrap(where, TITLE_LETTERS)
         small = [
             line
-            for note in (*notes, origin)
+            for note in (*notes, *looks.alike(_points(handles)), origin)
             for line in textwrap.wrap(note, SMALL_LETTERS, break_on_hyphens=False)
         ]
         longest = max((len(str(entry.get_label())) for entry in handles), default=1)
         per_row = max(1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest)))  # of the legend
         legend_rows = math.ceil(len(handles) / per_row)
+        if longest > LEGEND_LETTERS:
+            legend_rows = sum(_break_label(entry) for entry in handles)
         top = 0.05 + self.LINE * len(heading) + 0.105 * legend_rows + 0.19
         below = layout.bottom + self.SMALL * len(small) + 0.06
         height = top + rows * layout.panel_height + (rows - 1) * layout.row_gap + below
@@ -151,6 +155,20 @@ class Sheet:
                 COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
             )
             few.save(path, optimize=True, dpi=full.info["dpi"], pnginfo=info)
+
+
+def _points(handles: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """The label of each legend entry that has a marker, with its colour and marker."""
+    for entry in handles:
+        if entry.get_marker() not in ("", "None", None):
+            yield str(entry.get_label()), (entry.get_color(), entry.get_marker())
+
+
+def _break_label(entry: Any) -> int:
+    """Break a legend entry's label into lines that fit in the figure; returns their number."""
+    lines = textwrap.wrap(str(entry.get_label()), LEGEND_LETTERS, break_on_hyphens=False)
+    entry.set_label("\n".join(lines))
+    return len(lines)
 
 
 def panel_title(axes: Axes, words: str) -> None:

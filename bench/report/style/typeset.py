@@ -15,6 +15,7 @@ from bench.report import terms
 from bench.report.frames import ORIGIN
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import write_csv
+from bench.report.text import as_latex, as_markdown
 
 FORMATS = ("md", "tex", "csv")
 # Digits before and after the point, of the uncertainty and of the exponent.
@@ -100,9 +101,9 @@ def markdown(table: Table) -> str:
     cells = _cells(table, table.shown)
     head = [str(name) for name in cells]
     rule = ["---:" if name in table.numbers else "---" for name in head]
-    body = [[value.replace("|", "\\|") for value in row] for row in cells.itertuples(index=False)]
-    lines = [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
-    return f"{table.caption}\n\n" + "\n".join(lines) + f"\n\n{table.origin}\n"
+    body = [list(map(as_markdown, row)) for row in cells.itertuples(index=False)]
+    lines = [f"| {' | '.join(row)} |" for row in (list(map(as_markdown, head)), rule, *body)]
+    return f"{table.caption}\n\n" + "\n".join(lines) + f"\n\n{as_markdown(table.origin)}\n"
 
 
 def latex(table: Table) -> str:
@@ -115,18 +116,21 @@ def latex(table: Table) -> str:
         )
         columns += _siunitx(cells[name]) if aligned else "l"
         # Text in a column of numbers (a failure's name) must be in braces.
+        # A bracket or star that begins a row would be read as an argument of the line's end.
         cells[name] = [
-            f"{{{escape(v)}}}" if aligned and v and not NUMBER.fullmatch(v) else escape(v)
+            f"{{{as_latex(v)}}}"
+            if v.startswith(("[", "*")) or (aligned and v and not NUMBER.fullmatch(v))
+            else as_latex(v)
             for v in cells[name]
         ]
-    cells.columns = pd.Index([escape(str(name)) for name in cells])
+    cells.columns = pd.Index([as_latex(str(name)) for name in cells])
     text = cells.style.hide(axis="index").to_latex(
         column_format=columns,
         hrules=True,
         siunitx=True,
         position="tbp",
         position_float="centering",
-        caption=escape(table.caption) + r" {\footnotesize " + escape(table.origin) + "}",
+        caption=as_latex(table.caption) + r" {\footnotesize " + as_latex(table.origin) + "}",
         label=f"tab:{table.name}",
     )
     # A table wider than the text shrinks to its width, which makes the longest fit a page too.
@@ -142,16 +146,3 @@ def _siunitx(column: Iterable[str]) -> str:
     whole, part, unsure, power = map(max, zip([1, 0, 0, 0], *lengths, strict=True))
     width = f"{whole}.{part}" + (f"({unsure})" if unsure else "")
     return f"S[table-format={width}{'e-' + '1' * power if power else ''}]"
-
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "·": r"$\cdot$", "µ": r"$\mu$", "×": r"$\times$", "–": "--", "…": r"\dots{}",
-    "\u00a0": "~", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''",
-}  # fmt: skip
-
-
-def escape(text: str) -> str:
-    """Text as LaTeX prints it, with no more packages than the tables need."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)

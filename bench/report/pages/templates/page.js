@@ -270,8 +270,8 @@ const reveal = (row, move) => {
   if (move) element("record-title").focus({ preventScroll: false });
 };
 
-const special = { "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}", "µ": "$\\mu$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}" };
-const escaped = (text) => String(text).replace(/[&%$#_{}µ~^\\]/g, (c) => special[c]);
+// As in the tables of the report.
+const escaped = (text) => [...String(text)].map((letter) => data.latex[letter] ?? letter).join("");
 // A column of the LaTeX table: its head, its alignment, and its text for a point.
 const latexColumns = () => {
   const whole = (name) => `S[table-format=${Math.max(1, ...visible.map((p) => String(p[name] ?? "").length))}]`;
@@ -360,7 +360,7 @@ const draw = () => {
   drawing = drawing.then(next, next);
   return drawing;
 };
-element("left-out").textContent = data.left_out.length
-  ? `To keep this page small it leaves out ${data.left_out.join(", ")}; the record files have all.` : "";
+element("left-out").textContent = [...data.alike, ...(data.left_out.length
+  ? [`To keep this page small it leaves out ${data.left_out.join(", ")}; the record files have all.`] : [])].join(" ");
 await draw();
 addEventListener("resize", () => { clearTimeout(globalThis.resizing); globalThis.resizing = setTimeout(draw, 200); });
