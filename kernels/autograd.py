@@ -1,182 +1,163 @@
-"""The loop as two torch operators, forward and backward, registered with autograd and
-torch.compile.
+"""The derivatives of the operators, for `backward`, `torch.func` and `torch.compile`.
+
+Each operator gets a kernel for the dispatcher's autograd key, where torch's own operators have
+theirs: there every derivative is visible, in any mode and at any level of nested transforms, and
+is either computed or refused. (`torch.library.register_autograd` serves `backward` only: it takes
+an input's tangent for zero, and `torch.func` refuses it.)
+
+Gradients are the kernels'; forward-mode derivatives are torch's own, of the loop in PyTorch.
 """
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from . import failures, launch, planning
-from .cells import CELLS
-from .inputs import Recurrence
+# `torch.autograd.Function` at one level of transforms: the dispatcher goes from level to level.
+from torch.autograd.function import _SingleLevelFunction
+
+from . import operators, tangents
+from .operators import LIBRARY, layer, layer_backward, recurrence, recurrence_backward
+
+NO_SECOND = "the kernels have no second derivative: double backward is not supported"
 
 
-@torch.library.custom_op("rnnbench::recurrence", mutates_args=())
-def recurrence_op(
-    gx: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    initial: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    cell: str,
-    reverse: bool,
-    save: bool,
-    mode: str,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The forward loop: y [T,B,D*H], final state [STATES,D,B,H], and for the backward pass the
-    history of the states but h and the activations, empty unless `save`.
+class TangentFound(Exception):
+    """An argument has a tangent."""
+
+
+class Function(_SingleLevelFunction):
+    """A Function of an operator's arguments, preceded by `compute`, which gives its results, and by
+    whether a gradient is recorded.
     """
-    failures.check(wait=False)
-    recurrence = Recurrence(CELLS[cell], w_hh, b_hh, initial, lengths, resets, reverse, precision)
-    plan, _ = planning.plans(recurrence.cell, w_hh, gx.shape[1], mode, precision)
-    y, final, history, saved = launch.forward(recurrence, plan, gx, save)
-    return (
-        y,
-        final.to(gx.dtype),
-        gx.new_empty(0, dtype=torch.float32) if history is None else history,
-        gx.new_empty(0) if saved is None else saved,
-    )
+
+    @staticmethod
+    def jvp(ctx: Any, *found: Any) -> Any:
+        """torch calls this where an argument has a tangent, which no other check finds as fast."""
+        raise TangentFound
+
+    @staticmethod
+    def differentiable(*arguments: Any) -> Any:
+        """The operator's results by operations of torch, which know tangents."""
+        raise NotImplementedError
 
 
-@recurrence_op.register_fake
-def _(gx, w_hh, b_hh, initial, lengths, resets, cell, reverse, save, mode, precision):
-    T, B, D, _ = gx.shape
-    H, states, numbers = w_hh.shape[-1], CELLS[cell].states, CELLS[cell].saved
-    history = gx.new_empty(0, dtype=torch.float32)
-    saved = gx.new_empty(0)
-    if save and states > 1:
-        history = gx.new_empty(states - 1, T, B, D, H, dtype=torch.float32)
-    if save and numbers:
-        saved = gx.new_empty(T, B, D, H, numbers)
-    return gx.new_empty(T, B, D * H), torch.empty_like(initial), history, saved
+def _register(operator: torch._ops.OpOverload, function: Any) -> None:
+    """Make the Function the operator's autograd kernel."""
+
+    def run(keyset: Any, *arguments: Any) -> Any:
+        compute = partial(_compute, operator, keyset & torch._C._after_autograd_keyset)
+        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
+        try:
+            if not torch._C._are_functorch_transforms_active():
+                return function.apply(compute, recorded, *arguments)
+            with enable_single_level_autograd_function():
+                return function.apply(compute, recorded, *arguments)
+        except TangentFound:
+            return function.differentiable(*arguments)
+
+    LIBRARY.impl(operator._opname, run, "Autograd", with_keyset=True)
 
 
-@torch.library.custom_op("rnnbench::recurrence_backward", mutates_args=())
-def recurrence_backward_op(
-    dy: Tensor,
-    dfinal: Tensor,
-    w_hh: Tensor,
-    initial: Tensor,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    y: Tensor,
-    history: Tensor,
-    saved: Tensor,
-    cell: str,
-    reverse: bool,
-    needs_weight: bool,
-    needs_bias: bool,
-    mode: str,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loop back through time: gradients of gx, w_hh, b_hh and the initial state."""
-    failures.check(wait=False)
-    recurrence = Recurrence(CELLS[cell], w_hh, None, initial, lengths, resets, reverse, precision)
-    _, plan = planning.plans(recurrence.cell, w_hh, dy.shape[1], mode, precision)
-    dgx, dr, dinitial = launch.backward(
-        recurrence, plan, dy, dfinal, y, history if history.numel() else None,
-        saved if saved.numel() else None,
-    )  # fmt: skip
-    dw = torch.empty_like(w_hh) if needs_weight else dy.new_empty(0)
-    for d in range(len(dw)):
-        weight_gradient(recurrence, d, dw[d], dr, y)
-    db = dr.sum((0, 1)) if needs_bias else dy.new_empty(0)
-    return dgx, dw, db, dinitial.to(dy.dtype)
-
-
-@recurrence_backward_op.register_fake
-def _(
-    dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, cell, reverse, needs_weight,
-    needs_bias, mode, precision,
-):  # fmt: skip
-    (T, B, _), (D, K, _) = dy.shape, w_hh.shape
-    return (
-        dy.new_empty(T, B, D, K),
-        torch.empty_like(w_hh) if needs_weight else dy.new_empty(0),
-        dy.new_empty(D, K) if needs_bias else dy.new_empty(0),
-        torch.empty_like(initial),
-    )
-
-
-def weight_gradient(
-    recurrence: Recurrence,
-    direction: int,
-    out: Tensor,  # [G*H, H]
-    dr: Tensor,  # [T, B, D, G*H]
-    y: Tensor,  # [T, B, D*H]
-) -> None:
-    """out = the sum of dr(t)^T h(t-1) over time and batch: one GEMM for the steps after the first,
-    whose h(t-1) is in y, and one for the first, whose h(t-1) is h0.
+def _compute(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
+    """The operator's results: from its kernel, or from the next level of transforms, which records
+    derivatives of its own although none are recorded within a Function's forward.
     """
-    lengths, resets = recurrence.lengths, recurrence.resets
-    h0, H = recurrence.initial[0, direction], recurrence.w_hh.shape[-1]
-    dr, y = dr[:, :, direction], y[:, :, direction * H : (direction + 1) * H]
-    later, earlier, first = dr[1:], y[:-1], dr[0]
-    was_reset = None if resets is None else resets[1:] != 0
-    if recurrence.mirrored(direction):
-        later, earlier, first = dr[:-1], y[1:], dr[-1]
-        was_reset = None if resets is None else resets[:-1] != 0
-        if lengths is not None:
-            # The first step is each sequence's own last, where y[1:] is padding.
-            last = lengths.long() - 1
-            first = dr[last, torch.arange(len(last), device=dr.device)]
-            if was_reset is not None:
-                steps = torch.arange(len(dr) - 1, device=dr.device)
-                was_reset = was_reset & (steps[:, None] < last)
-    if was_reset is not None:
-        earlier = torch.where(was_reset[..., None], h0, earlier)
-    torch.mm(later.flatten(0, 1).t(), earlier.flatten(0, 1), out=out)
-    out.addmm_(first.t(), h0)
+    with torch._C._AutoDispatchBelowAutograd():
+        if not torch._C._are_functorch_transforms_active():
+            return operator.redispatch(keyset, *arguments)
+        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return operator.redispatch(keyset, *arguments)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    (
-        _,
-        w_hh,
-        b_hh,
-        initial,
-        lengths,
-        resets,
-        ctx.cell,
-        ctx.reverse,
-        ctx.saves,
-        ctx.mode,
-        precision,
-    ) = inputs
-    y, final, history, saved = output
-    ctx.precision, ctx.final = precision, (final.shape, final.dtype)
-    ctx.has_bias = b_hh is not None
-    ctx.save_for_backward(w_hh, initial, lengths, resets, y, history, saved)
-    ctx.mark_non_differentiable(history, saved)
-    ctx.set_materialize_grads(False)
+class _Recurrence(Function):
+    @staticmethod
+    def forward(
+        ctx, compute, recorded, gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save,
+        mode, precision,
+    ):  # fmt: skip
+        y, final, history, saved = compute(
+            gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save or recorded, mode,
+            precision,
+        )  # fmt: skip
+        ctx.save_for_backward(w_hh, initial, lengths, resets, y, history, saved)
+        ctx.mark_non_differentiable(history, saved)
+        ctx.set_materialize_grads(False)
+        ctx.options = cell, direction
+        ctx.how = mode, precision
+        return y, final, history, saved
+
+    @staticmethod
+    def backward(ctx, dy, dfinal, _dhistory, _dsaved):
+        w_hh, initial, lengths, resets, y, history, saved = ctx.saved_tensors
+        dy = torch.zeros_like(y) if dy is None else dy
+        dfinal = torch.zeros_like(initial) if dfinal is None else dfinal
+        needs_weight, needs_bias = ctx.needs_input_grad[3:5]
+        dgx, dw, db, dinitial = recurrence_backward(
+            dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, *ctx.options,
+            needs_weight, needs_bias, *ctx.how,
+        )  # fmt: skip
+        gradients = dgx, dw if needs_weight else None, db if needs_bias else None, dinitial
+        return (None, None, *gradients, *(None,) * 7)
+
+    @staticmethod
+    def differentiable(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, *_):
+        y, final = tangents.loop(gx, w_hh, b_hh, initial, lengths, resets, cell, direction)
+        # torch records what a gradient needs; `_OnlyOnce` refuses one that would need these.
+        return y, final, gx.new_empty(0, dtype=torch.float32), gx.new_empty(0)
 
 
-def _backward(ctx, dy, dfinal, _dhistory, _dsaved):
-    if not ctx.saves:
-        raise RuntimeError(
-            "recurrence was called with save=False, so it kept nothing to go back through"
-        )
-    w_hh, initial, lengths, resets, y, history, saved = ctx.saved_tensors
-    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
-    dfinal = initial.new_zeros(initial.shape) if dfinal is None else dfinal.contiguous()
-    _, needs_weight, needs_bias, needs_initial, *_ = ctx.needs_input_grad
-    dgx, dw, db, dinitial = recurrence_backward_op(
-        dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, ctx.cell, ctx.reverse,
-        needs_weight, needs_bias and ctx.has_bias, ctx.mode, ctx.precision,
-    )  # fmt: skip
-    return (
-        dgx,
-        dw if needs_weight else None,
-        db if needs_bias and ctx.has_bias else None,
-        dinitial if needs_initial else None,
-        *(None,) * 7,
-    )
+class _Layer(Function):
+    @staticmethod
+    def forward(
+        ctx, compute, recorded, x, w_ih, b_ih, w_hh, b_hh, initial, lengths, resets, cell,
+        direction, mode, precision,
+    ):  # fmt: skip
+        tensors = x, w_ih, b_ih, w_hh, b_hh, initial, lengths, resets
+        y, final = compute(*tensors, cell, direction, mode, precision)
+        # Saved tensors refuse to be read after a change in place, as any operator's do.
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.options = cell, direction
+        ctx.how = mode, precision
+        ctx.shape = y.shape
+        return y, final
+
+    @staticmethod
+    def backward(ctx, dy, dfinal):
+        tensors = x, _, _, _, _, initial, _, _ = ctx.saved_tensors
+        dy = x.new_zeros(ctx.shape) if dy is None else dy
+        dfinal = torch.zeros_like(initial) if dfinal is None else dfinal
+        needs = ctx.needs_input_grad[2:7]
+        *found, dinitial = layer_backward(dy, dfinal, *tensors, *ctx.options, needs, *ctx.how)
+        gradients = (one if need else None for one, need in zip(found, needs, strict=True))
+        return (None, None, *gradients, dinitial, *(None,) * 6)
+
+    @staticmethod
+    def differentiable(x, w_ih, b_ih, *loop):
+        return tangents.loop(operators.projections(x, w_ih, b_ih), *loop[:-2])
 
 
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError("the kernels have no second derivative: double backward is not supported")
+class _OnlyOnce(Function):
+    """An operator of the backward pass, which has no derivative in either mode."""
+
+    @staticmethod
+    def forward(ctx, compute, recorded, *arguments):
+        return compute(*arguments)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Any:
+        raise RuntimeError(NO_SECOND)
+
+    @staticmethod
+    def differentiable(*arguments: Any) -> Any:
+        raise NotImplementedError(NO_SECOND)
 
 
-recurrence_op.register_autograd(_backward, setup_context=_setup_context)
-recurrence_backward_op.register_autograd(_no_double_backward)
+_register(recurrence, _Recurrence)
+_register(recurrence_backward, _OnlyOnce)
+_register(layer, _Layer)
+_register(layer_backward, _OnlyOnce)

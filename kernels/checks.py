@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from .cells.cell import Cell
+from .inputs import DIRECTIONS
 
-# For each name, which of its directions run in reverse.
-DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 PRECISIONS = ("ieee", "tf32", "tf32x3")
@@ -89,15 +88,17 @@ def check_device(name: str, value: Tensor, like: Tensor) -> None:
         raise ArgumentError(f"{name} is on {value.device}; accepted: the input's {like.device}")
 
 
-def readable(tensor: Tensor) -> bool:
-    """Whether a tensor's values can be read now: not while tracing or capturing a CUDA graph."""
-    if torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta:
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+def check_size(gx: Tensor, w_hh: Tensor) -> None:
+    """Require numbers of rows and of weights that the kernels can count in 32 bits."""
+    T, B, D, _ = gx.shape
+    if T * B * D >= 2**31:
+        raise ArgumentError(f"T*B*D of x is {T * B * D}; accepted: under 2**31")
+    if w_hh.numel() >= 2**31:
+        raise ArgumentError(f"w_hh is of {w_hh.numel()} numbers; accepted: under 2**31")
 
 
 def check_lengths(lengths: Any, T: int, B: int) -> None:
-    """Require None or B integers, in 1..T where the values are `readable`."""
+    """Require None or B integers, in 1..T where they are not in a tensor."""
     if lengths is None:
         return
     if isinstance(lengths, Tensor):
@@ -108,11 +109,14 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
         shape = [len(whole_numbers(lengths))]
     if shape != [B]:
         raise ArgumentError(f"lengths is of shape {shape}; accepted: [B] = {[B]}")
-    if isinstance(lengths, Tensor) and not readable(lengths):
-        return
-    values = lengths.tolist() if isinstance(lengths, Tensor) else whole_numbers(lengths)
-    if values and not 1 <= min(values) <= max(values) <= T:
-        raise ArgumentError(f"lengths is {values}; accepted: integers in 1..T = 1..{T}")
+    if not isinstance(lengths, Tensor):
+        check_range(whole_numbers(lengths), T)
+
+
+def check_range(lengths: list[int], T: int) -> None:
+    """Require lengths in 1..T."""
+    if lengths and not 1 <= min(lengths) <= max(lengths) <= T:
+        raise ArgumentError(f"lengths is {lengths}; accepted: integers in 1..T = 1..{T}")
 
 
 def whole_numbers(lengths: Any) -> list[int]:

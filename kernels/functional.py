@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
-from . import checks
-from .autograd import recurrence_op
+from . import checks, operators
 from .cells import CELLS
 from .cells.cell import Cell
-from .inputs import Recurrence
+from .inputs import DIRECTIONS
 from .plan import MODES
 from .planning import check_runnable, product_precision
 
@@ -50,8 +47,8 @@ def recurrence(
             for cells with more).
         lengths: [B] integers in 1..T. A sequence that has ended keeps its state and gives zeros;
             the reverse direction begins at the sequence's own last element. Checking a tensor on a
-            GPU waits for its values; while a CUDA graph is captured and under torch.compile they
-            are clamped to 1..T instead.
+            GPU waits for its values; while a CUDA graph is captured they are clamped to 1..T
+            instead.
         resets: [T, B] bool: the state returns to h0, c0 before that step.
         mode: "persistent" (one launch for all steps), "stepwise" (one a step), "gemm" (a GEMM and
             a launch a step), "auto" (what the plan expects to be fastest), or "auto-graph" (the
@@ -88,10 +85,11 @@ def recurrence(
         initial = gx.new_zeros(len(states), *shape)
     else:
         initial = torch.stack([gx.new_zeros(shape) if s is None else s for s in states])
+    ends, resets = _masks(lengths, resets, T, gx.device)
+    direction = "both" if D == 2 else "reverse" if reverse else "forward"
     precision = precision or product_precision(gx.dtype, gx.device)
-    ends = _int32(lengths, T, gx.device)
-    y, final = _loop(
-        Recurrence(chosen, w_hh, b_hh, initial, ends, resets, reverse, precision), gx, mode
+    y, final, _, _ = operators.recurrence(
+        gx, w_hh, b_hh, initial, ends, resets, cell, direction, False, mode, precision
     )
     h_n, *c_n = (final[k] for k in range(chosen.states))  # unbind's views refuse changes in place
     return y, h_n, tuple(c_n) if len(c_n) > 1 else c_n[0] if c_n else None
@@ -178,7 +176,7 @@ def layers(
         x = x.transpose(0, 1)
         resets = None if resets is None else resets.transpose(0, 1)
     (T, B, _), H = x.shape, weights[0][1].shape[-1]
-    ends = _int32(lengths, T, x.device)
+    ends, resets = _masks(lengths, resets, T, x.device)
     if ends is not None:  # padding may hold NaN, and in the weights' gradient 0 * NaN is NaN
         steps = torch.arange(T, device=x.device)
         x = x.masked_fill((steps[:, None] >= ends)[..., None], 0)
@@ -188,23 +186,18 @@ def layers(
         initial = torch.stack([hx] if isinstance(hx, Tensor) else list(hx))
         initial = initial if batched else initial.unsqueeze(2)
 
-    reverses = checks.DIRECTIONS[direction]
-    D = len(reverses)
-    run = partial(
-        _layer, chosen, mode, lengths=ends, resets=resets, reverse=reverses == (True,),
-        precision=precision or product_precision(x.dtype, x.device),
-    )  # fmt: skip
+    D, precision = len(DIRECTIONS[direction]), precision or product_precision(x.dtype, x.device)
     last = []
     for k in range(0, len(weights), D):
         if k > 0 and training and dropout > 0:
             x = drop(x, dropout)
-        if recompute and torch.is_grad_enabled():
-            x, final = checkpoint(
-                run, x, weights[k : k + D], initial[:, k : k + D], use_reentrant=False,
-                preserve_rng_state=False,
-            )  # fmt: skip
+        w_ih, b_ih, w_hh, b_hh = _stacked(chosen, weights[k : k + D])
+        loop = (w_hh, b_hh, initial[:, k : k + D], ends, resets, cell, direction)
+        if recompute:
+            x, final = operators.layer(x[None], w_ih, b_ih, *loop, mode, precision)
         else:
-            x, final = run(x, weights[k : k + D], initial[:, k : k + D])
+            gx = operators.project(x, w_ih, b_ih)
+            x, final, _, _ = operators.recurrence(gx, *loop, False, mode, precision)
         if merge == "sum" and D == 2:
             x = x[..., :H] + x[..., H:]
         last.append(final)
@@ -236,87 +229,43 @@ gru = partial(layers, "gru")
 slstm = partial(layers, "slstm")
 
 
-def _layer(
-    cell: Cell,
-    mode: str,
-    x: Tensor,
-    weights: Sequence[Weights],  # for each direction
-    initial: Tensor,  # [STATES, D, B, H]
-    **options: Any,  # of `Recurrence`
-) -> tuple[Tensor, Tensor]:
-    """One layer of a batch x [T, B, I]: y [T, B, D*H] and the last state, like `initial`."""
+def _stacked(
+    cell: Cell, weights: Sequence[Weights]
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """w_ih, b_ih, w_hh and b_hh of one layer, each stacked to [D, ...] over its directions; b_hh
+    only for cells whose loop needs it, else b_ih is the sum of both.
+    """
     if len(weights[0]) == 4 and not cell.separate:
         # The two biases only ever occur as their sum. Add before stacking: else autograd gives
         # both a gradient in the same memory.
         weights = [(w_ih, w_hh, b_ih + b_hh) for w_ih, w_hh, b_ih, b_hh in weights]
-    w_ih, w_hh, *biases = (_stack(tensors) for tensors in zip(*weights, strict=True))
-    bias, b_hh = (*biases, None, None)[:2]
-    (T, B, _), (D, K, _) = x.shape, w_ih.shape
-    gx = linear(x, w_ih.flatten(0, 1), None if bias is None else bias.flatten()).view(T, B, D, K)
-    return _loop(Recurrence(cell, w_hh, b_hh, initial, **options), gx, mode)
-
-
-def _loop(recurrence: Recurrence, gx: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    """Call the operator with contiguous tensors; activations are saved only for a gradient."""
-    T, B, D, _ = gx.shape
-    w_hh, b_hh, resets = recurrence.w_hh, recurrence.b_hh, recurrence.resets
-    if T * B * D >= 2**31:  # the kernels count rows in 32 bits
-        raise ValueError(f"T*B*D of x is {T * B * D}; accepted: under 2**31")
-    if w_hh.numel() >= 2**31:  # and weights
-        raise ValueError(f"w_hh is of {w_hh.numel()} numbers; accepted: under 2**31")
-    inputs = (gx, w_hh, b_hh, recurrence.initial)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    if not torch.compiler.is_compiling():
-        _check_transforms(save)
-    y, final, _, _ = recurrence_op(
-        gx.contiguous(),
-        w_hh.contiguous(),
-        None if b_hh is None else b_hh.contiguous(),
-        recurrence.initial.contiguous(),
-        recurrence.lengths,
-        None if resets is None else resets.to(torch.uint8).contiguous(),
-        recurrence.cell.name,
-        recurrence.reverse,
-        save,
-        mode,
-        recurrence.precision,
+    w_ih, w_hh, *biases = (
+        # A single one is not copied.
+        torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+        for tensors in zip(*weights, strict=True)
     )
-    return y, final
+    b_ih, b_hh = (*biases, None, None)[:2]
+    return w_ih, b_ih, w_hh, b_hh
 
 
-def _check_transforms(tracked: bool) -> None:
-    """Refuse the transforms of `torch.func` that operators with a backward pass cannot take.
-
-    Its jvp would treat the operator as a constant, and its grad fails with torch's own message.
+def _masks(
+    lengths: Sequence[int] | Tensor | None,
+    resets: Tensor | None,  # [T, B]
+    T: int,
+    device: torch.device,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Copies [1, B] int32 and [1, T, B] uint8 on `device`, with the lengths checked, so that what
+    the caller does to its own later changes nothing.
     """
-    if not torch._C._are_functorch_transforms_active():
-        return
-    kinds = torch._C._functorch.TransformType
-    active = {level.key() for level in torch._C._functorch.get_interpreter_stack() or []}
-    if kinds.Jvp in active:
-        raise NotImplementedError(
-            "the kernels have no forward-mode derivative: jvp is not supported"
-        )
-    if tracked and kinds.Grad in active:
-        raise NotImplementedError(
-            "the kernels have no gradient within torch.func's grad, vjp and jacrev: use backward() "
-            "or torch.autograd.grad"
-        )
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """D tensors stacked to [D, ...]; a single one is not copied."""
-    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
-def _int32(lengths: Sequence[int] | Tensor | None, T: int, device: torch.device) -> Tensor | None:
-    """Lengths as int32 on `device`, clamped to 1..T if their values could not be checked."""
-    if lengths is None:
-        return None
-    if not isinstance(lengths, Tensor):
-        return torch.tensor(checks.whole_numbers(lengths), dtype=torch.int32, device=device)
-    ends = lengths.to(device=device, dtype=torch.int32)
-    return ends if checks.readable(lengths) else ends.clamp(1, T)
+    ends = None
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass is only a tensor here
+        if isinstance(lengths, Tensor):
+            ends = operators.sequence_ends(lengths, T).to(device)[None]
+        elif lengths is not None:
+            ends = torch.tensor([checks.whole_numbers(lengths)], dtype=torch.int32, device=device)
+        if resets is not None:
+            resets = resets.to(torch.uint8).contiguous()[None]
+    return ends, resets
 
 
 def autocasts(tensor: Tensor) -> bool:

@@ -43,19 +43,18 @@ def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
 
 
 def rows_by_step(
-    tensor: Tensor,  # [T, B, D, N]
-    direction: int,
-    recurrence: Recurrence,
+    tensor: Tensor,  # [T, B, N]
+    mirrored: bool,
+    lengths: Tensor | None,  # [B]
 ) -> Callable[[int], Tensor]:
     """A function of the step, counted in the order of computation, that returns its rows [B, N].
 
     Past a sequence's end the rows are arbitrary.
     """
-    mirrored, lengths = recurrence.mirrored(direction), recurrence.lengths
     if mirrored and lengths is not None:
         last, batch = lengths.long() - 1, torch.arange(tensor.shape[1], device=tensor.device)
-        return lambda step: tensor[(last - step).clamp(min=0), batch, direction]
-    rows = tensor[:, :, direction].unbind()
+        return lambda step: tensor[(last - step).clamp(min=0), batch]
+    rows = tensor.unbind()
     return (rows[::-1] if mirrored else rows).__getitem__
 
 
@@ -68,14 +67,15 @@ def forward_products(
 
     What the steps share is prepared before the loop, since the GPU waits for Python at each step.
     """
-    w_hh, b_hh, resets = recurrence.w_hh, recurrence.b_hh, recurrence.resets
+    w_hh, b_hh = recurrence.w_hh, recurrence.b_hh
     D, _, H = w_hh.shape
     directions = []
     for d in range(D):
-        h = rows_by_step(y.unflatten(-1, (D, H)), d, recurrence)
+        mirrored, (lengths, resets) = recurrence.mirrored(d), recurrence.masks(d)
+        h = rows_by_step(y.unflatten(-1, (D, H))[:, :, d], mirrored, lengths)
         reset = None
         if resets is not None:
-            reset = rows_by_step(resets[:, :, None, None].expand(-1, -1, D, -1), d, recurrence)
+            reset = rows_by_step(resets[..., None], mirrored, lengths)
         bias = None if b_hh is None else b_hh[d]
         directions.append((out[d], recurrence.initial[0, d], h, reset, w_hh[d].t(), bias))
 
@@ -102,9 +102,10 @@ def backward_products(
 
     Of sequences that end before the step the result is arbitrary; the kernel ignores it.
     """
-    directions = [
-        (out[0, d], rows_by_step(dr, d, recurrence), w_hh) for d, w_hh in enumerate(recurrence.w_hh)
-    ]
+    directions = []
+    for d, w_hh in enumerate(recurrence.w_hh):
+        gradients = rows_by_step(dr[:, :, d], recurrence.mirrored(d), recurrence.masks(d)[0])
+        directions.append((out[0, d], gradients, w_hh))
 
     def compute(step: int) -> None:
         for product, gradients, weights in directions:

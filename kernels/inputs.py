@@ -6,23 +6,45 @@ from torch import Tensor
 
 from .cells.cell import Cell
 
+# For each name, which of its directions run back in time.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
+
 
 class Recurrence(NamedTuple):
     """The cell, the recurrent weights, the initial state and the options of one call.
 
-    T time, B batch, D directions, G gates, H hidden units. All tensors are on one device. (Each
-    call makes two: a frozen dataclass would take microseconds to make.)
+    T time, B batch, G gates, H hidden units, D directions: one or two for each of the models that
+    run side by side (an ensemble under `torch.vmap`; else there is one). All tensors are on one
+    device. (Each call makes two: a frozen dataclass would take microseconds to make.)
     """
 
     cell: Cell
     w_hh: Tensor  # [D, G*H, H]
     b_hh: Tensor | None  # [D, G*H]; the backward pass needs none
     initial: Tensor  # [STATES, D, B, H]
-    lengths: Tensor | None  # [B] int32
-    resets: Tensor | None  # [T, B] uint8
-    reverse: bool  # whether the only direction runs back in time
+    lengths: Tensor | None  # [1, B] int32, or a row for each model
+    resets: Tensor | None  # [1, T, B] uint8, or one for each model, where `lengths` has so too
+    direction: str  # a name in DIRECTIONS: those of one model
     precision: str  # of float32 products: "ieee", "tf32" or "tf32x3"
+
+    @property
+    def directions(self) -> int:
+        """The directions of one model, 1 or 2."""
+        return len(DIRECTIONS[self.direction])
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether each of several models has lengths and resets of its own."""
+        return any(masks is not None and len(masks) > 1 for masks in (self.lengths, self.resets))
 
     def mirrored(self, direction: int) -> bool:
         """Whether a direction runs back in time."""
-        return self.reverse or direction == 1
+        return DIRECTIONS[self.direction][direction % self.directions]
+
+    def masks(self, direction: int) -> tuple[Tensor | None, Tensor | None]:
+        """The lengths [B] and the resets [T, B] of a direction."""
+        model = direction // self.directions if self.own_masks else 0
+        return (
+            None if self.lengths is None else self.lengths[model],
+            None if self.resets is None else self.resets[model],
+        )

@@ -10,7 +10,9 @@ wgmma reads it there without a layout conversion.
 A kernel runs the steps `begin` to `end`. A persistent launch runs all steps; in stepwise mode each
 step is a separate launch, and `state_ptr` holds the state between launches (`launch.py`).
 
-Comments give the shapes of pointers: T time, B batch, D directions, G gates, H hidden units.
+Comments give the shapes of pointers: T time, B batch, D directions, G gates, H hidden units. D
+counts the directions of all models that run side by side, DIRECTIONS of each; N is the number of
+models, or 1 where they share lengths and resets.
 
 The loops over time disable loop-invariant code motion, which would hold the addresses of all
 resident chunks in registers, three times as many as the kernels need. They have one pipeline
@@ -73,8 +75,8 @@ def forward_kernel(
     w_ptr,  # [D, G*H, H] recurrent weights
     bias_ptr,  # [D, G*H] recurrent bias, or None
     h0_ptr,  # [D, B, H]
-    lengths_ptr,  # [B] int32, or None
-    resets_ptr,  # [T, B] uint8, or None
+    lengths_ptr,  # [N, B] int32, or None
+    resets_ptr,  # [N, T, B] uint8, or None
     initial_ptr,  # [STATES, D, B, H] float32, read at resets only, or None
     state_ptr,  # [STATES, D, B, H] float32: the initial state, overwritten by the final one
     y_ptr,  # [T, B, D*H]
@@ -89,12 +91,14 @@ def forward_kernel(
     end,
     tiles,  # batch tiles that each program computes one after another within a step
     batch_groups,
-    reverse,  # 1 if the only direction is backward in time
+    reverse,  # 1 if the only direction of a model is backward in time
     first_program,
     max_polls,
     STEP: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    OWN_MASKS: tl.constexpr,  # whether N is the number of models
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
@@ -119,7 +123,14 @@ def forward_kernel(
     member = program % GROUP
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    mirrored = (direction ^ reverse) != 0  # this direction runs back in time
+    way = direction if D == DIRECTIONS else direction % DIRECTIONS
+    mirrored = (way ^ reverse) != 0  # this direction runs back in time
+    if OWN_MASKS:
+        model = direction // DIRECTIONS
+        if lengths_ptr is not None:
+            lengths_ptr += model * B
+        if resets_ptr is not None:
+            resets_ptr += model.to(tl.int64) * T * B
 
     units = member * UNITS + tl.arange(0, UNITS)
     rows = tl.arange(0, UNITS * PADDED)
@@ -216,8 +227,8 @@ def backward_kernel(
     w_ptr,  # [D, G*H, H]
     h0_ptr,  # [D, B, H]
     initial_ptr,  # [STATES, D, B, H] float32
-    lengths_ptr,  # [B] int32, or None
-    resets_ptr,  # [T, B] uint8, or None
+    lengths_ptr,  # [N, B] int32, or None
+    resets_ptr,  # [N, T, B] uint8, or None
     y_ptr,  # [T, B, D*H]
     history_ptr,  # [STATES-1, T, B, D, H] float32, or None
     saved_ptr,  # [T, B, D, H, SAVED], or None
@@ -241,6 +252,8 @@ def backward_kernel(
     STEP_GRADIENT: tl.constexpr,
     H: tl.constexpr,
     D: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    OWN_MASKS: tl.constexpr,
     GATES: tl.constexpr,
     STATES: tl.constexpr,
     SAVED: tl.constexpr,
@@ -281,7 +294,14 @@ def backward_kernel(
     part = member % SPLIT
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    mirrored = (direction ^ reverse) != 0  # this direction runs back in time
+    way = direction if D == DIRECTIONS else direction % DIRECTIONS
+    mirrored = (way ^ reverse) != 0  # this direction runs back in time
+    if OWN_MASKS:
+        model = direction // DIRECTIONS
+        if lengths_ptr is not None:
+            lengths_ptr += model * B
+        if resets_ptr is not None:
+            resets_ptr += model.to(tl.int64) * T * B
     groups = batch_groups * tiles * D
 
     outputs = block * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -88,14 +88,17 @@ def arguments(
     w_hh, initial = tensor(D, G * H, H), tensor(cell.states, D, B, H)
     lengths = None
     if "lengths" in variant.features:
-        lengths = torch.full((B,), T, dtype=torch.int32, device=device)
-    resets = tensor(T, B, dtype=torch.uint8) if "resets" in variant.features else None
+        lengths = torch.full((1, B), T, dtype=torch.int32, device=device)
+    resets = tensor(1, T, B, dtype=torch.uint8) if "resets" in variant.features else None
     bias = None
     if variant.pass_ == "fwd" and (
         "loop bias" in variant.features or (cell.separate and "bias" in variant.features)
     ):
         bias = tensor(D, G * H)
-    recurrence = Recurrence(cell, w_hh, bias, initial, lengths, resets, False, variant.precision)
+    recurrence = Recurrence(
+        cell, w_hh, bias, initial, lengths, resets, "both" if D == 2 else "forward",
+        variant.precision,
+    )  # fmt: skip
     if variant.pass_ == "fwd":
         found = launch.forward_arguments(
             recurrence, plan, tensor(T, B, D, G * H), "save" in variant.features

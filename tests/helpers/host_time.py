@@ -44,7 +44,7 @@ def microseconds(call: Callable[[], Any], calls: int = 50) -> float:
 def recurrence(units: int) -> Recurrence:
     """An LSTM of this many units, over B sequences."""
     w_hh, initial = torch.zeros(1, 4 * units, units), torch.zeros(2, 1, B, units)
-    return Recurrence(CELLS["lstm"], w_hh, None, initial, None, None, False, "ieee")
+    return Recurrence(CELLS["lstm"], w_hh, None, initial, None, None, "forward", "ieee")
 
 
 def one_launch() -> Callable[[], Any]:

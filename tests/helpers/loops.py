@@ -38,20 +38,27 @@ class Loop:
     H: int
     D: int = 1
     dtype: str = "fp32"
-    reverse: bool = False
+    reverse: bool = False  # of D = 1
     lengths: bool = False
     resets: bool = False
     bias: bool = True
+    models: int = 1  # side by side, of D directions each
+    own_masks: bool = False  # of each model
     forward: Tiling = Tiling(2)
     backward: Tiling = Tiling(2)
     seed: int = 0
+
+    @property
+    def directions(self) -> int:
+        """Of all models."""
+        return self.D * self.models
 
 
 def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     """The plan of a loop's forward or backward kernel, with the tiling that the loop gives."""
     cell, tiling = CELLS[loop.cell], loop.backward if backward else loop.forward
     dtype = str(DTYPES[loop.dtype]).removeprefix("torch.")
-    problem = Problem(cell.gates, loop.B, loop.H, loop.D, dtype)
+    problem = Problem(cell.gates, loop.B, loop.H, loop.directions, dtype)
     base = (backward_plan if backward else forward_plan)(problem, DEVICES["h100"], "stepwise")
     K = cell.gates * loop.H if backward else loop.H
     split = tiling.split if backward else 1
@@ -74,7 +81,7 @@ def plan_of(loop: Loop, backward: bool, mode: str = "persistent") -> Plan:
     return replace(
         base, mode=mode, units=units, split=split, block_b=tiling.block_b, block_k=block_k,
         chunks=chunks, resident=resident, ahead=max(1, min(tiling.ahead, resident)),
-        group=group, batch_groups=batch_groups, tiles=tiles, directions=loop.D,
+        group=group, batch_groups=batch_groups, tiles=tiles, directions=loop.directions,
     )  # fmt: skip
 
 
@@ -93,7 +100,8 @@ class Tensors:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=source)
 
-        T, B, D, H, K = loop.T, loop.B, loop.D, loop.H, cell.gates * loop.H
+        T, B, D, H, K = loop.T, loop.B, loop.directions, loop.H, cell.gates * loop.H
+        N = loop.models if loop.own_masks else 1
         self.gx = normal(T, B, D, K).to(dtype)
         self.w_hh = (normal(D, K, H) / H**0.5).to(dtype)
         self.b_hh = normal(D, K).to(dtype) if loop.bias else None
@@ -105,16 +113,17 @@ class Tensors:
         self.dfinal = normal(cell.states, D, B, H)
         self.lengths = self.resets = None
         if loop.lengths:
-            drawn = torch.randint(1, T + 1, (B,), generator=source)
+            drawn = torch.randint(1, T + 1, (N, B), generator=source)
             self.lengths = drawn.to(torch.int32)
         if loop.resets:
-            self.resets = (torch.rand(T, B, generator=source) < 0.3).to(torch.uint8)
+            self.resets = (torch.rand(N, T, B, generator=source) < 0.3).to(torch.uint8)
 
     @property
     def recurrence(self) -> Recurrence:
+        direction = "both" if self.loop.D == 2 else "reverse" if self.loop.reverse else "forward"
         return Recurrence(
             CELLS[self.loop.cell], self.w_hh, self.b_hh, self.initial, self.lengths, self.resets,
-            self.loop.reverse, "ieee",
+            direction, "ieee",
         )  # fmt: skip
 
     def forward(self, plan: Plan) -> dict[str, Any]:

@@ -63,6 +63,8 @@ SETTINGS = pairwise(
     lengths=(False, True),
     resets=(False, True),
     bias=(False, True),
+    models=(1, 3),
+    own_masks=(False, True),
     sizes=((1, 1, 1), (3, 5, 7), (2, 3, 16), (4, 2, 9)),
     split=(1, 2, 4),
     resident=(0, 1, 9),
@@ -78,7 +80,7 @@ def test_every_access_is_inside_and_written(setting: dict[str, Any], seed: int) 
     loop = Loop(
         setting["cell"], T, B, H, setting["D"], setting["dtype"],
         setting["reverse"] and setting["D"] == 1, setting["lengths"], setting["resets"],
-        setting["bias"],
+        setting["bias"], setting["models"], setting["own_masks"],
         forward=SINGLE if single else Tiling(3, block_b=4, resident=setting["resident"]),
         backward=SINGLE if single else Tiling(3 * split, split, 4, resident=setting["resident"]),
         seed=seed,

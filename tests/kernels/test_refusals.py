@@ -8,7 +8,7 @@ import torch
 
 import kernels
 import reference
-from kernels import functional
+from kernels import operators
 from tests.helpers import small_networks
 from tests.helpers.compiling_process import run_compiling
 from tests.helpers.small_networks import B, H, assert_refused, tensor
@@ -23,8 +23,8 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise AssertionError("an operator ran")
 
-    monkeypatch.setattr(functional, "recurrence_op", fail)
-    monkeypatch.setattr(functional, "linear", fail)
+    for name in ("recurrence", "layer", "project"):
+        monkeypatch.setattr(operators, name, fail)
 
 
 LAYERS = small_networks.right_network(DTYPE)
