@@ -24,26 +24,19 @@ def _forward(gx: Shape, w_hh: Shape, *rest: Any, **more: Any) -> int:
 
 
 @register_flop_formula(recurrence_backward.overloadpacket)
-def _backward(dy: Shape, dfinal: Shape, w_hh: Shape, *rest: Any, **more: Any) -> int:
+def _backward(dy: Shape, _dfinal: Shape, w_hh: Shape, *rest: Any, **more: Any) -> int:
     needs_weight = rest[8]
     return product(dy, w_hh) * (1 + needs_weight)
 
 
 @register_flop_formula(layer.overloadpacket)
-def _layer(x: Shape, w_ih: Shape, b_ih: Any, w_hh: Shape, *rest: Any, **more: Any) -> int:
+def _layer(x: Shape, w_ih: Shape, _b: Any, w_hh: Shape, *rest: Any, **more: Any) -> int:
     return product(x[1:], w_ih) + product(x[1:], w_hh)
 
 
 @register_flop_formula(layer_backward.overloadpacket)
 def _layer_backward(
-    dy: Shape,
-    dfinal: Shape,
-    x: Shape,
-    w_ih: Shape,
-    b_ih: Any,
-    w_hh: Shape,
-    *rest: Any,
-    **more: Any,
+    dy: Shape, _dfinal: Shape, _x: Shape, w_ih: Shape, _b: Any, w_hh: Shape, *rest: Any, **more: Any
 ) -> int:
     needs_x, needs_w_ih, _, needs_w_hh, _ = rest[6]
     # Once forward again, and back.

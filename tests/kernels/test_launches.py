@@ -99,8 +99,8 @@ def shapes(call: dict[str, Any], plan: dict[str, Any], kernel: str) -> dict[str,
     found: dict[str, Any] = {
         "w_ptr": [D, K, H],
         "h0_ptr": [D, B, H],
-        "lengths_ptr": [B] if call["lengths"] else None,
-        "resets_ptr": [T, B] if call["resets"] else None,
+        "lengths_ptr": [1, B] if call["lengths"] else None,
+        "resets_ptr": [1, T, B] if call["resets"] else None,
         "y_ptr": [T, B, D * H],
         "error_ptr": [1] if waits else None,
     }
@@ -257,8 +257,7 @@ def test_a_call_makes_the_tensors_that_it_needs_and_no_others(found):
     assert found["forward"]["work"]["tensors"] == forward
     # And dgx, partial sums, no bias's gradient, the final state's gradient and its copy, the
     # initial state in float32 and its gradient, counters, the weights' gradient and its product.
-    backward = {"new_empty": 3, "new_zeros": 1, "to": 2, "float": 1, "zeros": 1}
-    backward |= {"empty_like": 1, "mm": 1}
+    backward = {"new_empty": 4, "zeros_like": 1, "to": 2, "float": 1, "zeros": 1, "mm": 1}
     assert found["training"]["work"]["tensors"] == {
-        name: forward.get(name, 0) + backward[name] for name in backward
+        name: forward.get(name, 0) + backward.get(name, 0) for name in forward | backward
     }
