@@ -158,30 +158,32 @@ def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.cons
 
 
 @triton.jit
-def load_saved(ptr, offset, mask, SAVED: tl.constexpr):
-    """Four float32 blocks of saved activations, adjacent in memory for each unit; () if none."""
-    if SAVED == 4:
-        kinds = tl.arange(0, 4)[None, None, :]
-        packed = tl.load(ptr + offset[:, :, None] * 4 + kinds, mask=mask[:, :, None], other=0.0)
-        even, odd = tl.split(
-            tl.reshape(packed.to(tl.float32), (offset.shape[0], offset.shape[1], 2, 2))
-        )
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        saved = (first, second, third, fourth)
-    else:
-        saved = ()
+def load_saved(ptr, offset, plane, mask, SAVED: tl.constexpr):
+    """A tuple of float32 blocks of saved activations, each `plane` after the one before."""
+    saved = ()
+    for k in tl.static_range(SAVED):
+        saved = saved + (tl.load(ptr + k * plane + offset, mask=mask, other=0.0).to(tl.float32),)
     return saved
 
 
 @triton.jit
-def store_saved(ptr, offset, mask, saved, SAVED: tl.constexpr):
+def store_saved(ptr, offset, plane, mask, saved, SAVED: tl.constexpr):
     """Store saved activations in the layout that `load_saved` reads."""
-    if SAVED == 4:
-        pairs = tl.join(tl.join(saved[0], saved[2]), tl.join(saved[1], saved[3]))
-        packed = tl.reshape(pairs.to(ptr.dtype.element_ty), (offset.shape[0], offset.shape[1], 4))
-        kinds = tl.arange(0, 4)[None, None, :]
-        tl.store(ptr + offset[:, :, None] * 4 + kinds, packed, mask=mask[:, :, None])
+    for k in tl.static_range(SAVED):
+        tl.store(ptr + k * plane + offset, saved[k].to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def convert_once(values, like, mask, N: tl.constexpr):
+    """N blocks, where the mask holds; elsewhere any values.
+
+    The compiler computes with loaded blocks in the layout in which it loaded them, and converts
+    all results to that of `like`; an operation on both makes it convert the N loaded blocks only.
+    """
+    converted = ()
+    for k in tl.static_range(N):
+        converted = converted + (tl.where(mask, values[k], like),)
+    return converted
 
 
 @triton.jit

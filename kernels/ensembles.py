@@ -43,7 +43,7 @@ AXES = {
     "y": Axes(2, 1),  # [T, B, D*H]
     "dy": Axes(2, 1),
     "history": Axes(3, 2),  # [STATES-1, T, B, D, H]
-    "saved": Axes(2, 1),  # [T, B, D, H, SAVED]
+    "saved": Axes(3, 2),  # [SAVED, T, B, D, H]
 }
 # What all models may share: N is 1 then.
 SHARED = ("x", "lengths", "resets")

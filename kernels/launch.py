@@ -140,7 +140,7 @@ def forward_arguments(recurrence: Recurrence, plan: Plan, gx: Tensor, save: bool
         "state_ptr": state,
         "y_ptr": gx.new_empty(T, B, D * H),
         "history_ptr": state.new_empty(cell.states - 1, T, B, D, H) if saves_history else None,
-        "saved_ptr": gx.new_empty(T, B, D, H, cell.saved) if saves_gates else None,
+        "saved_ptr": gx.new_empty(cell.saved, T, B, D, H) if saves_gates else None,
         "product_ptr": state.new_empty(D, B, K) if with_gemm else None,
         "STEP": cell.step,
         "UNITS": plan.units,

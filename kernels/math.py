@@ -21,6 +21,10 @@ BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
 SIGN_BIT = tl.constexpr(-(1 << 31))
 # Below this, tanh by exponentials would suffer from cancellation; an odd polynomial is used.
 TANH_SMALL = tl.constexpr(0.5)
+# 1 - |tanh| is saved times 2**16, the largest power of two that float16 has room for, and raised by
+# 1 so that it exceeds every |tanh|.
+LIFT = tl.constexpr(65536.0)
+UNLIFT = tl.constexpr(1 / 65536)
 
 
 @triton.jit
@@ -68,9 +72,26 @@ def sigmoid(x):
 
 
 @triton.jit
-def sigmoid_gradient(y):
-    """The derivative of sigmoid, from its output y."""
-    return y * (1.0 - y)
+def pack_sigmoid(x):
+    """The smaller of s = sigmoid(x) and 1 - s, with a sign bit where that is 1 - s.
+
+    One number of any type, from which `unpack_sigmoid` gives s, 1 - s and the derivative s (1 - s).
+    A rounded s would not: in bfloat16 it is 1 from x = 6.24 on.
+    """
+    e = exp_negative(-tl.abs(x))
+    smaller = e * reciprocal(1.0 + e)
+    sign = (x.to(tl.int32, bitcast=True) & SIGN_BIT) ^ SIGN_BIT
+    return (smaller.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def unpack_sigmoid(packed):
+    """s, 1 - s and the derivative of sigmoid, from what `pack_sigmoid` returned."""
+    smaller = tl.abs(packed)
+    larger = 1.0 - smaller
+    complement = packed.to(tl.int32, bitcast=True) < 0  # of the bits: -0.0 means s = 1
+    s = tl.where(complement, larger, smaller)
+    return s, tl.where(complement, smaller, larger), smaller * larger
 
 
 @triton.jit
@@ -109,5 +130,32 @@ def tanh(x):
 
 @triton.jit
 def tanh_gradient(y):
-    """The derivative of tanh, from its output y."""
+    """The derivative of tanh, from its output y; inexact near |y| = 1, as 1 - y cancels."""
     return (1.0 - y) * (1.0 + y)
+
+
+@triton.jit
+def pack_tanh(x):
+    """y = tanh(x) if x is small, else 1 + 2**16 (1 - |y|) with the sign of y.
+
+    One number of any type, from which `unpack_tanh` gives y and the derivative 1 - y**2, which is
+    exact to the type's precision up to |x| = 6 and to 2**-17 of that above. From a rounded y it
+    would not be: in bfloat16 y is 1 from x = 3.47 on.
+    """
+    magnitude = tl.abs(x)
+    e = exp_negative(-2.0 * magnitude)
+    large = 1.0 + e * reciprocal(1.0 + e) * (2.0 * LIFT)
+    sign = x.to(tl.int32, bitcast=True) & SIGN_BIT
+    signed = (large.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return tl.where(magnitude < TANH_SMALL, tanh(x), signed)
+
+
+@triton.jit
+def unpack_tanh(packed):
+    """y = tanh(x) and its derivative, from what `pack_tanh` returned."""
+    magnitude = tl.abs(packed)
+    small = magnitude < 1.0
+    rest = tl.where(small, 1.0 - magnitude, magnitude * UNLIFT - UNLIFT)  # 1 - |y|
+    sign = packed.to(tl.int32, bitcast=True) & SIGN_BIT
+    large = ((1.0 - rest).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return tl.where(small, packed, large), rest * (2.0 - rest)

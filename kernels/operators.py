@@ -63,7 +63,7 @@ def recurrence(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The forward loop: y [T, B, D*H], final state [STATES, D, B, H], and with `save`, for the
     backward pass, the history [STATES-1, T, B, D, H] of the states but h and the activations
-    [T, B, D, H, SAVED]; else these are empty, as for a cell that has none.
+    [SAVED, T, B, D, H]; else these are empty, as for a cell that has none.
 
     Callers leave `save` False: it is set where a derivative is recorded, so that a graph captured
     without one can be trained.
@@ -281,7 +281,7 @@ def _(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save, mode, pre
     if save and states > 1:
         history = gx.new_empty(states - 1, T, B, D, H, dtype=torch.float32)
     if save and numbers:
-        saved = gx.new_empty(T, B, D, H, numbers)
+        saved = gx.new_empty(numbers, T, B, D, H)
     return gx.new_empty(T, B, D * H), gx.new_empty(initial.shape), history, saved
 
 

@@ -28,6 +28,7 @@ from .blocks import (
     Matrix,
     add_where,
     batch_tile,
+    convert_once,
     dot,
     is_reset,
     load_gates,
@@ -81,7 +82,7 @@ def forward_kernel(
     state_ptr,  # [STATES, D, B, H] float32: the initial state, overwritten by the final one
     y_ptr,  # [T, B, D*H]
     history_ptr,  # [STATES-1, T, B, D, H] float32: the state after each step but for h, or None
-    saved_ptr,  # [T, B, D, H, SAVED] activations for the backward pass, or None
+    saved_ptr,  # [SAVED, T, B, D, H] activations for the backward pass, or None
     product_ptr,  # [D, B, G*H] float32: R h(t-1) + b if a GEMM outside computes it, else None
     counters_ptr,  # [groups * tiles, COUNTER_STRIDE] int32, zeroed
     error_ptr,  # [1] int64: the code of a failed barrier
@@ -210,7 +211,7 @@ def forward_kernel(
             for k in tl.static_range(1, STATES):
                 tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=unit_mask)
         if saved_ptr is not None:
-            store_saved(saved_ptr, at, unit_mask, new[1], SAVED)
+            store_saved(saved_ptr, at, T * plane, unit_mask, new[1], SAVED)
         if INTERLEAVED:
             if BARRIER:
                 state = poison(state, failed, STATES)
@@ -231,7 +232,7 @@ def backward_kernel(
     resets_ptr,  # [N, T, B] uint8, or None
     y_ptr,  # [T, B, D*H]
     history_ptr,  # [STATES-1, T, B, D, H] float32, or None
-    saved_ptr,  # [T, B, D, H, SAVED], or None
+    saved_ptr,  # [SAVED, T, B, D, H], or None
     dy_ptr,  # [T, B, D*H]
     dgx_ptr,  # [T, B, D, G*H] gradients of the input gates
     dr_ptr,  # [T, B, D, G*H] gradients of the recurrent gates: dgx itself unless SEPARATE
@@ -354,7 +355,9 @@ def backward_kernel(
         # Loads that depend on no other program are issued before the wait.
         if PHASE != PRODUCT:
             dy = tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32)
-            saved = load_saved(saved_ptr, at, mask, SAVED)
+            saved = load_saved(saved_ptr, at, T * plane, mask, SAVED)
+            if SINGLE:  # the state has the layout of the product
+                saved = convert_once(saved, dstate[0], active[None, :], SAVED)
             anew = starts_anew(resets_ptr, row, step, active)
             earlier_row = row_of(step - 1, length, mirrored, batch, B)
             earlier_at = unit_offsets(earlier_row * D + direction, units, H)

@@ -17,7 +17,7 @@ from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, load
 from bench.records.environment import Machine, machine
 from kernels.cells.cell import Cell
-from kernels.math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from kernels.math import pack_sigmoid, pack_tanh, sigmoid, tanh, unpack_sigmoid, unpack_tanh
 from kernels.planning import INTERPRETED
 
 load()
@@ -37,22 +37,22 @@ def average_step(gx, state, w_hh, b_hh=None):
 
 @triton.jit
 def device_step(x, r, state):
-    gate = sigmoid(x[0] + r[0])
-    new = tanh(x[1] + r[1])
-    s = state[1] + gate * (new - state[1])
+    a_gate, a_new = x[0] + r[0], x[1] + r[1]
+    s = state[1] + sigmoid(a_gate) * (tanh(a_new) - state[1])
     k = 0.5 * state[2] + s
-    return (s + k, s, k), (gate, new, gate, new)
+    return (s + k, s, k), (pack_sigmoid(a_gate), pack_tanh(a_new))
 
 
 @triton.jit
 def device_step_gradient(dstate, state, previous, saved):
-    gate, new, _, _ = saved
+    gate, one_minus_gate, gate_slope = unpack_sigmoid(saved[0])
+    new, new_slope = unpack_tanh(saved[1])
     dk = dstate[2] + dstate[0]
     ds = dstate[1] + dstate[0] + dk
-    dgate = ds * (new - previous[1]) * sigmoid_gradient(gate)
-    dnew = ds * gate * tanh_gradient(new)
+    dgate = ds * (new - previous[1]) * gate_slope
+    dnew = ds * gate * new_slope
     gates = (dgate, dnew)
-    return gates, gates, (tl.zeros_like(ds), ds * (1.0 - gate), 0.5 * dk)
+    return gates, gates, (tl.zeros_like(ds), ds * one_minus_gate, 0.5 * dk)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def average(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(
         reference.CELLS, "average", reference.Cell(average_step, 2, ("h", "s", "k"))
     )
-    cell = Cell("average", 2, 3, 4, device_step, device_step_gradient)
+    cell = Cell("average", 2, 3, 2, device_step, device_step_gradient)
     monkeypatch.setitem(kernels.CELLS, "average", cell)
     information = cases.Cell("average", 2, ("h", "s", "k"))
     monkeypatch.setitem(cases.CELLS, "average", information)  # undone after the test

@@ -109,7 +109,7 @@ def arguments(
         if cell.states > 1:
             history = tensor(cell.states - 1, T, B, D, H, dtype=torch.float32)
         if cell.saved:
-            saved = tensor(T, B, D, H, cell.saved)
+            saved = tensor(cell.saved, T, B, D, H)
         found = launch.backward_arguments(
             recurrence, plan, tensor(T, B, D * H),
             tensor(cell.states, D, B, H, dtype=torch.float32), tensor(T, B, D * H), history, saved,

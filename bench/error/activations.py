@@ -27,6 +27,11 @@ def _apply(x_ptr, y_ptr, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, FUNCTION(x), mask=at < n)
 
 
+@triton.jit
+def _saved_sigmoid_gradient(x):
+    return device.unpack_sigmoid(device.pack_sigmoid(x))[2]
+
+
 def apply(function: Any, x: torch.Tensor) -> torch.Tensor:
     """A jit function of float32, applied by a kernel to every element of ``x``."""
     y = torch.full_like(x, float("nan"))
@@ -50,18 +55,19 @@ def points(per_exponent: int, seed: int = 0) -> torch.Tensor:
 def reference_values(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tensor]]:
     """For each function the jit function, its argument, and its value in float64.
 
-    A derivative takes the function's float32 output, as the backward kernel does; its float64 value
-    is of that same output, so that only the formula's own error counts.
+    The derivative of sigmoid goes through the packed form in which gates are saved. That of tanh
+    takes tanh's float32 output, as the RNN's backward kernel does; its float64 value is of that
+    same output, so that only the formula's own error counts.
     """
     exact = x.double()
     sigmoid, tanh = torch.sigmoid(exact), torch.tanh(exact)
-    s, t = sigmoid.float(), tanh.float()
+    t = tanh.float()
     return {
         "sigmoid": (device.sigmoid, x, sigmoid),
         "tanh": (device.tanh, x, tanh),
         "exp": (device.exp, x.clamp(max=88.0), exact.clamp(max=88.0).exp()),  # infinite above
         "log_sigmoid": (device.log_sigmoid, x, logsigmoid(exact)),
-        "sigmoid_gradient": (device.sigmoid_gradient, s, s.double() * (1 - s.double())),
+        "sigmoid_gradient": (_saved_sigmoid_gradient, x, sigmoid * torch.sigmoid(-exact)),
         "tanh_gradient": (device.tanh_gradient, t, (1 - t.double()) * (1 + t.double())),
     }
 

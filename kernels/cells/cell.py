@@ -11,7 +11,8 @@ class Cell:
     All device values are float32 blocks `[units, batch]`; `state[0]` is the hidden state h.
 
     - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent
-      ones (`R h` and the recurrent bias), each a tuple in torch's gate order.
+      ones (`R h` and the recurrent bias), each a tuple in torch's gate order. `saved` is rounded to
+      the type of x; `math.pack_sigmoid` and `pack_tanh` keep the derivative of a saturated gate.
     - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the
       input gates, of the recurrent gates, and of the previous state except through `R`.
     """
@@ -19,7 +20,7 @@ class Cell:
     name: str
     gates: int  # 1 to 4
     states: int  # tensors in the state: h, and for LSTM also c
-    saved: int  # activations kept for the backward pass per unit and step: 0 or 4
+    saved: int  # activations kept for the backward pass per unit and step
     step: Callable
     step_gradient: Callable
     # Whether a recurrent gate's gradient differs from its input gate's, as in the GRU.
@@ -28,5 +29,3 @@ class Cell:
     def __post_init__(self) -> None:
         if not 1 <= self.gates <= 4:
             raise ValueError(f"gates must be 1 to 4, got {self.gates} for cell {self.name!r}")
-        if self.saved not in (0, 4):
-            raise ValueError(f"saved must be 0 or 4, got {self.saved} for cell {self.name!r}")

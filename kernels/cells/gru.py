@@ -7,26 +7,29 @@ h' = (1 - z) n + z h
 import triton
 import triton.language as tl  # noqa: F401 - the interpreter requires it in a kernel's globals
 
-from ..math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from ..math import pack_sigmoid, pack_tanh, sigmoid, tanh, unpack_sigmoid, unpack_tanh
 from .cell import Cell
 
 
 @triton.jit
 def gru_step(x, r, state):
-    reset = sigmoid(x[0] + r[0])
-    update = sigmoid(x[1] + r[1])
-    new = tanh(x[2] + reset * r[2])
+    a_r, a_z = x[0] + r[0], x[1] + r[1]
+    reset, update = sigmoid(a_r), sigmoid(a_z)
+    a_n = x[2] + reset * r[2]
+    new = tanh(a_n)
     h = (1.0 - update) * new + update * state[0]
-    return (h,), (reset, update, new, r[2])
+    return (h,), (pack_sigmoid(a_r), pack_sigmoid(a_z), pack_tanh(a_n), r[2])
 
 
 @triton.jit
 def gru_step_gradient(dstate, state, previous, saved):
-    reset, update, new, recurrent = saved
+    reset, _, reset_slope = unpack_sigmoid(saved[0])
+    update, one_minus_update, update_slope = unpack_sigmoid(saved[1])
+    new, new_slope = unpack_tanh(saved[2])
     dh = dstate[0]
-    dnew = dh * (1.0 - update) * tanh_gradient(new)
-    dupdate = dh * (previous[0] - new) * sigmoid_gradient(update)
-    dreset = dnew * recurrent * sigmoid_gradient(reset)
+    dnew = dh * one_minus_update * new_slope
+    dupdate = dh * (previous[0] - new) * update_slope
+    dreset = dnew * saved[3] * reset_slope
     return (dreset, dupdate, dnew), (dreset, dupdate, dnew * reset), (dh * update,)
 
 

@@ -7,31 +7,39 @@ c' = f c + i g                          h' = o tanh(c')
 import triton
 import triton.language as tl
 
-from ..math import sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from ..math import (
+    pack_sigmoid,
+    pack_tanh,
+    sigmoid,
+    tanh,
+    tanh_gradient,
+    unpack_sigmoid,
+    unpack_tanh,
+)
 from .cell import Cell
 
 
 @triton.jit
 def lstm_step(x, r, state):
-    i = sigmoid(x[0] + r[0])
-    f = sigmoid(x[1] + r[1])
-    g = tanh(x[2] + r[2])
-    o = sigmoid(x[3] + r[3])
-    c = f * state[1] + i * g
-    h = o * tanh(c)
-    return (h, c), (i, f, g, o)
+    a_i, a_f, a_g, a_o = x[0] + r[0], x[1] + r[1], x[2] + r[2], x[3] + r[3]
+    c = sigmoid(a_f) * state[1] + sigmoid(a_i) * tanh(a_g)
+    h = sigmoid(a_o) * tanh(c)
+    return (h, c), (pack_sigmoid(a_i), pack_sigmoid(a_f), pack_tanh(a_g), pack_sigmoid(a_o))
 
 
 @triton.jit
 def lstm_step_gradient(dstate, state, previous, saved):
-    i, f, g, o = saved
+    i, _, i_slope = unpack_sigmoid(saved[0])
+    f, _, f_slope = unpack_sigmoid(saved[1])
+    g, g_slope = unpack_tanh(saved[2])
+    o, _, o_slope = unpack_sigmoid(saved[3])
     dh = dstate[0]
     tanh_c = tanh(state[1])
     dc = dstate[1] + dh * o * tanh_gradient(tanh_c)
-    di = dc * g * sigmoid_gradient(i)
-    df = dc * previous[1] * sigmoid_gradient(f)
-    dg = dc * i * tanh_gradient(g)
-    do = dh * tanh_c * sigmoid_gradient(o)
+    di = dc * g * i_slope
+    df = dc * previous[1] * f_slope
+    dg = dc * i * g_slope
+    do = dh * tanh_c * o_slope
     gates = (di, df, dg, do)
     return gates, gates, (tl.zeros_like(dh), dc * f)
 

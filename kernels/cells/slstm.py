@@ -10,7 +10,16 @@ to i exp(-m') and f to f exp(m - m'), with m' = max(a_i, log f + m), or a_i wher
 import triton
 import triton.language as tl
 
-from ..math import exp, log_sigmoid, sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from ..math import (
+    exp,
+    log_sigmoid,
+    pack_sigmoid,
+    pack_tanh,
+    sigmoid,
+    tanh,
+    unpack_sigmoid,
+    unpack_tanh,
+)
 from .cell import Cell
 
 
@@ -27,29 +36,29 @@ def scaled_gates(ratio, n):
 @triton.jit
 def slstm_step(x, r, state):
     log_i = x[0] + r[0]
-    a_f = x[1] + r[1]
-    z = tanh(x[2] + r[2])
-    o = sigmoid(x[3] + r[3])
+    a_f, a_z, a_o = x[1] + r[1], x[2] + r[2], x[3] + r[3]
     remembered = log_sigmoid(a_f) + state[3]
     ratio = log_i - remembered
     i, f, _ = scaled_gates(ratio, state[2])
     larger = tl.maximum(log_i, remembered, propagate_nan=tl.PropagateNan.ALL)
     m = tl.where(state[2] == 0.0, log_i, larger)
-    c = f * state[1] + i * z
+    c = f * state[1] + i * tanh(a_z)
     n = f * state[2] + i
-    h = o * (c / n)
-    return (h, c, n, m), (ratio, sigmoid(-a_f), z, o)
+    h = sigmoid(a_o) * (c / n)
+    return (h, c, n, m), (ratio, sigmoid(-a_f), pack_tanh(a_z), pack_sigmoid(a_o))
 
 
 @triton.jit
 def slstm_step_gradient(dstate, state, previous, saved):
-    ratio, one_minus_f, z, o = saved
+    ratio, one_minus_f = saved[0], saved[1]
+    z, z_slope = unpack_tanh(saved[2])
+    o, _, o_slope = unpack_sigmoid(saved[3])
     i, f, i_leads = scaled_gates(ratio, previous[2])
     dh, dc, dn, dm = dstate[0], dstate[1], dstate[2], dstate[3]
     quotient = state[1] / state[2]
-    do = dh * quotient * sigmoid_gradient(o)
+    do = dh * quotient * o_slope
     dq = dh * o / state[2]
-    dz = (dc + dq) * i * tanh_gradient(z)
+    dz = (dc + dq) * i * z_slope
     # The larger scaled gate is 1 and the other is their ratio. The ratio's gradient goes to the
     # smaller gate and, negated, to the larger, which also gets the gradient of m', its logarithm.
     di = i * (dc * z + dn + dq * (z - quotient))

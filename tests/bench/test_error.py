@@ -182,7 +182,7 @@ def test_activations_over_the_whole_range():
     functions = found["functions"]
     # Stated in kernels/math.py: a few units in the last place; subnormal results round once more.
     for name, most in {"sigmoid": 4, "tanh": 4, "log_sigmoid": 4, "exp": 2,
-                       "sigmoid_gradient": 2, "tanh_gradient": 2}.items():  # fmt: skip
+                       "sigmoid_gradient": 4, "tanh_gradient": 2}.items():  # fmt: skip
         assert functions[name]["max_ulp"] < most, name
     for name, expected in {
         "tanh": ["1.0", "-1.0", "nan", "0.0"],

@@ -125,9 +125,7 @@ FAULTS = {
     "columns of the operand": ("load_operand", "< matrix.limit)", "<= matrix.limit)"),
     "second state": ("load_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
     "state at a reset": ("reload_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
-    "saved activations": (
-        "store_saved", "offset[:, :, None] * 4", "(offset[:, :, None] + 1) * 4",
-    ),
+    "saved activations": ("store_saved", "ptr + k * plane", "ptr + (k + 1) * plane"),
 }  # fmt: skip
 
 
