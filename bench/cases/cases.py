@@ -24,7 +24,13 @@ REGIMES = {
     "large": "inputs times 1000: a naive tanh overflows",
     "tiny": "inputs, states and biases times 1e-4: cancellation near zero",
     "lengths": "sequences of different lengths",
+    "memory-3": "bias 3 of the gate that keeps the state; gradients of the last state only",
+    "memory-5": "the same with bias 5: kept for some 150 steps",
+    "memory-7": "the same with bias 7: kept for some 1,100 steps",
 }
+MEMORY = "memory-"  # begins a regime of long memory; the gate's bias follows
+# That gate (the forget gate, or the GRU's update gate) of the cells that have one.
+KEEPING_GATE = {"lstm": 1, "gru": 1, "slstm": 1}
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,17 @@ def find_cell(name: Any, cells: Collection[str] | None = None) -> str:
     if not isinstance(found, str) or found not in cells:
         raise ValueError(f"cell is {name!r}; accepted: {cell_words(cells)}")
     return found
+
+
+def check_regime(regime: Any, cell: str) -> None:
+    """Raise ValueError for an unknown regime, or one that the cell cannot have."""
+    check_choice("regime", regime, REGIMES)
+    if regime.startswith(MEMORY) and cell not in KEEPING_GATE:
+        able = ", ".join(KEEPING_GATE)
+        raise ValueError(
+            f"regime is {regime!r} with cell {cell}; accepted: cells {able}, which have a gate "
+            "that keeps the state"
+        )
 
 
 CHOICES: dict[str, Collection[Any]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases.arguments import Choices, check_choice
-from bench.cases.cases import DEFAULTS, PASSES, REGIMES, Case, make_case
+from bench.cases.cases import DEFAULTS, PASSES, REGIMES, Case, check_regime, make_case
 
 HERE = Path(__file__).parent
 PRESETS = HERE / "presets.toml"
@@ -174,6 +174,7 @@ def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}; accepted: a number of seeds, at least 1")
     for case, regime, seed in itertools.product(expand(grid), regimes, range(seeds)):
+        check_regime(regime or "default", case.cell)
         # The default regime is None, so that naming it makes no second request.
         yield Request(kind, case, None if regime == "default" else regime, seed, providers)
 

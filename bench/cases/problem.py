@@ -31,7 +31,8 @@ class Problem:
     ``inputs`` of the layer track: x [T,B,I], the states h0 [L*D,B,H], c0 and so on, and, per
     layer and direction, w_ih_l0 [G*H,I], w_hh_l0 [G*H,H], b_ih_l0, b_hh_l0 [G*H] (``_reverse``
     appended for the reverse direction). Of the recurrence track: gx [T,B,D,G*H], w_hh [D,G*H,H],
-    b_hh [D,G*H], h0 [D,B,H], c0 and so on.
+    b_hh [D,G*H], h0 [D,B,H], c0 and so on. ``parts`` are parts of gradients whose error is
+    measured too: by their names, the gradient's name and the entries of its last dimension.
     """
 
     case: Case
@@ -42,6 +43,7 @@ class Problem:
     lengths: Tensor | None = None
     regime: str = "default"
     seed: int = 0
+    parts: dict[str, tuple[str, slice]] = field(default_factory=dict)
     _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def forget_truth(self) -> None:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.cases.arguments import check_choice
-from bench.cases.cases import REGIMES
+from bench.cases.cases import KEEPING_GATE, MEMORY, check_regime
 from bench.cases.problem import DTYPE, Problem, Source
 
 
@@ -12,10 +11,10 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
     """Change a problem's tensors in place; they stay rounded to the case's dtype.
 
     Raises:
-        ValueError: for an unknown regime.
+        ValueError: for an unknown regime, or one that the cell cannot have.
     """
     regime = regime or "default"
-    check_choice("regime", regime, REGIMES)
+    check_regime(regime, problem.case.cell)
     problem.regime = regime
     case, inputs = problem.case, problem.inputs
     dtype = DTYPE[case.dtype]
@@ -38,6 +37,16 @@ def apply_regime(problem: Problem, regime: str | None) -> None:
     elif regime == "lengths":
         drawn = torch.rand(case.B, generator=torch.Generator().manual_seed(problem.seed))
         problem.lengths = (drawn * case.T).long() + 1
+    elif regime.startswith(MEMORY):
+        gate = KEEPING_GATE[case.cell]
+        entries = slice(gate * case.H, (gate + 1) * case.H)
+        for name in [name for name in inputs if name.startswith("b_")]:
+            # The two biases of a layer are added, so one of them is 0.
+            layer_hh = case.track == "layer" and name.startswith("b_hh")
+            inputs[name][..., entries] = 0.0 if layer_hh else float(regime.removeprefix(MEMORY))
+            if not layer_hh:
+                problem.parts[f"d{name}.gate"] = (f"d{name}", entries)
+        problem.upstream["y"].zero_()
 
 
 def _orthogonal(drawn: Tensor, H: int, scale: float) -> Tensor:

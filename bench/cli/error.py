@@ -8,12 +8,14 @@ import typer
 
 from bench.cli.options import RunOptions
 from bench.cli.progress import bar
-from bench.error.studies import activations, repeatability, training
+from bench.error.studies import activations, memory, repeatability, training
 from bench.measure import interpreter
 from bench.records import environment, provenance
 from bench.sweep import sweep
 from bench.sweep.pool import calls_elsewhere
 from bench.sweep.process import exiting_on_signals
+
+STUDY_SECONDS = 3600.0  # the longest wait for one, which takes some 15 minutes on an idle CPU
 
 
 def command(
@@ -22,7 +24,8 @@ def command(
         str | None, typer.Option(help="The preset; by default error, or error-cpu on a CPU.")
     ] = None,
     studies: Annotated[
-        bool, typer.Option(help="Also measure activations, repeatability, a training run.")
+        bool,
+        typer.Option(help="Also measure activations, repeatability, training runs (see above)."),
     ] = True,
     chosen: RunOptions,
 ) -> None:
@@ -31,7 +34,9 @@ def command(
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
     The studies measure the activations over the whole float32 range, whether results repeat bit for
     bit, and a training run compared with torch.nn's. Ends with the report. On two CPU cores
-    `--preset quick` takes about three minutes and the default under 25.
+    `--preset quick` takes about three minutes and the default under 25. `--preset memory` measures
+    gates that keep the state for long; its study, instead of these, is training on a task that
+    needs memory (under 20 minutes).
     """
     machine = environment.probe()
     if not machine.is_cuda:
@@ -40,12 +45,16 @@ def command(
     preset = preset or ("error" if machine.is_cuda else "error-cpu")
     quick = preset == "quick"
     calls = (
-        partial(repeatability, folder.absolute()),
-        partial(training, folder.absolute(), ("rnn_tanh",) if quick else None),
-        partial(activations, folder.absolute(), 4096 if quick else None),
+        (partial(memory, folder.absolute()),)
+        if preset == "memory"
+        else (
+            partial(repeatability, folder.absolute()),
+            partial(training, folder.absolute(), ("rnn_tanh",) if quick else None),
+            partial(activations, folder.absolute(), 4096 if quick else None),
+        )
     )
     # Nothing here is timed, so the sweep and the studies may share the machine.
-    running = calls_elsewhere(calls) if studies else nullcontext(())
+    running = calls_elsewhere(calls, STUDY_SECONDS) if studies else nullcontext(())
     with exiting_on_signals(), running as written:
         with bar("error", chosen.max_minutes and chosen.max_minutes * 60) as progress:
             folder, counts, undone = sweep.sweep(

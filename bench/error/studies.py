@@ -35,6 +35,13 @@ def training(folder: Path, cells: Sequence[str] | None = None) -> Path:
     return _run(folder, files.TRAINING, partial(measure, cells or tuple(CELLS)))
 
 
+def memory(folder: Path) -> Path:
+    """Record the losses of GRUs in training on a task that needs memory, in bf16 and fp32."""
+    from bench.error.memory import measure
+
+    return _run(folder, files.MEMORY, measure)
+
+
 def _run(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> Path:
     """Measure, and write the result with its provenance; returns the file's path."""
     interpreted = environment.interpreted()

@@ -157,13 +157,14 @@ class Runner:
         return kept
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """The metrics of every output and gradient against float64."""
-        exact = truth(self.problem, self.backward)
+        """The metrics of every output, gradient and part of a gradient against float64."""
+        exact, got = truth(self.problem, self.backward), self.checked_outputs()
+        pairs = {name: (value, exact[name]) for name, value in got.items()}
+        for part, (name, entries) in self.problem.parts.items():
+            if name in got:
+                pairs[part] = (got[name][..., entries], exact[name][..., entries])
         dtype = DTYPE[self.case.dtype]
-        return {
-            name: metrics.errors(value, exact[name], dtype)
-            for name, value in self.checked_outputs().items()
-        }
+        return {name: metrics.errors(*pair, dtype) for name, pair in pairs.items()}
 
     def sample(self, count: int) -> None:
         """Time ``count`` calls by this provider's clock.

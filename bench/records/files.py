@@ -10,6 +10,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz")  # of a record file: plain, compressed
 ACTIVATIONS = "activations.json"
 REPEATABILITY = "repeatability.json"
 TRAINING = "training.json"
+MEMORY = "memory.json"
 # In the device's folder:
 CHECKS = "check_gpu.json"
 FLOOR = "floor.json"  # all that the microbenchmarks measured

@@ -14,7 +14,10 @@ CELL_NAMES = {
 }  # fmt: skip
 PASS_NAMES = {"fwd": "forward", "fwd+bwd": "forward + backward"}
 PASS_TITLES = {"fwd": "forward", "fwd+bwd": "fwd+bwd"}  # shorter names for panel titles
-PART_NAMES = {"output": "output", "gradient": "worst gradient"}
+PART_NAMES = {
+    "output": "output", "gradient": "worst gradient",
+    "input": "gradient of input", "gate": "gradient of gate bias",
+}  # fmt: skip
 LOOP_NAMES = {"fwd": "forward", "bwd": "backward"}
 AXIS_NAMES = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}
 CELL_ORDER, PASS_ORDER = tuple(CELL_NAMES), tuple(PASS_NAMES)
@@ -33,7 +36,7 @@ EFFECT_ORDER = (
 )
 REGIME_ORDER = (
     *("default", "orthogonal-0.9", "orthogonal-1.0", "orthogonal-1.1"),
-    *("constant", "large", "tiny", "lengths"),
+    *("constant", "large", "tiny", "lengths", "memory-3", "memory-5", "memory-7"),
 )
 # Everything that must be equal for two times to share a plot, sizes aside.
 SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "mode")

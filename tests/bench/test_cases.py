@@ -103,6 +103,10 @@ def test_a_users_own_file(tmp_path: Path):
         ("[[p.grid]]\nkind = 'error'\nseeds = 0", "seeds is 0; accepted"),
         ("[[p.grid]]\nkind = 'error'\nregimes = ['bogus']", "regimes is 'bogus'; accepted.*tiny"),
         ("[[p.grid]]\nkind = 'error'\nregimes = []", r"regimes is \[\]; accepted"),
+        (
+            "[[p.grid]]\nkind = 'error'\ncell = 'rnn'\nregimes = ['memory-7']",
+            "regime is 'memory-7' with cell rnn_tanh; accepted: cells lstm, gru, slstm",
+        ),
         ("[[p.grid]]\nsize = 3", "grid 1: key is 'size'; accepted: cell, pass"),
         ("[p.grid]\nB = 3", "preset 'p': grid is .*; accepted: tables"),
         ("[p]\nproviders = 'torch.nn'", "preset 'p': providers is 'torch.nn'; accepted"),

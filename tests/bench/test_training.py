@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.error import studies, training
+from bench.error import memory, studies, training
 from bench.records import environment, files, store
 from bench.report import build
+from bench.report.error import memory as report
 from tests.helpers import synthetic
 from tests.helpers.paired_modules import DEVICE
 
@@ -54,3 +55,30 @@ def test_the_file_has_what_the_report_reads(tmp_path, monkeypatch):
     assert set(found) >= set(synthetic.training()) - {"functions", "points"}
     assert [len(curve) for curve in found["losses"]["gru"].values()] == [2, 2]
     assert found["device"]["name"] == environment.machine().name and found["software"]["torch"]
+
+
+def test_a_constant_answer_has_the_stated_error(seed):
+    torch.manual_seed(seed)
+    x, sums = memory.adding(6, 4000)
+    numbers, marks = x.unbind(-1)
+    assert torch.equal(marks[:3].sum(0), torch.ones(4000)) and torch.equal(
+        marks.sum(0), 2 * marks[:3].sum(0)
+    )
+    assert torch.allclose(sums, (numbers * marks).sum(0))
+    # The variance of 4,000 squares of standard deviation 0.19.
+    assert (sums - 1).square().mean().item() == pytest.approx(memory.BASELINE, abs=0.015)
+
+
+def test_ours_and_fp32_move_the_gate_that_keeps_the_state(tmp_path, monkeypatch):
+    """From a bias of 7, in the study's own file, which the report reads."""
+    few = partial(memory.measure, [3], 10, {"T": 2, "B": 2, "H": 8})
+    monkeypatch.setattr(memory, "measure", few)
+    found = store.read_state(studies.memory(tmp_path))
+    assert set(found) >= set(synthetic.memory()) - {"functions", "points"}
+    moved = {name: curves[0]["moved"] for name, curves in found["curves"].items()}
+    assert [len(each) for each in moved.values()] == [1, 1, 1]
+    assert moved["fp32"][0] > 0.1
+    assert abs(moved["ours"][0] - moved["fp32"][0]) < 0.05, "Adam follows the gradients' signs"
+    drawn = {path.name for path in report.figure(found, tmp_path)}
+    assert drawn == {f"training-memory.{kind}" for kind in ("pdf", "png", "csv")}
+    assert "Adding problem, GRU with update gate bias 7" in report.table(found).caption

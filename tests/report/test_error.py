@@ -2,17 +2,19 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from bench.report import frames
-from bench.report.error import figures, maps, selection, tables
+from bench.report.error import figures, maps, memory, selection, tables
 from bench.report.speed import figures as speed_figures
 from bench.report.style import looks
 from bench.report.style.sheet import Sheet
 from tests.helpers import synthetic
 
+BIASES = ("memory-3", "memory-5", "memory-7")
 NAMES = ("ours", "torch.nn", "reference")
 
 
@@ -67,7 +69,9 @@ def test_error_is_mapped_over_batch_and_hidden_size(error, tmp_path):
 
 def test_growth_regimes_and_effects_are_tabulated(error):
     found = {table.name: table for table in tables.tables(error)}
-    assert set(found) == {"error", "error-growth", "error-regimes", "error-effects"}
+    assert set(found) == {
+        *("error", "error-growth", "error-regimes", "error-memory", "error-effects")
+    }
     growth = found["error-growth"].shown
     assert {"T=1", "T=4", "T=16", "T=64"} <= set(growth.columns)
     rows = error[(error["cell"] == "gru") & (error["number"] == "fp16") & (error["T"] == 64)]
@@ -221,3 +225,41 @@ def test_the_number_of_seeds_is_that_of_the_points():
     assert selection.seed_count(rows, "T") == "1 to 3 seeds"
     assert selection.seed_count(rows[rows["T"] == 4], "T") == "3 seeds"
     assert selection.seed_count(rows[rows["T"] == 16], "T") == "1 seed"
+
+
+def test_long_memory_is_shown_by_gate_bias(error, tmp_path):
+    """In a figure and a table of its own, of dx and the gate's bias, and in no other."""
+    looks.apply_style()
+    jobs: Any = figures.category_jobs(error)
+    drawn = {job.args[2]: job(tmp_path) for job in jobs}
+    rows = pd.read_csv(next(path for path in drawn["memory"] if path.suffix == ".csv"))
+    assert set(rows["tensor"]) == {"dx", "db_ih_l0.gate"} and set(rows["regime"]) == set(BIASES)
+    assert set(rows["cell"]) == {"lstm", "gru"} and set(rows["provider"]) == set(NAMES)
+    regimes = pd.read_csv(next(path for path in drawn["regime"] if path.suffix == ".csv"))
+    assert not regimes["regime"].isin(BIASES).any()
+    found = {table.name: table for table in tables.tables(error)}
+    shown = found["error-memory"].shown
+    assert not set(BIASES) & set(found["error-regimes"].shown)
+    one = error[error["regime"].eq("memory-7") & error["tensor"].eq("db_ih_l0.gate")]
+    one = one[(one["cell"] == "lstm") & (one["number"] == "bf16") & (one["provider"] == "ours")]
+    row = shown[
+        shown["cell"].eq("LSTM") & shown["number"].eq("bf16") & shown["provider"].eq("ours")
+    ]
+    assert row["part"].tolist() == ["gradient of input", "gradient of gate bias"]
+    assert row["memory-7"].iloc[1] == one["rel_l2"].item()
+
+
+def test_the_largest_errors_leave_a_single_gate_out(error):
+    parts = selection.by_part(error[error["regime"].isin(BIASES)])
+    assert set(parts["part"]) == {"output", "gradient"}
+    whole = error[error["tensor"].isin(("dx", "dw_hh_l0")) & error["regime"].isin(BIASES)]
+    assert parts.loc[parts["part"] == "gradient", "rel_l2"].max() == whole["rel_l2"].max()
+
+
+def test_the_page_states_what_long_memory_gave(error):
+    found = list(memory.headlines(error, synthetic.memory() | {"interpreted": True}))
+    assert [words.partition(" with")[0] for words in found[:2]] == ["GRU in bf16", "LSTM in bf16"]
+    assert all(f"`{name}`" in words for words in found[:2] for name in NAMES)
+    last = "`ours` in bf16 9.0e-3, `torch.nn` in bf16 4.8e-1, `torch.nn` in fp32 9.0e-3"
+    assert last in found[2] and "T=12, B=8, H=16, 30 steps" in found[2]
+    assert list(memory.headlines(error[error["regime"].isna()], None)) == []

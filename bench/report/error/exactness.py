@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.records import files
 from bench.report import frames, terms
+from bench.report.error import memory
 from bench.report.runs import Run
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet, panel_title
@@ -17,6 +18,7 @@ from bench.report.style.typeset import Table
 ACTIVATIONS = f"{files.RECORDS}/{files.ACTIVATIONS}"
 REPEATABILITY = f"{files.RECORDS}/{files.REPEATABILITY}"
 TRAINING = f"{files.RECORDS}/{files.TRAINING}"
+MEMORY = f"{files.RECORDS}/{files.MEMORY}"
 PROVIDERS = ("torch.nn", "ours")
 EVERY = 7  # steps between markers
 SMALLEST = 1e-8  # of the log axis; float32 losses above 1 differ by 0 or at least 1.2e-7
@@ -75,14 +77,19 @@ def repeat_table(found: dict[str, Any]) -> Table:
 
 def tables(run: Run) -> list[Table]:
     """The tables of the files that were measured."""
-    makers = {ACTIVATIONS: activation_table, REPEATABILITY: repeat_table, TRAINING: training_table}
+    makers = {
+        ACTIVATIONS: activation_table,
+        REPEATABILITY: repeat_table,
+        TRAINING: training_table,
+        MEMORY: memory.table,
+    }
     found = ((make, run.read(name)) for name, make in makers.items())
     return [make(data) for make, data in found if data is not None]
 
 
 def jobs(run: Run) -> Iterator[Job]:
     """The figures of the activations' error over their arguments, and of training."""
-    for name, draw in ((ACTIVATIONS, activations), (TRAINING, training)):
+    for name, draw in ((ACTIVATIONS, activations), (TRAINING, training), (MEMORY, memory.figure)):
         found = run.read(name)
         if found is not None:
             yield functools.partial(draw, found)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.cases.cases import make_case
+from bench.cases.cases import MEMORY, make_case
 from bench.cases.numbers import ROUNDOFF
 from bench.error import rounding_model
 from bench.report import frames, terms
@@ -24,6 +24,7 @@ from bench.report.style.sheet import Job, Layout, Sheet
 CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "number": ("dtype", "against the number format", terms.NUMBER_ORDER),
     "regime": ("regime", "under other weights and inputs", terms.REGIME_ORDER),
+    "memory": ("memory", "against the bias of the gate that keeps the state", ()),
     "step": ("effects", "of one rounding at a time", terms.EFFECT_ORDER),
 }
 
@@ -158,7 +159,9 @@ def curves(
 
 
 def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
-    """Error against the number format, against weights and inputs, and by single roundings."""
+    """Error against the number format, weights and inputs, a gate's bias, and single roundings."""
+    yield from _memory_jobs(selection.of_memory(error))
+    error = error[~error["regime"].str.startswith(MEMORY, na=False)]
     parts = selection.by_part(error)
     if parts.empty:
         return
@@ -182,6 +185,17 @@ def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
         yield functools.partial(dots, steps, none, "step", setting)
 
 
+def _memory_jobs(error: pd.DataFrame) -> Iterator[Job]:
+    """Error against the bias of the gate that keeps the state, per number format."""
+    names = tuple(name for name in selection.SETTING if name != "regime")
+    ok = error["status"].eq("ok")
+    for setting, rows in frames.settings(error[ok & error["part"].notna()], names):
+        rows = selection.same_shapes(rows, "memory")
+        failed = selection.matching(error[~ok], setting)
+        bad = selection.unmeasured(failed, rows, "memory")
+        yield functools.partial(dots, rows, bad, "memory", setting | {"regime": None})
+
+
 def dots(
     rows: pd.DataFrame, failed: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path
 ) -> list[Path]:
@@ -191,7 +205,7 @@ def dots(
     cells = terms.ordered_cells(rows["cell"])
     parts = terms.ordered_parts(rows["part"])
     ticks = [name.removeprefix(terms.EFFECT).replace(":", "\n") for name in names]
-    upright = column != "number"
+    upright = column in ("regime", "step")
     drawn = rows.assign(provider=terms.EFFECT) if column == "step" else rows
     providers = terms.ordered_providers(drawn["provider"])
     if column == "regime":
@@ -211,6 +225,7 @@ def dots(
         notes=[
             "Relative L2 error against float64 on the same rounded inputs. Mark: median over "
             f"shapes and seeds; bar: least to largest. Shapes: {shapes}.",
+            *(["Gradients of the last state only."] if column == "memory" else []),
             *zero_notes(rows),
             *selection.notes(rows),
             *plots.failure_notes(failed),
@@ -244,6 +259,6 @@ def dots(
         for k, roundoff in enumerate(roundoffs):
             if roundoff:
                 axes.plot([k - 0.4, k + 0.4], [roundoff] * 2, **looks.LIMIT)
-    sheet.label("", "relative L2 error")
+    sheet.label("bias" if column == "memory" else "", "relative L2 error")
     slug = terms.setting_slug({**setting, "mode": setting["regime"]})
     return sheet.save(folder, f"error-{file}-{slug}", rows)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.cases.cases import MEMORY
 from bench.report import terms
 from bench.report.frames import ORIGIN, OUTPUTS
 
@@ -20,6 +21,20 @@ def by_part(error: pd.DataFrame) -> pd.DataFrame:
         *("interpreted", "status", "reason", *ORIGIN),
     ]
     return ok.groupby(keys, dropna=False, sort=False, as_index=False)["rel_l2"].max()
+
+
+def of_memory(error: pd.DataFrame) -> pd.DataFrame:
+    """The errors under the regimes of long memory: of the input's gradient, and of the gradient of
+    the bias of the gate that keeps the state; also the failures, which have no part.
+    """
+    found = error[error["regime"].str.startswith(MEMORY, na=False)]
+    found = found[
+        found["tensor"].isin(("dx", "dgx")) | found["part"].eq("gate") | found["tensor"].isna()
+    ]
+    return found.assign(
+        part=found["part"].replace("gradient", "input"),
+        memory=found["regime"].str.removeprefix(MEMORY),
+    )
 
 
 def one_pass(rows: pd.DataFrame) -> pd.DataFrame:

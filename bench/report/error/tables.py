@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from bench.cases.cases import MEMORY
 from bench.cases.numbers import ROUNDOFF
 from bench.report import frames, terms
 from bench.report.error import selection
@@ -19,9 +20,8 @@ KEYS = ("cell", "number", "part", "provider")
 
 def tables(error: pd.DataFrame) -> list[Table]:
     """The tables of error that there are records for."""
-    parts = selection.by_part(error)
-    for name, value in BASE_SETTING.items():
-        parts = parts[parts[name] == value]
+    base = selection.matching(error, BASE_SETTING)
+    parts = selection.by_part(base[~base["regime"].str.startswith(MEMORY, na=False)])
     units = parts["number"].map(lambda name: ROUNDOFF[name.partition(":")[0]])
     parts = parts.assign(
         roundoffs=parts["rel_l2"] / units,
@@ -30,7 +30,7 @@ def tables(error: pd.DataFrame) -> list[Table]:
     effects = parts["provider"].str.startswith(terms.EFFECT)
     made = (
         *(largest(error), growth(parts[~effects]), regimes(parts[~effects])),
-        single_roundings(parts[effects]),
+        *(memory(base), single_roundings(parts[effects])),
     )
     return [table for table in made if table is not None]
 
@@ -83,10 +83,20 @@ def per_number(
 
 
 def wide_table(
-    name: str, caption: str, rows: pd.DataFrame, column: str, values: Sequence, keys: Sequence[str]
+    name: str,
+    caption: str,
+    rows: pd.DataFrame,
+    column: str,
+    values: Sequence,
+    keys: Sequence[str],
+    shown: str = "roundoffs",
 ) -> Table:
-    """A row per key and a column per value, with the median error over seeds and shapes."""
-    wide = rows.pivot_table("roundoffs", list(keys), column, aggfunc="median", observed=True)
+    """A row per key and a column per value, with the median error over seeds and shapes.
+
+    Args:
+        shown: "roundoffs", or "rel_l2" for the error itself.
+    """
+    wide = rows.pivot_table(shown, list(keys), column, aggfunc="median", observed=True)
     wide = frames.ordered(wide.reindex(columns=values).reset_index(), keys).head(2 * MOST_ROWS)
     wide["cell"] = wide["cell"].map(terms.cell_name)
     if "part" in wide:
@@ -94,9 +104,9 @@ def wide_table(
     if "step" in wide:
         wide["step"] = wide["step"].str.removeprefix(terms.EFFECT)
     titles = {value: f"T={value}" if column == "T" else value for value in values}
-    shown = wide.rename(columns=titles | {"step": "rounded"})
-    numbers = dict.fromkeys(map(str, titles.values()), 2)
-    return Table(name, caption, shown, rows, numbers, frames.provenance(rows))
+    wide = wide.rename(columns=titles | {"step": "rounded"})
+    numbers = dict.fromkeys(map(str, titles.values()), 2 if shown == "roundoffs" else -2)
+    return Table(name, caption, wide, rows, numbers, frames.provenance(rows))
 
 
 def growth(parts: pd.DataFrame) -> Table | None:
@@ -134,6 +144,23 @@ def regimes(parts: pd.DataFrame) -> Table | None:
     )
     names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
     return wide_table("error-regimes", caption, rows, "regime", names, KEYS)
+
+
+def memory(error: pd.DataFrame) -> Table | None:
+    """Error under the regimes of long memory; None if they were not measured."""
+    rows = selection.of_memory(error)
+    rows = rows[rows["status"].eq("ok") & rows["part"].notna()]
+    if rows.empty:
+        return None
+    sizes = terms.sizes_words({n: "/".join(map(str, sorted(set(rows[n])))) for n in terms.SIZES})
+    caption = (
+        "Gates that keep the state for long: relative L2 error, against float64 on the same "
+        "rounded inputs, of gradients of the last state only, by the bias of the gate (LSTM and "
+        f"sLSTM: forget, GRU: update); {sizes}; median over shapes and "
+        f"seeds.{_interpreted(rows)}"
+    )
+    names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
+    return wide_table("error-memory", caption, rows, "regime", names, KEYS, "rel_l2")
 
 
 def single_roundings(effects: pd.DataFrame) -> Table | None:

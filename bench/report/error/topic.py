@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.report import frames, terms
-from bench.report.error import exactness, figures, maps, tables
+from bench.report.error import exactness, figures, maps, memory, tables
 from bench.report.runs import Run
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
@@ -15,8 +15,8 @@ SECTION = Section(
     "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
     figures=("error-", "activations", "training"),
     tables=(
-        *("error", "error-growth", "error-regimes", "error-effects"),
-        *("activations", "repeatability", "training"),
+        *("error", "error-growth", "error-regimes", "error-memory", "error-effects"),
+        *("activations", "repeatability", "training", "training-memory"),
     ),
 )
 
@@ -35,7 +35,7 @@ def all_tables(run: Run) -> list[Table]:
 
 
 def headlines(run: Run) -> list[str]:
-    """The largest error per number format, and that of the activations."""
+    """The largest error per number format, those of the activations and of long memory."""
     ok = frames.comparable(run.error)
     found = []
     for number in terms.ordered_numbers(ok["number"]):
@@ -58,6 +58,7 @@ def headlines(run: Run) -> list[str]:
             f"Device activations over all of float32: tanh within {significant(units['tanh'])} "
             f"ULP, sigmoid within {significant(units['sigmoid'])} ULP."
         )
+    found += memory.headlines(run.error, run.read(exactness.MEMORY))
     return found
 
 
