@@ -24,8 +24,7 @@ def command(
         str | None, typer.Option(help="The preset; by default error, or error-cpu on a CPU.")
     ] = None,
     studies: Annotated[
-        bool,
-        typer.Option(help="Also measure activations, repeatability, training runs (see above)."),
+        bool, typer.Option(help="Also measure activations, repeatability, a training run.")
     ] = True,
     chosen: RunOptions,
 ) -> None:
