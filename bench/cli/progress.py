@@ -15,8 +15,8 @@ from bench.sweep.sweep import Progress
 def bar(title: str, max_seconds: float | None = None) -> Iterator[Progress]:
     """A bar for one sweep, which shows at most ``max_seconds`` as the time left."""
     started = time.monotonic()
-    with _bar(title, progress.TextColumn("{task.fields[left]}")) as shown:
-        task = shown.add_task("", total=None, left="", now="starting")
+    with _bar(progress.TextColumn("{task.fields[left]}")) as shown:
+        task = shown.add_task(title, total=None, left="", now="starting")
 
         def update(done: int, total: int, request: Request, provider: str, doing: str) -> None:
             spent = time.monotonic() - started
@@ -35,12 +35,16 @@ def bar(title: str, max_seconds: float | None = None) -> Iterator[Progress]:
 @contextlib.contextmanager
 def count_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar over ``total`` steps; call what it yields with each finished step's name."""
-    with _bar(title, progress.TimeRemainingColumn()) as shown:
-        task = shown.add_task("", total=total, now="starting")
+    with _bar(progress.TimeRemainingColumn()) as shown:
+        task = shown.add_task(title, total=total, now="starting")
         yield lambda name: shown.update(task, advance=1, now=name)
 
 
-def _bar(title: str, left: progress.ProgressColumn) -> progress.Progress:
-    now = progress.TextColumn("{task.fields[now]}")
-    first = (progress.TextColumn(title), progress.BarColumn(), progress.MofNCompleteColumn())
+def _bar(left: progress.ProgressColumn) -> progress.Progress:
+    # Titles and cases have names from outside, in which brackets are no markup.
+    title, now = (
+        progress.TextColumn(text, markup=False)
+        for text in ("{task.description}", "{task.fields[now]}")
+    )
+    first = (title, progress.BarColumn(), progress.MofNCompleteColumn())
     return progress.Progress(*first, left, now, console=Console(stderr=True))

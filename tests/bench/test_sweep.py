@@ -22,7 +22,7 @@ from bench import providers
 from bench.cases import cases
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import Request
-from bench.cli import app, quick
+from bench.cli import app, progress, quick
 from bench.providers import plain
 from bench.records import environment, provenance, store
 from bench.records.provenance import ROOT
@@ -284,6 +284,13 @@ def test_a_dry_run_takes_few_calls_per_case(tmp_path: Path):
 def test_a_wrong_option_says_what_is_accepted(words: list[str], complaint: str):
     fault = CliRunner().invoke(app, ["sweep", "--dry-run", *words]).exception
     assert isinstance(fault, ValueError | FileNotFoundError) and complaint in str(fault)
+
+
+def test_names_in_a_progress_bar_are_no_markup(capsys):
+    with progress.bar("{x}[/b]") as update:
+        update(0, 1, Request("time", make_case(**DEFAULTS)), "[/mine]{y}", "time")
+    said = "".join(capsys.readouterr().err.split())
+    assert "{x}[/b]" in said and "[/mine]{y}" in said
 
 
 def test_quick_measures_also_where_its_records_are_committed(tmp_path: Path):
