@@ -23,7 +23,7 @@ def word(device: torch.device) -> Tensor:
     with _lock:
         if device not in _words:
             locked = device.type == "cuda"
-            _words[device] = torch.zeros(1, dtype=torch.int64, pin_memory=locked)
+            _words[device] = torch.zeros(1, dtype=torch.int64, device="cpu", pin_memory=locked)
         return _words[device]
 
 

@@ -7,15 +7,17 @@ computes in float32, float16 and bfloat16 only. Making or loading a module sets
 `torch._dynamo.config.allow_rnn`, so that torch.compile traces it.
 """
 
+import inspect
+import warnings
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
 from .checks import DTYPES, ArgumentError, check_dtype, check_flags, check_resets, kind
 from .functional import autocasts, layers
+from .packed import check_order, check_packed, pad
 
 if TYPE_CHECKING:
     Base = nn.RNNBase
@@ -42,7 +44,11 @@ class _Kernels(Base):
         import torch._dynamo
 
         torch._dynamo.config.allow_rnn = True
-        return super().__new__(cls)
+        module = super().__new__(cls)
+        # torch.fx (and prepare_fx) asks the module, not its class, whether it is torch.nn's; only
+        # then it is one node of a graph. ("torch.nn.modules" would make Dynamo guard less.)
+        module.__module__ = "torch.nn"
+        return module
 
     def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
         check_flags(recompute=recompute)
@@ -98,24 +104,25 @@ class _Kernels(Base):
     def _forward_packed(
         self, packed: PackedSequence, hx: Any, resets: Tensor | None
     ) -> tuple[PackedSequence, Any]:
+        check_packed(packed)
         data, batch_sizes, order, back = packed
+        T, B = len(batch_sizes), int(batch_sizes[0])
+        check_order("unsorted_indices", back, B, data)
         if hx is None:
             self.check_input(data, batch_sizes)
         else:
             self._states(hx, 3)
             self.check_forward_args(data, hx, batch_sizes)
-            hx = self.permute_hidden(hx, order)
-        T, B = len(batch_sizes), int(batch_sizes[0])
         if resets is not None:
             dims, shape = ("[B, T]", (B, T)) if self.batch_first else ("[T, B]", (T, B))
             check_resets(resets, dims, shape, data)
             resets = resets.t() if self.batch_first else resets
-            resets = resets if order is None else resets.index_select(1, order)
-        # The packed rows are the running entries of [T, B], one after another.
-        running = torch.arange(B) < batch_sizes[:, None]
-        rows = running.flatten().nonzero().squeeze(1).to(data.device)
-        x = data.new_zeros(T * B, data.shape[1]).index_copy(0, rows, data).view(T, B, -1)
-        y, last = self._layers(x, hx, False, running.sum(0), resets)
+        if order is not None and (hx is not None or resets is not None):
+            check_order("sorted_indices", order, B, data)
+            hx = None if hx is None else self.permute_hidden(hx, order)
+            resets = None if resets is None else resets.index_select(1, order)
+        x, lengths, rows = pad(packed)
+        y, last = self._layers(x, hx, False, lengths, resets)
         y = y.flatten(0, 1).index_select(0, rows)
         return PackedSequence(y, batch_sizes, order, back), self.permute_hidden(last, back)
 
@@ -143,8 +150,12 @@ class _Kernels(Base):
                 raise TypeError(f"hx is {kind(hx)}; accepted: a tensor")
             states: tuple[Tensor, ...] = (hx,)
         else:
-            if not isinstance(hx, tuple | list) or not all(isinstance(s, Tensor) for s in hx):
-                raise TypeError(f"hx is {kind(hx)}; accepted: a tuple (h_0, c_0) of tensors")
+            accepted = "a tuple (h_0, c_0) of tensors"
+            if not isinstance(hx, tuple | list):
+                raise TypeError(f"hx is {kind(hx)}; accepted: {accepted}")
+            for k, state in enumerate(hx):
+                if not isinstance(state, Tensor):
+                    raise TypeError(f"hx[{k}] is {kind(state)}; accepted: {accepted}")
             if len(hx) != 2:
                 raise ArgumentError(f"hx is {len(hx)} tensors; accepted: a tuple (h_0, c_0)")
             states = tuple(hx)
@@ -161,7 +172,7 @@ class _Kernels(Base):
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """torch's check, against this call's weights (functional_call may have swapped them)."""
-        weight = self.all_weights[0][0]
+        weight = getattr(self, self._all_weights[0][0])
         if input.device != weight.device:
             raise ArgumentError(
                 "Input and parameter tensors are not at the same device, found input tensor at "
@@ -184,8 +195,46 @@ class _Kernels(Base):
                 f"Expected {self.input_size}, got {input.size(-1)}"
             )
 
+    @property
+    def qconfig(self) -> Any:
+        """What torch.ao.quantization assigns to every module; these layers are not quantized."""
+        if "qconfig" not in self.__dict__:
+            raise AttributeError("qconfig")
+        return self.__dict__["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        self.__dict__["qconfig"] = value
+        if _asked_by_quantize_dynamic(self, value):
+            warnings.warn(
+                f"quantize_dynamic leaves kernels.{self._get_name()} as it is: the kernels have no "
+                "quantized layers",
+                stacklevel=2,
+            )
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del self.__dict__["qconfig"]
+
     def extra_repr(self) -> str:
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
+
+
+def _asked_by_quantize_dynamic(module: nn.Module, qconfig: Any) -> bool:
+    """Whether a running `quantize_dynamic` is to quantize recurrent layers, and cannot this one.
+
+    By default it assigns None to ours, as to all that it does not know. Users do so too, to exclude
+    a module, and other tools; hence the look at its own arguments.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "quantize_dynamic":
+        frame = frame.f_back
+    if frame is None or type(module) in (frame.f_locals.get("mapping") or ()):
+        return False
+    asked = frame.f_locals.get("qconfig_spec") or ()
+    return qconfig is not None or any(
+        isinstance(key, type) and issubclass(key, nn.RNNBase) for key in asked
+    )
 
 
 def _one_or_all(states: tuple[Tensor, ...]) -> Any:

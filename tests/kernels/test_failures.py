@@ -2,9 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import kernels
 from kernels import failures
@@ -25,6 +27,26 @@ def test_without_a_failure_nothing_is_reported() -> None:
     assert word.item() == 0 and word.dtype == torch.int64 and word.shape == (1,)
     assert failures.word(CPU) is word  # launches on a device share it
     kernels.check(wait=False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_word_is_in_host_memory_whatever_the_default_device(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, zeros = {}, torch.zeros
+
+    def without_pinning(*args: Any, **options: Any) -> Tensor:
+        made.update(options)
+        return zeros(*args, **options | {"pin_memory": False})  # which needs a GPU
+
+    monkeypatch.setattr(torch, "zeros", without_pinning)
+    with torch.device("meta"):
+        word = failures.word(torch.device(device))
+        assert word.device == CPU
+        assert made["pin_memory"] == (device == "cuda")
+        word.fill_(FORWARD)
+        with pytest.raises(kernels.BarrierError):
+            kernels.check(wait=False)
 
 
 @pytest.mark.parametrize(
