@@ -69,6 +69,7 @@ def test_a_constant_answer_has_the_stated_error(seed):
     assert (sums - 1).square().mean().item() == pytest.approx(memory.BASELINE, abs=0.015)
 
 
+@pytest.mark.slow
 def test_training_moves_the_gate_that_keeps_the_state(tmp_path, monkeypatch):
     """From a bias of 7, in the study's own file, which the report reads."""
     few = partial(memory.measure, [3], 10, {"T": 2, "B": 2, "H": 8})
@@ -78,6 +79,7 @@ def test_training_moves_the_gate_that_keeps_the_state(tmp_path, monkeypatch):
     moved = {name: curves[0]["moved"] for name, curves in found["curves"].items()}
     assert [len(each) for each in moved.values()] == [1, 1, 1]
     assert moved["fp32"][0] > 0.1
+    assert abs(moved["ours"][0] - moved["fp32"][0]) < 0.05, "Adam follows the gradients' signs"
     drawn = {path.name for path in report.figure(found, tmp_path)}
     assert drawn == {f"training-memory.{kind}" for kind in ("pdf", "png", "csv")}
     assert "Adding problem, GRU with update gate bias 7" in report.table(found).caption
