@@ -80,7 +80,7 @@ SPARE = [
         ("#0b6e4f", (0, (1, 1))),
         ("#5b3a8c", (0, (6, 2))),
     )
-    for marker in (">", "8", "H", "1", "2", "3", "4")
+    for marker in (">", "|", "H", "1", "2", "3", "4")
 ]
 _given: dict[str, Look] = {}  # by a plugin's provider
 
