@@ -44,7 +44,7 @@ def jobs() -> dict[str, Job]:
         "growth": next(speed_figures.growth_jobs(run.time)),
         "speedup": maps["ours-stepwise"],
         "error": next(figures.curve_jobs(run.error)),
-        "dtype": dots[0],
+        "dtype": next(job for job in dots if job.args[2] == "number"),  # type: ignore[attr-defined]
         "regime": next(job for job in dots if job.args[2] == "regime"),  # type: ignore[attr-defined]
         "effects": dots[-1],
         "error-map": next(error_maps.jobs(wide_errors())),
