@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,13 +34,16 @@ def test_without_a_failure_nothing_is_reported() -> None:
 def test_the_word_is_in_host_memory_whatever_the_default_device(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, zeros = {}, torch.zeros
+    made: dict[str, Any] = {}
 
     def without_pinning(*args: Any, **options: Any) -> Tensor:
         made.update(options)
-        return zeros(*args, **options | {"pin_memory": False})  # which needs a GPU
+        return torch.zeros(*args, **options | {"pin_memory": False})  # which needs a GPU
 
-    monkeypatch.setattr(torch, "zeros", without_pinning)
+    # Not torch's own attribute: its default device knows functions by identity.
+    monkeypatch.setattr(
+        failures, "torch", SimpleNamespace(zeros=without_pinning, int64=torch.int64)
+    )
     with torch.device("meta"):
         word = failures.word(torch.device(device))
         assert word.device == CPU
