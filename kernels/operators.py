@@ -35,7 +35,7 @@ def operator(function: Callable[..., Any]) -> torch._ops.OpOverload:
 
 @operator
 def sequence_ends(lengths: Tensor, T: int) -> Tensor:
-    """A copy [B] of the lengths in int32.
+    """A copy [B] of the lengths in int32 (under `torch.vmap`, of those of all models).
 
     Raises ArgumentError unless all are in 1..T; while a CUDA graph is captured, which cannot wait
     for their values, they are clamped to that range instead.
@@ -43,7 +43,7 @@ def sequence_ends(lengths: Tensor, T: int) -> Tensor:
     if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
         lengths = lengths.long().clamp(1, T)
     else:
-        check_range(lengths.tolist(), T)
+        check_range(lengths.flatten().tolist(), T)
     return lengths.to(torch.int32, copy=True).contiguous()
 
 
