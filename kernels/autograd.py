@@ -20,9 +20,14 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 from . import operators, tangents
-from .operators import LIBRARY, layer, layer_backward, recurrence, recurrence_backward
-
-NO_SECOND = "the kernels have no second derivative: double backward is not supported"
+from .operators import (
+    LIBRARY,
+    NO_SECOND,
+    layer,
+    layer_backward,
+    recurrence,
+    recurrence_backward,
+)
 
 
 class TangentFound(Exception):
@@ -106,7 +111,8 @@ class _Recurrence(Function):
     @staticmethod
     def differentiable(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, *_):
         y, final = tangents.loop(gx, w_hh, b_hh, initial, lengths, resets, cell, direction)
-        # torch records what a gradient needs; `_OnlyOnce` refuses one that would need these.
+        # Here torch records what a gradient needs; one at another level would need activations, and
+        # is refused for want of them.
         return y, final, gx.new_empty(0, dtype=torch.float32), gx.new_empty(0)
 
 

@@ -14,7 +14,8 @@ from .cells.cell import Cell
 from .inputs import DIRECTIONS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+INTEGERS = (*UNSIGNED, torch.int8, torch.int16, torch.int32, torch.int64)
 PRECISIONS = ("ieee", "tf32", "tf32x3")
 
 

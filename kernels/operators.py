@@ -19,6 +19,7 @@ from .checks import check_range, check_size
 from .inputs import Recurrence
 
 LIBRARY = torch.library.Library("rnnbench", "DEF")
+NO_SECOND = "the kernels have no second derivative: double backward is not supported"
 
 
 def operator(function: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -104,6 +105,8 @@ def recurrence_backward(
     """
     failures.check(wait=False)
     inputs = _inputs(cell, w_hh, None, initial, lengths, resets, direction, precision)
+    if inputs.cell.saved and y.numel() and not saved.numel():  # the loop ran in PyTorch
+        raise RuntimeError(NO_SECOND)
     _, plan = planning.plans(inputs.cell, w_hh, dy.shape[1], mode, precision)
     dgx, dr, dinitial = launch.backward(
         inputs, plan, dy.contiguous(), dfinal.contiguous(), y.contiguous(),

@@ -182,18 +182,29 @@ def test_double_backward_is_refused(cell):
         gradient.square().sum().backward()
 
 
-@pytest.mark.parametrize("what", ["weight_hh_l0", "output", "x", "h0"])
-def test_a_change_in_place_is_detected(what):
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "what", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "output", "x", "h0"]
+)
+def test_a_change_in_place_is_detected_or_changes_nothing(what, recompute):
+    """What the backward pass reads must be what the forward pass read: its own copy, or a tensor
+    whose change torch detects. The bias that only the projection adds is needed by neither pass.
+    """
     module, _ = pair("gru")
+    module.recompute = recompute
     x, h0 = (torch.randn(*shape, requires_grad=True) for shape in ((T, B, I), (1, B, H)))
+    leaves = (x, h0, *module.parameters())
+    expected = torch.autograd.grad(module(x, h0)[0].sum(), leaves)
     y, _ = module(x, h0)
     with torch.no_grad():
-        {"weight_hh_l0": module.weight_hh_l0, "output": y, "x": x, "h0": h0}[what].mul_(2)
-    if what == "h0":  # the operator saves a copy, so the gradient is still right
-        y.sum().backward()
+        dict(module.named_parameters(), output=y, x=x, h0=h0)[what].mul_(2)
+    copied = {"h0"} | ({"output"} if recompute else {"bias_ih_l0", "bias_hh_l0"})
+    if what not in copied:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(y.sum(), leaves)
         return
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    for found, right in zip(torch.autograd.grad(y.sum(), leaves), expected, strict=True):
+        assert torch.equal(found, right)
 
 
 @pytest.mark.parametrize("cell", KINDS)

@@ -1,0 +1,164 @@
+"""Lengths and resets in every form in which callers have them: read right, checked, and copied."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import kernels
+from kernels.checks import INTEGERS
+from tests.helpers.paired_modules import H, I
+
+T, B = 4, 3
+LENGTHS = [4, 1, 3]
+
+
+class Subclass(Tensor):
+    """As some libraries have."""
+
+
+def typed(dtype: torch.dtype) -> Callable[[list[int]], Tensor]:
+    return lambda lengths: torch.tensor(lengths).to(dtype)
+
+
+def column(lengths: list[int]) -> Tensor:
+    """A column of an int32 table, whose other column holds no lengths."""
+    return torch.tensor([[length, -7] for length in lengths], dtype=torch.int32)[:, 0]
+
+
+FORMS: dict[str, Callable[[list[int]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "column": column,
+    "reversed column": lambda lengths: column(lengths[::-1]).flip(0),
+    "parameter": lambda lengths: nn.Parameter(column(lengths), requires_grad=False),
+    "subclass": lambda lengths: column(lengths).as_subclass(Subclass),
+    **{str(dtype): typed(dtype) for dtype in INTEGERS},
+}
+MODES = ("stepwise", "gemm")
+
+
+def arguments() -> tuple[Tensor, list[Tensor]]:
+    """x and a GRU's weights, always the same."""
+    torch.manual_seed(0)
+    shapes = ((3 * H, I), (3 * H, H), (3 * H,), (3 * H,))
+    return torch.randn(T, B, I), [torch.randn(s) / 2 for s in shapes]
+
+
+def run(function: str, lengths: Any = None, resets: Tensor | None = None, **more: Any) -> Tensor:
+    """The outputs of a public function with these masks."""
+    x, weights = arguments()
+    masks = {"lengths": lengths, "resets": resets, **more}
+    if function == "recurrence":
+        gx = nn.functional.linear(x, weights[0])[:, :, None]
+        y, h, _ = kernels.recurrence("gru", gx, weights[1][None], reverse=True, **masks)
+        return torch.cat([y.flatten(), h.flatten()])
+    return kernels.gru(x, [tuple(weights)], direction="reverse", **masks)[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("function", ["layers", "recurrence"])
+def test_lengths_in_every_form(function, mode):
+    expected = run(function, LENGTHS, mode=mode)
+    for name, form in FORMS.items():
+        assert torch.equal(run(function, form(LENGTHS), mode=mode), expected), name
+    twos = run(function, [2, 2, 2], mode=mode)
+    expanded = torch.tensor(2, dtype=torch.int32).expand(B)
+    assert torch.equal(run(function, expanded, mode=mode), twos)
+
+
+@pytest.mark.parametrize("wrong", [0, T + 1, -1, 2**40])
+@pytest.mark.parametrize("function", ["layers", "recurrence"])
+def test_lengths_out_of_range_are_refused_in_every_form(function, wrong):
+    for form in FORMS.values():
+        try:
+            given = form([1, wrong, 2])
+            if list(map(int, given)) != [1, wrong, 2]:
+                continue
+        except (OverflowError, RuntimeError):  # the type has no such number
+            continue
+        with pytest.raises(ValueError, match=r"^lengths is \[1, .*\]; accepted: integers in 1\.\."):
+            run(function, given)
+
+
+@pytest.mark.slow
+def test_lengths_are_read_and_checked_in_captured_graphs():
+    """Their values are not known when the graph is captured, but when it runs."""
+    x, weights = arguments()
+
+    class Model(nn.Module):
+        def forward(self, lengths: Tensor) -> Tensor:
+            return kernels.gru(x, [tuple(weights)], direction="reverse", lengths=lengths)[0]
+
+    model = Model()
+    given = column(LENGTHS)
+    captured: dict[str, Callable[[Tensor], Tensor]] = {
+        "compiled": torch.compile(model, backend="aot_eager"),
+        "make_fx": make_fx(model)(given),
+        "exported": torch.export.export(model, (given,)).module(),
+    }
+    for name, function in captured.items():
+        for lengths in (given, torch.tensor([1, 2, 2], dtype=torch.int32)):
+            assert torch.equal(function(lengths), run("layers", lengths.tolist())), name
+        with pytest.raises(ValueError, match=r"lengths is \[1, 0, 2\]; accepted: integers in 1"):
+            function(torch.tensor([1, 0, 2], dtype=torch.int32))
+
+
+RESETS = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 1]], dtype=torch.bool)
+RESET_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda r: r.t().contiguous().t(),
+    "every other row": lambda r: torch.stack([r, ~r], 1).flatten(0, 1)[::2],
+    "slice of a table": lambda r: torch.cat([~r, r], 1)[:, B:],
+    "subclass": lambda r: r.as_subclass(Subclass),
+    "parameter": lambda r: nn.Parameter(r, requires_grad=False),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("function", ["layers", "recurrence"])
+def test_resets_in_every_form(function, mode):
+    expected = run(function, resets=RESETS, mode=mode)
+    for name, form in RESET_FORMS.items():
+        assert torch.equal(run(function, resets=form(RESETS), mode=mode), expected), name
+    row = RESETS[:, :1]
+    expanded = run(function, resets=row.expand(-1, B), mode=mode)
+    assert torch.equal(expanded, run(function, resets=row.repeat(1, B), mode=mode))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("function", ["layers", "recurrence", "module"])
+def test_masks_that_are_refilled_after_the_call_change_nothing(function, recompute):
+    """A rollout buffer is used again before the backward pass."""
+
+    def gradients(refill: bool) -> list[Tensor]:
+        x, weights = arguments()
+        lengths, resets = torch.tensor(LENGTHS, dtype=torch.int32), RESETS.clone()
+        if function == "recurrence":
+            leaves = [torch.randn(T, B, 1, 3 * H), weights[1][None]]
+            call: Any = lambda: kernels.recurrence(  # noqa: E731
+                "gru", *leaves, lengths=lengths, resets=resets
+            )
+        elif function == "module":
+            module = kernels.GRU(I, H, recompute=recompute)
+            leaves = list(module.parameters())
+            call = lambda: module(x, resets=resets)  # noqa: E731
+        else:
+            leaves = weights
+            call = lambda: kernels.gru(  # noqa: E731
+                x, [tuple(leaves)], lengths=lengths, resets=resets, recompute=recompute
+            )
+        for leaf in leaves:
+            leaf.requires_grad_()
+        y = call()[0]
+        if refill:
+            lengths.fill_(1)
+            resets.logical_not_()
+        return list(torch.autograd.grad(y.square().sum(), leaves))
+
+    for kept, refilled in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(kept, refilled)
