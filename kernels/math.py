@@ -138,9 +138,9 @@ def tanh_gradient(y):
 def pack_tanh(x):
     """y = tanh(x) if x is small, else 1 + 2**16 (1 - |y|) with the sign of y.
 
-    One number of any type, from which `unpack_tanh` gives y and the derivative 1 - y**2, which is
-    exact to the type's precision up to |x| = 6 and to 2**-17 of that above. From a rounded y it
-    would not be: in bfloat16 y is 1 from x = 3.47 on.
+    One number of any type, from which `unpack_tanh` gives y and its derivative. That is within two
+    roundoffs of the type up to |x| = 5.9, and 2**-14 of a roundoff above. From a rounded y it would
+    not be: in bfloat16 y is 1 from x = 3.47 on.
     """
     magnitude = tl.abs(x)
     e = exp_negative(-2.0 * magnitude)
