@@ -152,10 +152,9 @@ def pack_tanh(x):
 
 @triton.jit
 def unpack_tanh(packed):
-    """y = tanh(x) and its derivative, from what `pack_tanh` returned."""
-    magnitude = tl.abs(packed)
-    small = magnitude < 1.0
-    rest = tl.where(small, 1.0 - magnitude, magnitude * UNLIFT - UNLIFT)  # 1 - |y|
+    """y = tanh(x), within 2**-25, and its derivative, from what `pack_tanh` returned."""
+    above = 1.0 - tl.abs(packed)  # 1 - |y| of a small x; of a large one at most 0
+    rest = tl.maximum(above, above * -UNLIFT, propagate_nan=tl.PropagateNan.ALL)  # 1 - |y|
     sign = packed.to(tl.int32, bitcast=True) & SIGN_BIT
-    large = ((1.0 - rest).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
-    return tl.where(small, packed, large), rest * (2.0 - rest)
+    y = ((1.0 - rest).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return y, rest * (2.0 - rest)
