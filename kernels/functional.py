@@ -264,14 +264,14 @@ def _masks(
         elif lengths is not None:
             ends = torch.tensor([checks.whole_numbers(lengths)], dtype=torch.int32, device=device)
         if resets is not None:
-            resets = resets.to(torch.uint8).contiguous()[None]
+            resets = resets.to(torch.uint8)[None]
     return ends, resets
 
 
 def autocasts(tensor: Tensor) -> bool:
     """Whether autocast is on for this tensor's device."""
-    kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    kind = tensor.device.type  # meta, for one, has no autocast
+    return kind in ("cuda", "cpu") and torch.is_autocast_enabled(kind)
 
 
 def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:

@@ -45,7 +45,7 @@ def sequence_ends(lengths: Tensor, T: int) -> Tensor:
         lengths = lengths.long().clamp(1, T)
     else:
         check_range(lengths.flatten().tolist(), T)
-    return lengths.to(torch.int32, copy=True).contiguous()
+    return lengths.to(torch.int32, copy=True, memory_format=torch.contiguous_format)
 
 
 @operator

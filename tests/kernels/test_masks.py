@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import kernels
+from kernels import operators
 from kernels.checks import INTEGERS
 from tests.helpers.paired_modules import H, I
 
@@ -162,3 +163,26 @@ def test_masks_that_are_refilled_after_the_call_change_nothing(function, recompu
 
     for kept, refilled in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(kept, refilled)
+
+
+@pytest.mark.parametrize("operator", ["recurrence", "layer"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_operators_take_tensors_of_any_strides(cell, operator):
+    """Also where a graph passes its own views."""
+    G, states = kernels.CELLS[cell].gates, kernels.CELLS[cell].states
+    first = torch.randn(*((T, B, 2, G * H) if operator == "recurrence" else (1, T, B, I)))
+    sizes = {"w_hh": (2, G * H, H), "b_hh": (2, G * H), "initial": (states, 2, B, H)}
+    loop = [torch.randn(size) / 2 for size in sizes.values()]
+    masks = [torch.tensor([LENGTHS], dtype=torch.int32), RESETS[None].to(torch.uint8)]
+    inputs = [torch.randn(2, G * H, I), torch.randn(2, G * H)] if operator == "layer" else []
+    results = []
+    for spread in (lambda t: t, lambda t: torch.stack([t, t + 1], dim=-1)[..., 0]):
+        tensors = [spread(t) for t in (first, *inputs, *loop)]
+        leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+        leaves = [spread(leaf) for leaf in leaves]
+        how = (cell, "both", *((False,) if operator == "recurrence" else ()), "stepwise", "ieee")
+        y, final, *_ = getattr(operators, operator)(*leaves, *map(spread, masks), *how)
+        above = spread(y.detach().cos()), spread(final.detach().cos())
+        results.append([y, final, *torch.autograd.grad((y, final), leaves, above)])
+    for strided, contiguous in zip(*results, strict=True):
+        assert torch.equal(strided, contiguous)
