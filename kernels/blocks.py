@@ -174,11 +174,11 @@ def store_saved(ptr, offset, plane, mask, saved, SAVED: tl.constexpr):
 
 
 @triton.jit
-def convert_once(values, like, mask, N: tl.constexpr):
-    """N blocks, where the mask holds; elsewhere any values.
+def convert_layout(values, like, mask, N: tl.constexpr):
+    """The N blocks in the layout of `like`, where the mask holds; elsewhere any values.
 
-    The compiler computes with loaded blocks in the layout in which it loaded them, and converts
-    all results to that of `like`; an operation on both makes it convert the N loaded blocks only.
+    Without this the compiler computes in the layout in which it loaded the blocks, and converts
+    every result instead of these N blocks.
     """
     converted = ()
     for k in tl.static_range(N):

@@ -21,10 +21,10 @@ BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
 SIGN_BIT = tl.constexpr(-(1 << 31))
 # Below this, tanh by exponentials would suffer from cancellation; an odd polynomial is used.
 TANH_SMALL = tl.constexpr(0.5)
-# 1 - |tanh| is saved times 2**16, the largest power of two that float16 has room for, and raised by
-# 1 so that it exceeds every |tanh|.
-LIFT = tl.constexpr(65536.0)
-UNLIFT = tl.constexpr(1 / 65536)
+# From |x| = 0.5 on, `pack_tanh` gives 1 + 2**16 (1 - |tanh x|): at least 1, as no tanh of a smaller
+# x is; 2**16 is the largest power of two with which it fits float16.
+TANH_SCALE = tl.constexpr(65536.0)
+TANH_UNSCALE = tl.constexpr(1 / 65536)
 
 
 @triton.jit
@@ -75,8 +75,8 @@ def sigmoid(x):
 def pack_sigmoid(x):
     """The smaller of s = sigmoid(x) and 1 - s, with a sign bit where that is 1 - s.
 
-    One number of any type, from which `unpack_sigmoid` gives s, 1 - s and the derivative s (1 - s).
-    A rounded s would not: in bfloat16 it is 1 from x = 6.24 on.
+    One number of any floating-point type, from which `unpack_sigmoid` gives s, 1 - s and the
+    derivative s (1 - s). A rounded s would not: in bfloat16 it is 1 from x = 6.24 on.
     """
     e = exp_negative(-tl.abs(x))
     smaller = e * reciprocal(1.0 + e)
@@ -138,13 +138,13 @@ def tanh_gradient(y):
 def pack_tanh(x):
     """y = tanh(x) if x is small, else 1 + 2**16 (1 - |y|) with the sign of y.
 
-    One number of any type, from which `unpack_tanh` gives y and its derivative. That is within two
-    roundoffs of the type up to |x| = 5.9, and 2**-14 of a roundoff above. From a rounded y it would
-    not be: in bfloat16 y is 1 from x = 3.47 on.
+    One number of any floating-point type, from which `unpack_tanh` gives y and its derivative: that
+    within two roundoffs up to |x| = 5.9, and above with an absolute error of 2**-14 roundoffs. From
+    a rounded y it would be neither: in bfloat16 y is 1 from x = 3.47 on.
     """
     magnitude = tl.abs(x)
     e = exp_negative(-2.0 * magnitude)
-    large = 1.0 + e * reciprocal(1.0 + e) * (2.0 * LIFT)
+    large = 1.0 + e * reciprocal(1.0 + e) * (2.0 * TANH_SCALE)
     sign = x.to(tl.int32, bitcast=True) & SIGN_BIT
     signed = (large.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
     return tl.where(magnitude < TANH_SMALL, tanh(x), signed)
@@ -152,9 +152,13 @@ def pack_tanh(x):
 
 @triton.jit
 def unpack_tanh(packed):
-    """y = tanh(x), within 2**-25, and its derivative, from what `pack_tanh` returned."""
-    above = 1.0 - tl.abs(packed)  # 1 - |y| of a small x; of a large one at most 0
-    rest = tl.maximum(above, above * -UNLIFT, propagate_nan=tl.PropagateNan.ALL)  # 1 - |y|
+    """y = tanh(x) and its derivative, from what `pack_tanh` returned, after rounding."""
+    magnitude = tl.abs(packed)
+    above = 1.0 - magnitude  # 1 - |y| of a small x; of a large one at most 0
+    scaled = above * TANH_UNSCALE
+    rest = tl.maximum(above, -scaled, propagate_nan=tl.PropagateNan.ALL)  # 1 - |y|
+    # |y| as it is, or 1 - (1 - |y|): each is the smaller where it is right.
+    y = tl.minimum(magnitude, 1.0 + scaled, propagate_nan=tl.PropagateNan.ALL)
     sign = packed.to(tl.int32, bitcast=True) & SIGN_BIT
-    y = ((1.0 - rest).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
-    return y, rest * (2.0 - rest)
+    signed = (y.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return signed, rest * (2.0 - rest)

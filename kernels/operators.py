@@ -222,7 +222,7 @@ def projections(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
     (N, T, B, _), (D, K, _) = x.shape, w_ih.shape
     if N == 1:
         return project(x[0], w_ih, b_ih)
-    gx = x.view(N, T * B, -1) @ w_ih.view(N, D // N * K, -1).mT
+    gx = x.reshape(N, T * B, -1) @ w_ih.reshape(N, D // N * K, -1).mT
     gx = gx.transpose(0, 1).reshape(T, B, D, K)
     return gx if b_ih is None else gx + b_ih
 

@@ -28,7 +28,7 @@ from .blocks import (
     Matrix,
     add_where,
     batch_tile,
-    convert_once,
+    convert_layout,
     dot,
     is_reset,
     load_gates,
@@ -124,8 +124,8 @@ def forward_kernel(
     member = program % GROUP
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    way = direction if D == DIRECTIONS else direction % DIRECTIONS
-    mirrored = (way ^ reverse) != 0  # this direction runs back in time
+    within_model = direction if D == DIRECTIONS else direction % DIRECTIONS
+    mirrored = (within_model ^ reverse) != 0  # this direction runs back in time
     if OWN_MASKS:
         model = direction // DIRECTIONS
         if lengths_ptr is not None:
@@ -295,8 +295,8 @@ def backward_kernel(
     part = member % SPLIT
     direction = (program // GROUP) % D
     batch_group = program // (GROUP * D)
-    way = direction if D == DIRECTIONS else direction % DIRECTIONS
-    mirrored = (way ^ reverse) != 0  # this direction runs back in time
+    within_model = direction if D == DIRECTIONS else direction % DIRECTIONS
+    mirrored = (within_model ^ reverse) != 0  # this direction runs back in time
     if OWN_MASKS:
         model = direction // DIRECTIONS
         if lengths_ptr is not None:
@@ -357,7 +357,7 @@ def backward_kernel(
             dy = tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32)
             saved = load_saved(saved_ptr, at, T * plane, mask, SAVED)
             if SINGLE:  # the state has the layout of the product
-                saved = convert_once(saved, dstate[0], active[None, :], SAVED)
+                saved = convert_layout(saved, dstate[0], active[None, :], SAVED)
             anew = starts_anew(resets_ptr, row, step, active)
             earlier_row = row_of(step - 1, length, mirrored, batch, B)
             earlier_at = unit_offsets(earlier_row * D + direction, units, H)
