@@ -2,11 +2,11 @@
 `layers`, and `recurrence`, the loop over time) and as torch.nn's modules (`RNN`, `LSTM`, `GRU`).
 
 Read in this order: cells, math, blocks, barrier, recurrence, launch, planning, operators, autograd,
-functional, packed, modules. Import the names below from here, and plans from `plan`; the rest is
-internal, open to `bench` and `tests`.
+ensembles, tangents, functional, packed, modules. Import the names below from here, and plans from
+`plan`; the rest is internal, open to `bench` and `tests`.
 """
 
-from . import autograd, ensembles, flops  # noqa: F401 - what the operators register
+from . import autograd, ensembles, flops  # noqa: F401 - imported for what they register
 from .cells import CELLS
 from .failures import BarrierError, check
 from .functional import gru, layers, lstm, recurrence, rnn, slstm

@@ -34,19 +34,21 @@ class TangentFound(Exception):
     """An argument has a tangent."""
 
 
-class Function(_SingleLevelFunction):
-    """A Function of an operator's arguments, preceded by `compute`, which gives its results, and by
-    whether a gradient is recorded.
+class OperatorFunction(_SingleLevelFunction):
+    """Base class. `forward` gets `compute`, which runs the operator below autograd, whether a
+    gradient is recorded, and the operator's arguments.
     """
 
     @staticmethod
     def jvp(ctx: Any, *found: Any) -> Any:
-        """torch calls this where an argument has a tangent, which no other check finds as fast."""
+        """torch calls this where an argument has a tangent, after `forward`, whose results are then
+        discarded; to look for tangents in every call would cost all calls time.
+        """
         raise TangentFound
 
     @staticmethod
     def differentiable(*arguments: Any) -> Any:
-        """The operator's results by operations of torch, which know tangents."""
+        """The operator's results, computed by differentiable operations of torch."""
         raise NotImplementedError
 
 
@@ -64,12 +66,12 @@ def _register(operator: torch._ops.OpOverload, function: Any) -> None:
         except TangentFound:
             return function.differentiable(*arguments)
 
-    LIBRARY.impl(operator._opname, run, "Autograd", with_keyset=True)
+    LIBRARY.impl(operator, run, "Autograd", with_keyset=True)
 
 
 def _compute(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
-    """The operator's results: from its kernel, or from the next level of transforms, which records
-    derivatives of its own although none are recorded within a Function's forward.
+    """Run the operator below this level's autograd. Within `forward` no derivatives are recorded,
+    but outer transforms need theirs, so that is enabled again.
     """
     with torch._C._AutoDispatchBelowAutograd():
         if not torch._C._are_functorch_transforms_active():
@@ -78,7 +80,7 @@ def _compute(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> A
             return operator.redispatch(keyset, *arguments)
 
 
-class _Recurrence(Function):
+class _Recurrence(OperatorFunction):
     @staticmethod
     def forward(
         ctx, compute, recorded, gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save,
@@ -111,12 +113,12 @@ class _Recurrence(Function):
     @staticmethod
     def differentiable(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, *_):
         y, final = tangents.loop(gx, w_hh, b_hh, initial, lengths, resets, cell, direction)
-        # Here torch records what a gradient needs; one at another level would need activations, and
-        # is refused for want of them.
+        # torch records what a gradient needs here. One at another level (jvp of grad) would be a
+        # second derivative: it needs activations, finds none, and is refused.
         return y, final, gx.new_empty(0, dtype=torch.float32), gx.new_empty(0)
 
 
-class _Layer(Function):
+class _Layer(OperatorFunction):
     @staticmethod
     def forward(
         ctx, compute, recorded, x, w_ih, b_ih, w_hh, b_hh, initial, lengths, resets, cell,
@@ -134,7 +136,8 @@ class _Layer(Function):
 
     @staticmethod
     def backward(ctx, dy, dfinal):
-        tensors = x, _, _, _, _, initial, _, _ = ctx.saved_tensors
+        tensors = ctx.saved_tensors
+        x, initial = tensors[0], tensors[5]
         dy = x.new_zeros(ctx.shape) if dy is None else dy
         dfinal = torch.zeros_like(initial) if dfinal is None else dfinal
         needs = ctx.needs_input_grad[2:7]
@@ -144,10 +147,10 @@ class _Layer(Function):
 
     @staticmethod
     def differentiable(x, w_ih, b_ih, *loop):
-        return tangents.loop(operators.projections(x, w_ih, b_ih), *loop[:-2])
+        return tangents.loop(operators.project(x, w_ih, b_ih), *loop[:-2])
 
 
-class _OnlyOnce(Function):
+class _OnlyOnce(OperatorFunction):
     """An operator of the backward pass, which has no derivative in either mode."""
 
     @staticmethod

@@ -99,19 +99,21 @@ def check_size(gx: Tensor, w_hh: Tensor) -> None:
 
 
 def check_lengths(lengths: Any, T: int, B: int) -> None:
-    """Require None or B integers, in 1..T where they are not in a tensor."""
+    """Require None, B integers in 1..T, or an integer tensor [B], whose values
+    `operators.sequence_ends` checks.
+    """
     if lengths is None:
         return
-    if isinstance(lengths, Tensor):
-        if lengths.dtype not in INTEGERS:
-            raise TypeError(f"lengths is {kind(lengths)}; accepted: an integer tensor [B]")
-        shape = list(lengths.shape)
-    else:
-        shape = [len(whole_numbers(lengths))]
+    values = None
+    if not isinstance(lengths, Tensor):
+        values = whole_numbers(lengths)
+    elif lengths.dtype not in INTEGERS:
+        raise TypeError(f"lengths is {kind(lengths)}; accepted: an integer tensor [B]")
+    shape = list(lengths.shape) if values is None else [len(values)]
     if shape != [B]:
         raise ArgumentError(f"lengths is of shape {shape}; accepted: [B] = {[B]}")
-    if not isinstance(lengths, Tensor):
-        check_range(whole_numbers(lengths), T)
+    if values is not None:
+        check_range(values, T)
 
 
 def check_range(lengths: list[int], T: int) -> None:

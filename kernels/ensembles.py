@@ -1,7 +1,8 @@
 """`torch.vmap` of the operators: an ensemble of models in one launch.
 
-Models with weights of their own run side by side, as more directions. A mapped dimension that no
-weights have is part of the batch, unless their gradient is needed, which is one for each model.
+Models with weights of their own run side by side, as more directions. If no weights are mapped, the
+mapped dimension is folded into the batch, unless the weights' gradients are needed, which differ
+from model to model.
 """
 
 from functools import partial
@@ -22,7 +23,7 @@ from .operators import (
 
 
 class Axes(NamedTuple):
-    """The dimensions of a tensor that count models (or all models' directions) and the batch."""
+    """Which dimension counts models (or all models' directions), and which the batch."""
 
     models: int
     batch: int | None
@@ -45,7 +46,7 @@ AXES = {
     "history": Axes(3, 2),  # [STATES-1, T, B, D, H]
     "saved": Axes(3, 2),  # [SAVED, T, B, D, H]
 }
-# What all models may share: N is 1 then.
+# Arguments whose dimension of models is 1 if all models share them.
 SHARED = ("x", "lengths", "resets")
 RESULTS = {
     recurrence: ("y", "initial", "history", "saved"),
@@ -65,12 +66,14 @@ def side_by_side(
     names = [argument.name for argument in operator._schema.arguments]
     given, mapped = dict(zip(names, arguments, strict=True)), dict(zip(names, dims, strict=True))
     tensors = {name: t for name, t in given.items() if isinstance(t, Tensor) and not is_absent(t)}
-    needs = given.get("needs", (False, given.get("needs_weight"), given.get("needs_bias")))
+    needs_x, *needs_weights = given.get(
+        "needs", (False, given.get("needs_weight", False), given.get("needs_bias", False))
+    )
     with_weights = any(mapped[name] is not None for name in tensors if AXES[name].batch is None)
-    axis = 0 if with_weights or any(needs[1:]) else 1  # of `Axes`: models or batch
+    axis = 0 if with_weights or any(needs_weights) else 1  # of `Axes`: models or batch
     w_hh, dim = given["w_hh"], mapped["w_hh"]
-    within = len(w_hh if dim is None else w_hh.select(dim, 0))  # directions of a nested ensemble
-    models = within // len(DIRECTIONS[given["direction"]])
+    one = w_hh if dim is None else w_hh.select(dim, 0)  # perhaps an ensemble itself
+    models = len(one) // len(DIRECTIONS[given["direction"]])
     for name, tensor in tensors.items():
         place, shared = AXES[name][axis], axis == 0 and name in SHARED
         if place is None:
@@ -79,7 +82,7 @@ def side_by_side(
             tensor = tensor.movedim(mapped[name], 0)
             if shared:
                 tensor = tensor.expand(-1, models, *tensor.shape[2:])
-        elif shared and len(tensor) == 1 and not (name == "x" and needs[0]):
+        elif shared and len(tensor) == 1 and not (name == "x" and needs_x):
             continue
         else:
             tensor = tensor.expand(info.batch_size, *tensor.shape)
@@ -101,9 +104,9 @@ def is_absent(tensor: Tensor) -> bool:
 
 
 for operator in RESULTS:
-    torch.library.register_vmap(operator.name(), partial(side_by_side, operator), lib=LIBRARY)
+    torch.library.register_vmap(operator, partial(side_by_side, operator), lib=LIBRARY)
 
 
-@partial(torch.library.register_vmap, sequence_ends.name(), lib=LIBRARY)
+@partial(torch.library.register_vmap, sequence_ends, lib=LIBRARY)
 def _(info: Any, dims: tuple[Any, ...], lengths: Tensor, T: int) -> tuple[Tensor, int | None]:
     return sequence_ends(lengths, T), dims[0]

@@ -196,7 +196,7 @@ def layers(
         if recompute:
             x, final = operators.layer(x[None], w_ih, b_ih, *loop, mode, precision)
         else:
-            gx = operators.project(x, w_ih, b_ih)
+            gx = operators.project_shared(x, w_ih, b_ih)
             x, final, _, _ = operators.recurrence(gx, *loop, False, mode, precision)
         if merge == "sum" and D == 2:
             x = x[..., :H] + x[..., H:]
@@ -254,8 +254,8 @@ def _masks(
     T: int,
     device: torch.device,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Copies [1, B] int32 and [1, T, B] uint8 on `device`, with the lengths checked, so that what
-    the caller does to its own later changes nothing.
+    """Lengths [1, B] int32 and resets [1, T, B] uint8 on `device`: checked copies, so that what the
+    caller does to its own later changes nothing.
     """
     ends = None
     with torch._C.DisableTorchFunctionSubclass():  # a subclass is only a tensor here

@@ -15,15 +15,16 @@ class Recurrence(NamedTuple):
 
     T time, B batch, G gates, H hidden units, D directions: one or two for each of the models that
     run side by side (an ensemble under `torch.vmap`; else there is one). All tensors are on one
-    device. (Each call makes two: a frozen dataclass would take microseconds to make.)
+    device. (A NamedTuple, because each call makes two, and a frozen dataclass takes microseconds
+    more.)
     """
 
     cell: Cell
     w_hh: Tensor  # [D, G*H, H]
     b_hh: Tensor | None  # [D, G*H]; the backward pass needs none
     initial: Tensor  # [STATES, D, B, H]
-    lengths: Tensor | None  # [1, B] int32, or a row for each model
-    resets: Tensor | None  # [1, T, B] uint8, or one for each model, where `lengths` has so too
+    lengths: Tensor | None  # [1, B] int32, or [models, B]
+    resets: Tensor | None  # [1, T, B] uint8, or [models, T, B]; as many as `lengths`, if both
     direction: str  # a name in DIRECTIONS: those of one model
     precision: str  # of float32 products: "ieee", "tf32" or "tf32x3"
 

@@ -223,8 +223,8 @@ class _Kernels(Base):
 def _asked_by_quantize_dynamic(module: nn.Module, qconfig: Any) -> bool:
     """Whether a running `quantize_dynamic` is to quantize recurrent layers, and cannot this one.
 
-    By default it assigns None to ours, as to all that it does not know. Users do so too, to exclude
-    a module, and other tools; hence the look at its own arguments.
+    It assigns None to module types that it does not know, as users do to exclude a module; only its
+    own arguments tell these apart.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "quantize_dynamic":

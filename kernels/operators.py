@@ -7,6 +7,7 @@ derivatives, `ensembles.py` the rules of `torch.vmap`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,19 +23,20 @@ LIBRARY = torch.library.Library("rnnbench", "DEF")
 NO_SECOND = "the kernels have no second derivative: double backward is not supported"
 
 
-def operator(function: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Define an operator of this name and signature that the function computes on every device.
+def define(function: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Register `function` as rnnbench::(its name) for every device; return the operator.
 
-    Not `torch.library.custom_op`, which has an autograd kernel of its own: one that drops tangents.
+    Not `torch.library.custom_op`, which has an autograd kernel of its own, one that drops tangents.
     """
     name = function.__name__
     schema = torch.library.infer_schema(function, mutates_args=())
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    # As custom_op does; torch.compiler.disable would import Dynamo, which takes a second.
     LIBRARY.impl(name, torch._disable_dynamo(function), "CompositeExplicitAutograd")
     return getattr(torch.ops.rnnbench, name).default
 
 
-@operator
+@define
 def sequence_ends(lengths: Tensor, T: int) -> Tensor:
     """A copy [B] of the lengths in int32 (under `torch.vmap`, of those of all models).
 
@@ -48,7 +50,7 @@ def sequence_ends(lengths: Tensor, T: int) -> Tensor:
     return lengths.to(torch.int32, copy=True, memory_format=torch.contiguous_format)
 
 
-@operator
+@define
 def recurrence(
     gx: Tensor,  # [T, B, D, G*H]
     w_hh: Tensor,  # [D, G*H, H]
@@ -63,11 +65,11 @@ def recurrence(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The forward loop: y [T, B, D*H], final state [STATES, D, B, H], and with `save`, for the
-    backward pass, the history [STATES-1, T, B, D, H] of the states but h and the activations
+    backward pass, the history [STATES-1, T, B, D, H] of the other states than h and the activations
     [SAVED, T, B, D, H]; else these are empty, as for a cell that has none.
 
-    Callers leave `save` False: it is set where a derivative is recorded, so that a graph captured
-    without one can be trained.
+    Callers pass False for `save`: the autograd kernel sets it where a gradient is recorded, so that
+    a graph captured under no_grad can be trained.
     """
     failures.check(wait=False)
     check_size(gx, w_hh)
@@ -82,7 +84,7 @@ def recurrence(
     )
 
 
-@operator
+@define
 def recurrence_backward(
     dy: Tensor,
     dfinal: Tensor,
@@ -105,7 +107,7 @@ def recurrence_backward(
     """
     failures.check(wait=False)
     inputs = _inputs(cell, w_hh, None, initial, lengths, resets, direction, precision)
-    if inputs.cell.saved and y.numel() and not saved.numel():  # the loop ran in PyTorch
+    if inputs.cell.saved and y.numel() and not saved.numel():  # forward mode ran in PyTorch
         raise RuntimeError(NO_SECOND)
     _, plan = planning.plans(inputs.cell, w_hh, dy.shape[1], mode, precision)
     dgx, dr, dinitial = launch.backward(
@@ -120,7 +122,7 @@ def recurrence_backward(
     return dgx, dw, db, dinitial.to(dy.dtype)
 
 
-@operator
+@define
 def layer(
     x: Tensor,  # [N, T, B, I]
     w_ih: Tensor,  # [D, G*H, I]
@@ -135,17 +137,17 @@ def layer(
     mode: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """The loop over the projections of x: y and the final state. Its backward pass keeps nothing
-    but the arguments.
+    """The loop over the projections of x: y and the final state. Only the arguments are kept for
+    the backward pass, which computes the rest again.
     """
     y, final, _, _ = recurrence(
-        projections(x, w_ih, b_ih), w_hh, b_hh, initial, lengths, resets, cell, direction, False,
+        project(x, w_ih, b_ih), w_hh, b_hh, initial, lengths, resets, cell, direction, False,
         mode, precision,
     )  # fmt: skip
     return y, final
 
 
-@operator
+@define
 def layer_backward(
     dy: Tensor,
     dfinal: Tensor,
@@ -167,7 +169,7 @@ def layer_backward(
     initial state. `needs` says which of them, in this order; the others are empty.
     """
     y, _, history, saved = recurrence(
-        projections(x, w_ih, b_ih), w_hh, b_hh, initial, lengths, resets, cell, direction, True,
+        project(x, w_ih, b_ih), w_hh, b_hh, initial, lengths, resets, cell, direction, True,
         mode, precision,
     )  # fmt: skip
     dgx, dw_hh, db_hh, dinitial = recurrence_backward(
@@ -215,19 +217,17 @@ def _inputs(
     )
 
 
-def projections(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
-    """W x + b for each direction, [T, B, D, G*H], of an x that all directions share or of one for
-    each model.
-    """
+def project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
+    """W x + b [T, B, D, G*H] of x [N, T, B, I]: x[n] is model n's, or N is 1 and all share it."""
     (N, T, B, _), (D, K, _) = x.shape, w_ih.shape
     if N == 1:
-        return project(x[0], w_ih, b_ih)
+        return project_shared(x[0], w_ih, b_ih)
     gx = x.reshape(N, T * B, -1) @ w_ih.reshape(N, D // N * K, -1).mT
     gx = gx.transpose(0, 1).reshape(T, B, D, K)
     return gx if b_ih is None else gx + b_ih
 
 
-def project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
+def project_shared(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
     """W x + b [T, B, D, G*H], of x [T, B, I]: one GEMM for all directions."""
     (T, B, _), (D, K, _) = x.shape, w_ih.shape
     gx = linear(x, w_ih.flatten(0, 1), None if b_ih is None else b_ih.flatten())
@@ -266,16 +266,15 @@ def weight_gradient(
 
 
 # The shapes of the results, for tensors without values.
-def _fake(name: str) -> Callable[..., Any]:
-    return torch.library.register_fake(f"rnnbench::{name}", lib=LIBRARY)
+fake = partial(torch.library.register_fake, lib=LIBRARY)
 
 
-@_fake("sequence_ends")
+@fake(sequence_ends)
 def _(lengths, T):
     return lengths.new_empty(lengths.shape, dtype=torch.int32)
 
 
-@_fake("recurrence")
+@fake(recurrence)
 def _(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save, mode, precision):
     T, B, D, _ = gx.shape
     H, states, numbers = w_hh.shape[-1], CELLS[cell].states, CELLS[cell].saved
@@ -288,7 +287,7 @@ def _(gx, w_hh, b_hh, initial, lengths, resets, cell, direction, save, mode, pre
     return gx.new_empty(T, B, D * H), gx.new_empty(initial.shape), history, saved
 
 
-@_fake("recurrence_backward")
+@fake(recurrence_backward)
 def _(
     dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, cell, direction, needs_weight,
     needs_bias, mode, precision,
@@ -302,7 +301,7 @@ def _(
     )
 
 
-@_fake("layer")
+@fake(layer)
 def _(
     x, w_ih, b_ih, w_hh, b_hh, initial, lengths, resets, cell, direction, mode, precision
 ):  # fmt: skip
@@ -311,7 +310,7 @@ def _(
     return x.new_empty(T, B, D * H), x.new_empty(initial.shape)
 
 
-@_fake("layer_backward")
+@fake(layer_backward)
 def _(
     dy, dfinal, x, w_ih, b_ih, w_hh, b_hh, initial, lengths, resets, cell, direction, needs, mode,
     precision,

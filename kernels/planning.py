@@ -112,8 +112,8 @@ def _plans(
     if INTERPRETED and device.type == "cpu":
         if mode == "persistent":
             raise ValueError(
-                "mode='persistent' needs programs that run at the same time, and the interpreter "
-                "runs them one after another; use 'auto' or 'stepwise'"
+                "mode is 'persistent'; accepted in the interpreter, which runs programs one after "
+                "another: 'auto', 'auto-graph', 'stepwise', 'gemm'"
             )
         if mode in ("auto", "auto-graph"):
             mode = "stepwise"

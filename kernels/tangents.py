@@ -26,7 +26,7 @@ def loop(
     """
     if cell not in CELLS:
         raise NotImplementedError(
-            f"cell is {cell!r}, which reference.CELLS lacks; accepted: no forward-mode derivatives"
+            f"cell is {cell!r} in forward-mode differentiation; accepted: {', '.join(CELLS)}"
         )
     warnings.warn(
         "forward-mode derivatives (jvp, jacfwd, dual tensors) run the loop in PyTorch, step by "
@@ -44,7 +44,9 @@ def loop(
         if lengths is not None:
             steps = torch.arange(T, device=gx.device).unsqueeze(1)
             running = (steps < lengths[model % len(lengths)]).unsqueeze(-1)
-        gates = gx[:, :, d] if running is None else gx[:, :, d].masked_fill(~running, 0)
+        gates = gx[:, :, d]
+        if running is not None:  # padding may hold NaN
+            gates = gates.masked_fill(~running, 0)
         y, state = unroll(
             CELLS[cell],
             gates,

@@ -26,7 +26,7 @@ MOST_PROGRAMS = 2**31 - 1
 # Units and sequences of a program that computes only the pointwise part, in mode "gemm".
 POINTWISE_UNITS = 32
 POINTWISE_BATCH = 8
-POINTWISE_BYTES = 16  # of shared memory for each pair: its four activations change their layout
+POINTWISE_BYTES = 16  # of shared memory for each pair, at most, to change layouts
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Cost:
 def step_bytes(problem: Problem, backward: bool) -> int:
     """Device memory that a step reads and writes: gates, states, activations."""
     G, states, size = problem.gates, problem.states, problem.size
-    saved = 0 if G == 1 else 4
+    saved = 0 if G == 1 else 4  # those of the cells here; a new one may save another number
     numbers = (G + 1 + saved) if not backward else (1 + saved + 2 + G * (2 if G == 3 else 1))
     history = 4 * (states - 1) * (1 if not backward else 2)
     return problem.B * problem.H * problem.directions * (numbers * size + history)

@@ -131,31 +131,21 @@ def test_resets_in_every_form(function, mode):
     assert torch.equal(expanded, run(function, resets=row.repeat(1, B), mode=mode))
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("function", ["layers", "recurrence", "module"])
-def test_masks_that_are_refilled_after_the_call_change_nothing(function, recompute):
+@pytest.mark.parametrize("function", ["layers", "layers, recomputed", "recurrence"])
+def test_masks_that_are_refilled_after_the_call_change_nothing(function):
     """A rollout buffer is used again before the backward pass."""
 
     def gradients(refill: bool) -> list[Tensor]:
         x, weights = arguments()
         lengths, resets = torch.tensor(LENGTHS, dtype=torch.int32), RESETS.clone()
+        masks: dict[str, Any] = {"lengths": lengths, "resets": resets}
         if function == "recurrence":
             leaves = [torch.randn(T, B, 1, 3 * H), weights[1][None]]
-            call: Any = lambda: kernels.recurrence(  # noqa: E731
-                "gru", *leaves, lengths=lengths, resets=resets
-            )
-        elif function == "module":
-            module = kernels.GRU(I, H, recompute=recompute)
-            leaves = list(module.parameters())
-            call = lambda: module(x, resets=resets)  # noqa: E731
+            y, *_ = kernels.recurrence("gru", *(t.requires_grad_() for t in leaves), **masks)
         else:
-            leaves = weights
-            call = lambda: kernels.gru(  # noqa: E731
-                x, [tuple(leaves)], lengths=lengths, resets=resets, recompute=recompute
-            )
-        for leaf in leaves:
-            leaf.requires_grad_()
-        y = call()[0]
+            leaves, recompute = weights, function != "layers"
+            given = [tuple(t.requires_grad_() for t in leaves)]
+            y, _ = kernels.gru(x, given, recompute=recompute, **masks)
         if refill:
             lengths.fill_(1)
             resets.logical_not_()

@@ -1,4 +1,4 @@
-"""The modules and operators under autograd, torch.compile, autocast and torch.func."""
+"""The modules and operators under autograd, torch.compile and autocast."""
 
 import gc
 import inspect

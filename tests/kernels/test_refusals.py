@@ -23,7 +23,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise AssertionError("an operator ran")
 
-    for name in ("recurrence", "layer", "project"):
+    for name in ("recurrence", "layer", "project_shared"):
         monkeypatch.setattr(operators, name, fail)
 
 

@@ -17,6 +17,7 @@ import reference
 from kernels import launch
 from tests.helpers import paired_modules, tolerances
 from tests.helpers.paired_modules import KINDS, B, H, I, T, assert_close, pair
+from tests.helpers.pairwise import label, pairwise
 from tests.helpers.tolerances import REORDERED
 
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "slstm")
@@ -157,11 +158,14 @@ def test_a_layer_of_constants_runs_in_the_kernels():
     assert torch.equal(gradient, 2 * torch.autograd.grad(output(module(x)).sum(), x)[0])
 
 
-def test_a_cell_of_ones_own_has_no_forward_mode(monkeypatch):
+def test_a_cell_without_a_reference_has_no_forward_mode(monkeypatch):
     monkeypatch.delitem(reference.CELLS, "gru")
     module, _ = pair("gru")
     x = torch.randn(T, B, I)
-    with pytest.raises(NotImplementedError, match=r"cell is 'gru', which reference\.CELLS lacks"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"^cell is 'gru' in forward-mode differentiation; accepted: rnn_tanh",
+    ):
         torch.func.jvp(lambda x: module(x)[0], (x,), (x,))
 
 
@@ -327,7 +331,7 @@ def test_an_ensemble_equals_its_models_one_by_one(mapped, gradient, cell, direct
         assert_close(found[name], expected, name)
 
 
-def test_an_ensemble_of_modules_trains_in_one_launch_per_layer(monkeypatch):
+def test_an_ensemble_of_modules_trains_in_one_loop_per_layer(monkeypatch):
     modules = [kernels.GRU(I, H, 2) for _ in range(MODELS)]
     parameters, buffers = stack_module_state(modules)
     x = torch.randn(T, B, I)
@@ -349,6 +353,19 @@ def test_an_ensemble_of_modules_trains_in_one_launch_per_layer(monkeypatch):
         module(x)[0].square().sum().backward()
         for name, p in module.named_parameters():
             assert_close(parameters[name].grad[model], torch.as_tensor(p.grad), name)
+
+
+def test_an_ensemble_with_the_batch_first():
+    """In whose x the time steps are not adjacent."""
+    own, x = weights("gru", MODELS), torch.randn(MODELS, B, T, I)
+    run = lambda w, x: kernels.gru(x, w, batch_first=True, recompute=True)[0]  # noqa: E731
+    found = torch.vmap(run)(own, x)
+    sums = lambda w, x: run(w, x).sum((0, 1))  # noqa: E731
+    jacobians = torch.vmap(torch.func.jacrev(sums, argnums=1))(own, x)
+    for model in range(MODELS):
+        given = [tuple(w[model] for w in own[0])], x[model]
+        assert_close(found[model], run(*given), "outputs")
+        assert_close(jacobians[model], torch.func.jacrev(sums, argnums=1)(*given), "Jacobian")
 
 
 def test_ensembles_of_ensembles():
@@ -410,24 +427,36 @@ def graph(module: nn.Module, x: Tensor) -> Any:
     return make_fx(lambda p, x: functional_call(module, p, (x,)))(own, x)
 
 
+CAPTURING: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "export": exported,
+    "decomposed": exported_and_decomposed,
+    "jit.trace": traced,
+    "make_fx": graph,
+}
+CAPTURES = pairwise(
+    cell=("gru", "lstm"),
+    capture=tuple(CAPTURING),
+    recompute=(False, True),
+    frozen=(False, True),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*deprecated")
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("capture", [exported, exported_and_decomposed, traced, graph])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_graph_that_is_captured_without_a_gradient_trains(cell, capture, recompute, frozen):
+@pytest.mark.parametrize("setting", CAPTURES, ids=label)
+def test_a_graph_that_is_captured_without_a_gradient_trains(setting):
+    cell, capture, recompute, frozen = setting.values()
     module, twin = pair(cell)
     module.recompute = recompute
     x = torch.randn(T, B, I)
     module.requires_grad_(not frozen)
     with torch.set_grad_enabled(frozen):
-        captured = capture(module, x)
+        captured = CAPTURING[capture](module, x)
     module.requires_grad_()
     own = dict((captured if hasattr(captured, "weight_hh_l0") else module).named_parameters())
     for p in own.values():
         p.requires_grad_()
-    result = captured(own, x) if capture is graph else captured(x)
+    result = captured(own, x) if capture == "make_fx" else captured(x)
     output(result).square().sum().backward()
     output(twin(x)).square().sum().backward()
     for name, p in twin.named_parameters():
