@@ -56,8 +56,10 @@ def _register(operator: torch._ops.OpOverload, function: Any) -> None:
     """Make the Function the operator's autograd kernel."""
 
     def run(keyset: Any, *arguments: Any) -> Any:
-        compute = partial(_compute, operator, keyset & torch._C._after_autograd_keyset)
-        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
+        keyset = keyset & torch._C._after_autograd_keyset
+        recording = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        recorded = recording[0] and torch._C._any_requires_grad(*arguments)
+        compute = partial(_compute, operator, keyset, recording)
         try:
             if not torch._C._are_functorch_transforms_active():
                 return function.apply(compute, recorded, *arguments)
@@ -69,14 +71,16 @@ def _register(operator: torch._ops.OpOverload, function: Any) -> None:
     LIBRARY.impl(operator, run, "Autograd", with_keyset=True)
 
 
-def _compute(operator: torch._ops.OpOverload, keyset: Any, *arguments: Any) -> Any:
-    """Run the operator below this level's autograd. Within `forward` no derivatives are recorded,
-    but outer transforms need theirs, so that is enabled again.
+def _compute(
+    operator: torch._ops.OpOverload, keyset: Any, recording: tuple[bool, bool], *arguments: Any
+) -> Any:
+    """Run the operator below this level's autograd. Within `forward` no derivatives are recorded;
+    outer transforms record theirs if the caller does.
     """
     with torch._C._AutoDispatchBelowAutograd():
         if not torch._C._are_functorch_transforms_active():
             return operator.redispatch(keyset, *arguments)
-        with torch.enable_grad(), _set_fwd_grad_enabled(True):
+        with torch.set_grad_enabled(recording[0]), _set_fwd_grad_enabled(recording[1]):
             return operator.redispatch(keyset, *arguments)
 
 

@@ -176,10 +176,11 @@ def layer_backward(
         dy, dfinal, w_hh, initial, lengths, resets, y, history, saved, cell, direction, needs[3],
         needs[4], mode, precision,
     )  # fmt: skip
-    N, (T, B, _, _), K = len(x), dgx.shape, len(w_ih) // len(x) * w_ih.shape[1]
+    (N, T, B, I), (D, K, _) = x.shape, w_ih.shape
+    K *= D // N
     # [N, T*B, K], [N, T*B, I] and [N, K, I]: x is shared by all D directions, or by each model's.
     gates = dgx.view(T * B, N, K).transpose(0, 1)
-    rows, weights = x.reshape(N, T * B, -1), w_ih.reshape(N, K, -1)
+    rows, weights = x.reshape(N, T * B, I), w_ih.reshape(N, K, I)
     nothing = dy.new_empty(0)
     return (
         (gates @ weights).view(x.shape) if needs[0] else nothing,
@@ -219,10 +220,10 @@ def _inputs(
 
 def project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
     """W x + b [T, B, D, G*H] of x [N, T, B, I]: x[n] is model n's, or N is 1 and all share it."""
-    (N, T, B, _), (D, K, _) = x.shape, w_ih.shape
+    (N, T, B, I), (D, K, _) = x.shape, w_ih.shape
     if N == 1:
         return project_shared(x[0], w_ih, b_ih)
-    gx = x.reshape(N, T * B, -1) @ w_ih.reshape(N, D // N * K, -1).mT
+    gx = x.reshape(N, T * B, I) @ w_ih.reshape(N, D // N * K, I).mT
     gx = gx.transpose(0, 1).reshape(T, B, D, K)
     return gx if b_ih is None else gx + b_ih
 

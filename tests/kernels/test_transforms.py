@@ -214,6 +214,31 @@ def test_second_derivatives_of_torch_func_are_refused(second, recompute):
         second(lambda x: module(x)[0].square().sum(), torch.randn(T, B, I))
 
 
+@pytest.mark.filterwarnings(STEPWISE)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("how", ["grad", "vjp", "jvp", "vmap of grad"])
+def test_no_grad_within_a_transform_stops_all_gradients(how, recompute):
+    """Also those of the weights, which the transform does not differentiate."""
+    module, _ = pair("gru")
+    module.recompute = recompute
+    x, scale = torch.randn(T, B, I), torch.tensor(0.5)
+
+    def f(scale: Tensor, stopped: bool) -> Tensor:
+        with torch.set_grad_enabled(not stopped):
+            target = module(x)[0]
+        return (scale * target).sum()
+
+    for stopped in (False, True):
+        one = lambda s, stopped=stopped: f(s, stopped)  # noqa: E731
+        found = {
+            "grad": lambda: torch.func.grad(one)(scale),  # noqa: B023
+            "vjp": lambda: torch.func.vjp(one, scale)[1](scale)[0],  # noqa: B023
+            "jvp": lambda: torch.func.jvp(one, (scale,), (scale,))[1],  # noqa: B023
+            "vmap of grad": lambda: torch.vmap(torch.func.grad(one))(scale.expand(2)),  # noqa: B023
+        }[how]()
+        assert found.requires_grad is not stopped
+
+
 # Ensembles
 
 MODELS = 3
