@@ -309,6 +309,8 @@ ENSEMBLES = [
     for n, how in enumerate(("backward", "torch.func"))
     for k, mapped in enumerate(MAPPED)
 ]
+# Each model's own gradient of an x that they share, where the backward pass computes x's products.
+ENSEMBLES.append(("weights", "torch.func", "lstm", "reverse", {"recompute": True}))
 
 
 @pytest.mark.parametrize(("mapped", "gradient", "cell", "direction", "options"), ENSEMBLES)
