@@ -15,7 +15,7 @@ from bench.sweep import sweep
 from bench.sweep.pool import calls_elsewhere
 from bench.sweep.process import exiting_on_signals
 
-STUDY_SECONDS = 3600.0  # the longest wait for one, which takes some 15 minutes on an idle CPU
+STUDY_SECONDS = 7200.0  # the longest wait for one: training takes half an hour of CPU time
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     bit, and a training run compared with torch.nn's. Ends with the report. On two CPU cores
     `--preset quick` takes about three minutes and the default under 25. `--preset memory` measures
     gates that keep the state for long; its study, instead of these, is training on a task that
-    needs memory (under 20 minutes).
+    needs memory (half an hour on a CPU).
     """
     machine = environment.probe()
     if not machine.is_cuda:

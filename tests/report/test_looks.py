@@ -149,3 +149,13 @@ def test_the_longest_name_stays_within_the_figure(letters: str, monkeypatch):
     box, whole = legend.get_window_extent(), sheet.figure.bbox
     assert box.x0 >= 0 and box.x1 <= whole.width, (box, whole)
     assert box.y0 >= sheet.axes[0, 0].get_window_extent().y1, "above the panels"
+
+
+@pytest.mark.parametrize("letter", ["i", "e", "0", "M"])
+def test_a_note_of_any_letters_fits_in_the_figure(letter: str, tmp_path: Path):
+    looks.apply_style()
+    sheet = Sheet(1, 1, title="", origin="", notes=[f"{letter * 9} " * 30])
+    *_, note = sheet.figure.texts
+    canvas: Any = sheet.figure.canvas
+    extent = note.get_window_extent(canvas.get_renderer())
+    assert extent.x1 <= sheet.figure.bbox.x1 and note.get_text().count(letter) == 270

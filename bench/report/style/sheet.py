@@ -18,6 +18,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -29,7 +31,7 @@ FORMATS = ("pdf", "png")  # PDF for papers, PNG for the device page
 COLORS = 128  # of a PNG; the thousands that antialiasing makes look the same
 WHOLE = ("n", "peak_bytes", "I", "seed")  # columns of integers, also where some are missing
 TITLE_LETTERS = 66  # of 6.8 points that fit in a line
-SMALL_LETTERS = 88  # of 5.2 points that fit in a line
+SMALL_LETTERS = 88  # of 5.2 points that usually fit in a line
 LEGEND_LETTERS = 34  # of 6 points that fit beside a line's sample, also if all are W
 WIDTH = 3.3  # inches: one column of a two-column paper
 
@@ -79,7 +81,7 @@ class Sheet:
         small = [
             line
             for note in (*notes, *looks.alike(_points(handles)), origin)
-            for line in textwrap.wrap(note, SMALL_LETTERS, break_on_hyphens=False)
+            for line in _fitting(note)
         ]
         longest = max((len(str(entry.get_label())) for entry in handles), default=1)
         per_row = max(1, int((WIDTH - 0.1) / (0.45 + 0.052 * longest)))  # of the legend
@@ -169,6 +171,17 @@ def _break_label(entry: Any) -> int:
     lines = textwrap.wrap(str(entry.get_label()), LEGEND_LETTERS, break_on_hyphens=False)
     entry.set_label("\n".join(lines))
     return len(lines)
+
+
+def _fitting(note: str) -> list[str]:
+    """A note in lines that fit in the figure, also if it has many capitals and digits."""
+    font = FontProperties(size=5.2)
+    for letters in range(SMALL_LETTERS, SMALL_LETTERS // 2, -2):
+        lines = textwrap.wrap(note, letters, break_on_hyphens=False)
+        sizes = (text_to_path.get_text_width_height_descent(line, font, False) for line in lines)
+        if max((points for points, *_ in sizes), default=0.0) <= 72 * 0.978 * WIDTH:
+            break
+    return lines
 
 
 def panel_title(axes: Axes, words: str) -> None:
