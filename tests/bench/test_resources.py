@@ -170,7 +170,7 @@ def test_warnings_about_a_binary_are_not_printed(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize(
     ("hidden", "accepted"),
-    [("0", "hidden is 0; accepted: an integer"), ("1,x", "hidden is '1,x'; accepted: integers")],
+    [("0", "hidden is 0; accepted: an integer"), ("1,x", "hidden is x; accepted: an integer")],
 )
 def test_hidden_sizes_that_cannot_be_planned_are_named(hidden, accepted):
     with pytest.raises(ValueError, match=accepted):
