@@ -193,7 +193,11 @@ def test_nan_and_infinity_spread_as_in_torch_and_within_their_sequence(cell, val
 
 def test_an_empty_batch_gives_empty_results():
     module, twin = pair("lstm", bidirectional=True)
-    assert_same(module, twin, torch.zeros(T, 0, I))
+    for module.recompute in (False, True):
+        assert_same(module, twin, torch.zeros(T, 0, I))
+        x = torch.zeros(T, 0, I, requires_grad=True)
+        gradients = torch.autograd.grad(module(x)[0].sum(), (x, *module.parameters()))
+        assert all(not gradient.any() for gradient in gradients)
 
 
 X = torch.zeros(T, B, I)
