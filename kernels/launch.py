@@ -13,12 +13,29 @@ from torch import Tensor
 
 from . import failures, gemm
 from .barrier import ABORTED, COUNTER_STRIDE
+from .cells import CELLS
 from .inputs import Recurrence
 from .plan import Plan
 from .recurrence import BOTH, POINTWISE, PRODUCT, backward_kernel, forward_kernel
 
 # A step takes microseconds; so many polls of a word in L2 take several seconds.
 MAX_POLLS = 1 << 23
+
+
+def _fix_cache_keys() -> None:
+    """Hash every device function, always in the same order.
+
+    Triton's key of a compiled kernel covers the constants of a function that it calls only if that
+    function was hashed before (`DependenciesFinder._update_hash` in 3.6 and 3.7). Without a fixed
+    order the key depends on which kernel a process needs first, and each process may compile again
+    what another one has compiled.
+    """
+    steps = [function for cell in CELLS.values() for function in (cell.step, cell.step_gradient)]
+    for function in (*steps, forward_kernel, backward_kernel):
+        getattr(function, "cache_key", None)  # an interpreted function has none
+
+
+_fix_cache_keys()
 
 
 def forward(

@@ -135,6 +135,7 @@ def streams(comparison: Comparison, device: str, times: int) -> str:
             torch.cuda.synchronize()
             for found in concurrent:
                 repetitions.add(found)
+            torch.cuda.synchronize()  # the other stream reuses the memory that is freed here
             concurrent.clear()
     kernels.check()
     return repetitions.check("streams")

@@ -35,6 +35,25 @@ def test_what_is_launched_is_what_was_compiled_ahead(tmp_path: Path):
     assert outcomes.count(COMPILED) <= len(ahead) <= outcomes.count(COMPILED) + phases
 
 
+KEYS = """
+import importlib, sys
+
+loops = importlib.import_module("kernels.recurrence")
+for name in sys.argv[1:]:
+    print(name, getattr(loops, name).cache_key)
+"""
+
+
+def test_a_kernels_key_does_not_depend_on_which_kernel_a_process_needs_first(tmp_path: Path):
+    """Or what one process compiled another would compile again."""
+    names = ("forward_kernel", "backward_kernel")
+    one, other = (
+        run_compiling("-c", KEYS, *order, cache=tmp_path).splitlines()
+        for order in (names, names[::-1])
+    )
+    assert len(one) == 2 and one == other[::-1]
+
+
 USES = precompile.of_comparisons(COMPARISONS) + precompile.of_requests(REQUESTS, PROVIDERS)
 
 

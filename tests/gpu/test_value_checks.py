@@ -1,6 +1,7 @@
 """The checks of check-gpu, each run in this process: that they see what is wrong, and no more."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.cases.problem import make_problem
 from bench.compiler import resources
 from bench.gpu import launch_checks, value_checks
 from bench.gpu.value_checks import Comparison, kernel_cells
@@ -125,6 +127,41 @@ def test_a_missing_first_steps_term_of_a_gradient_is_caught(nonlinearity: str, d
     assert 0.05 < missing < 0.2
     # Five sequences or a weaker initial state make it smaller than in check-gpu's own cases.
     assert value_checks.tolerance(of, "dw_hh") < 1 / math.sqrt(50)
+
+
+class TF32Linear(torch.autograd.Function):
+    """torch's linear in float32, with the operands of its three products rounded to tf32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor):
+        x, weight = round_to_tf32(x), round_to_tf32(weight)
+        ctx.save_for_backward(x, weight)
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor):
+        x, weight = ctx.saved_tensors
+        rounded = round_to_tf32(dy)
+        return rounded @ weight, rounded.t() @ x, dy.sum(0)
+
+
+def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """The nearest float32 numbers with ten bits of mantissa."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_a_tie_in_the_slstms_maximum_makes_no_gradient_wrong(monkeypatch) -> None:
+    """With upstream gradients of its scaled states, dgx was off by 2.2 sqrt(u) with this seed."""
+    import reference
+
+    of = Comparison("slstm", "fp32", "tf32", "both", 50, 17, 100, "auto", masks=True)
+    problem = make_problem(of.case, seed=3)
+    lengths = value_checks.make_inputs(of, "cpu").lengths
+    inputs = value_checks.Inputs(of, problem.inputs, problem.upstream, lengths, problem.resets)
+    exact = value_checks.run_reference(inputs)
+    monkeypatch.setattr(sys.modules["reference.slstm"], "linear", TF32Linear.apply)
+    for name, tensor in value_checks.run_recurrence(reference, inputs).items():
+        assert errors(tensor, exact[name])["rel_l2"] <= value_checks.tolerance(of, name) / 4, name
 
 
 def test_gradients_of_few_elements_keep_the_benchmarks_tolerance() -> None:
