@@ -20,7 +20,7 @@ from bench.cases.presets import Request, load_preset
 from bench.error import studies
 from bench.gpu import floor, launch_checks, precompile, run_checks, value_checks
 from bench.records import environment, failed_checks, files, provenance, store
-from bench.records.failed_checks import FAIL, PASS, Suspect
+from bench.records.failed_checks import FAIL, NOT_DONE, PASS, Suspect
 from bench.sweep import sweep
 from bench.sweep.plan import Options, default_run, record_file
 from bench.sweep.pool import Pool, calls_elsewhere
@@ -180,7 +180,9 @@ class Campaign:
         spent = time.monotonic() - began
         print(f"compile {what}: {precompile.summary_line(rows)}, in {spent:.0f} s")
         compiled = self.state.get("compiled", {})
-        compiled[what] = {"seconds": round(spent, 1), "kernels": [asdict(row) for row in rows]}
+        kernels = [asdict(row) for row in rows if row.outcome != NOT_DONE]
+        left = len(rows) - len(kernels)
+        compiled[what] = {"seconds": round(spent, 1), "kernels": kernels, "left": left}
         self.remember(compiled=compiled)
 
     def check(self, pool: Pool) -> None:

@@ -21,6 +21,7 @@ _ERROR_FLAT = (
     *("directions", "layers", "B", "T", "I", "H", "resets", "seed", "regime", "interpreted"),
 )
 _NAMED = ("mode", "number", "inputs", *ORIGIN)
+_PLANNED = ("plan_mode", "expected_us")
 _FLAT = (
     *(name for name, field in schema.FIELDS.items() if field.type not in ("object", "array")),
     "versus",
@@ -61,21 +62,26 @@ def flat(
     records: Sequence[store.Record],
     more: Callable[[store.Record], dict[str, Any]] = lambda record: {},
 ) -> pd.DataFrame:
-    """One row per record: its scalar fields, ``number``, ``inputs`` and the columns of ``more``.
+    """One row per record: its scalar fields and the columns of ``_named``, ``_planned``, ``more``.
 
     ``inputs`` is "H" where the input has as many features as the layer has units (or there is no
     input projection), else the number of features.
     """
     if not records:
-        return pd.DataFrame(columns=list(dict.fromkeys((*_FLAT, *_NAMED, "plan_mode"))))
+        return pd.DataFrame(columns=list(dict.fromkeys((*_FLAT, *_NAMED, *_PLANNED))))
     rows = [
-        {name: record[name] for name in _FLAT}
-        | _named(record)
-        | {"plan_mode": (record["plan"] or {}).get("mode")}
-        | more(record)
+        {name: record[name] for name in _FLAT} | _named(record) | _planned(record) | more(record)
         for record in records
     ]
     return ordered(pd.DataFrame(rows))
+
+
+def _planned(record: store.Record) -> dict[str, Any]:
+    """The plan's mode, and what it expects a step of all loops to take, in microseconds."""
+    plan = record["plan"] or {}
+    costs = [each["cost"] for each in (plan, plan.get("backward") or {}) if each.get("cost")]
+    expected = record["layers"] * sum(cost["floor_us"] for cost in costs) if costs else None
+    return dict(zip(_PLANNED, (plan.get("mode"), expected), strict=True))
 
 
 def errors(records: Sequence[store.Record]) -> pd.DataFrame:

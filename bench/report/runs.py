@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records import store
+from bench.cases.cases import CELLS, Case
+from bench.cases.roofline import Limits, floor_ms
+from bench.records import limits, store
+from bench.records.files import LIMITS
 from bench.report import frames
 from bench.report.text import plain_values
 
@@ -45,8 +48,22 @@ class Run:
 
     @functools.cached_property
     def time(self) -> pd.DataFrame:
-        """``frames.flat`` of the time records, computed once; do not change it in place."""
-        return frames.flat(self.of("time"))
+        """``frames.flat`` of the time records, computed once; do not change it in place.
+
+        A share of the floor is filled in where the card's rates were measured after the time.
+        """
+        return frames.flat(self.of("time"), self._floor_share)
+
+    @functools.cached_property
+    def _limits(self) -> Limits | None:
+        path = self.folder / LIMITS
+        return limits.read(path) if path.exists() else None
+
+    def _floor_share(self, record: store.Record) -> dict[str, Any]:
+        share, known = record["floor_share"], record["cell"] in CELLS
+        if share is None and record["status"] == "ok" and known and self._limits is not None:
+            share = floor_ms(Case.from_fields(record), self._limits) / record["median_ms"]
+        return {"floor_share": share}
 
     @functools.cached_property
     def error(self) -> pd.DataFrame:

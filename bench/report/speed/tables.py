@@ -9,6 +9,7 @@ import pandas as pd
 from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed.derived import growth_table, mean_interval, speedups
+from bench.report.speed.steps import step_table
 from bench.report.style.numbers import interval, uncertain
 from bench.report.style.typeset import MOST_ROWS, Table, drop_constant_columns, joined_origin, named
 
@@ -23,7 +24,8 @@ FULL = [
 
 def time_table(time: pd.DataFrame) -> Table:
     """Median times with intervals; the shown rows are those of the figures."""
-    setting, rows = frames.settings(time)[0]
+    measured = time["case_id"].isin(time.loc[time["status"] == "ok", "case_id"])
+    setting, rows = frames.settings(time[measured])[0]
     found = next(filter(None, (frames.best_slice(rows, axis) for axis in ("H", "B", "T"))), None)
     rows = rows if found is None else found[1]
     providers = terms.ordered_providers(rows["provider"])
@@ -134,5 +136,6 @@ def tables(run: Run) -> list[Table]:
     """The tables of the time records."""
     if not run.ok("time"):
         return []
-    made = (time_table(run.time), speedup_table(run.time), growth(run.time))
+    time = run.time
+    made = (time_table(time), speedup_table(time), step_table(time), growth(time))
     return [table for table in made if table is not None]

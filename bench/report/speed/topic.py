@@ -27,7 +27,7 @@ SECTIONS = (
         "torch.nn's time over the provider's at the same case and clock: paired by visits where "
         "recorded, else the ratio of the medians.",
         figures=("speedup-",),
-        tables=("speedup",),
+        tables=("speedup", "steps"),
     ),
     Section(
         "Time per step and growth with T",
