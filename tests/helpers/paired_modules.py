@@ -46,6 +46,18 @@ def flat(value: Any) -> list[Tensor]:
     return [tensor for part in value for tensor in flat(part)]
 
 
+def weights(cell: str, *stack: int, directions: int = 1) -> list[tuple[Tensor, ...]]:
+    """The weights of one layer, with leading dimensions for an ensemble."""
+    K = kernels.CELLS[cell].gates * H
+    shapes = ((K, I), (K, H), (K,), (K,))
+    return [tuple(torch.randn(*stack, *s) / 2 for s in shapes) for _ in range(directions)]
+
+
+def output(result: Any) -> Tensor:
+    """All of a layer's results in one tensor."""
+    return torch.cat([tensor.flatten() for tensor in flat(result)])
+
+
 def assert_close(
     actual: Tensor, expected: Tensor, name: str, tolerance: float = REORDERED[torch.float32]
 ) -> None:

@@ -1,0 +1,204 @@
+"""Ensembles: torch.vmap over weights, inputs, states and masks, against the models one by one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+
+import kernels
+from kernels import launch
+from tests.helpers.paired_modules import B, H, I, T, assert_close, output, weights
+
+MODELS = 3
+MAPPED = {  # which arguments differ from model to model
+    "weights": ("weights",),
+    "x": ("x",),
+    "weights and x": ("weights", "x"),
+    "states": ("states",),
+    "lengths": ("lengths",),
+    "weights and resets": ("weights", "resets"),
+    "lengths and resets": ("lengths", "resets"),
+    "all": ("weights", "x", "states", "lengths", "resets"),
+}
+
+
+def ensemble(cell: str, mapped: tuple[str, ...], directions: int) -> dict[str, Any]:
+    """The arguments of `layers`, those in `mapped` with a leading dimension."""
+    stack = {name: (MODELS,) if name in mapped else () for name in sum(MAPPED.values(), ())}
+    states = kernels.CELLS[cell].states
+    lengths = torch.randint(1, T + 1, (*stack["lengths"], B))
+    return {
+        "weights": weights(cell, *stack["weights"], directions=directions),
+        "x": torch.randn(*stack["x"], T, B, I),
+        "states": tuple(torch.rand(*stack["states"], directions, B, H) for _ in range(states)),
+        "lengths": lengths if mapped == ("lengths",) or len(mapped) > 1 else None,
+        "resets": torch.rand(*stack["resets"], T, B) < 0.4 if "resets" in mapped else None,
+    }
+
+
+def differentiated(given: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of `ensemble` that have a gradient, by a name each."""
+    found = {"x": given["x"], **{f"h{k}": t for k, t in enumerate(given["states"])}}
+    for d, one in enumerate(given["weights"]):
+        found |= {f"w{d}{k}": w for k, w in enumerate(one)}
+    return found
+
+
+def call(cell: str, given: dict[str, Any], tensors: dict[str, Tensor], **options: Any) -> Tensor:
+    own = [tuple(tensors[f"w{d}{k}"] for k in range(4)) for d in range(len(given["weights"]))]
+    states = tuple(tensors[f"h{k}"] for k in range(len(given["states"])))
+    return output(
+        kernels.layers(
+            cell, tensors["x"], own, states if len(states) > 1 else states[0],
+            lengths=given["lengths"], resets=given["resets"], **options,
+        )
+    )  # fmt: skip
+
+
+def one_model(given: Any, mapped: tuple[str, ...], model: int) -> dict[str, Any]:
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[model]
+        return None if value is None else type(value)(pick(part) for part in value)
+
+    return {name: pick(value) if name in mapped else value for name, value in given.items()}
+
+
+CONFIGURATIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("gru", "both", {}),
+    ("lstm", "reverse", {"recompute": True}),
+    ("slstm", "forward", {"mode": "gemm"}),
+    ("rnn_tanh", "both", {"recompute": True, "mode": "gemm"}),
+    ("gru", "reverse", {"mode": "gemm"}),
+]
+# Every way to get gradients with every set of mapped arguments, each with another configuration.
+ENSEMBLES = [
+    (mapped, how, *CONFIGURATIONS[(k + 2 * n) % len(CONFIGURATIONS)])
+    for n, how in enumerate(("backward", "torch.func"))
+    for k, mapped in enumerate(MAPPED)
+]
+# Each model's own gradient of an x that they share, where the backward pass computes x's products.
+ENSEMBLES.append(("weights", "torch.func", "lstm", "reverse", {"recompute": True}))
+
+
+@pytest.mark.parametrize(("mapped", "gradient", "cell", "direction", "options"), ENSEMBLES)
+def test_an_ensemble_equals_its_models_one_by_one(mapped, gradient, cell, direction, options):
+    names = MAPPED[mapped]
+    options = {"direction": direction, **options}
+    given = ensemble(cell, names, 2 if direction == "both" else 1)
+    tensors = differentiated(given)
+    dims = {
+        name: 0 if {"x": "x", "h": "states", "w": "weights"}[name[0]] in names else None
+        for name in tensors
+    }
+    masks = {name: given[name] for name in ("lengths", "resets")}
+    mask_dims = {name: 0 if name in names else None for name in masks}
+    if gradient == "torch.func":
+        # Each model's own gradient, also of what the models share.
+        def loss(tensors: Any, masks: Any) -> tuple[Tensor, Tensor]:
+            y = call(cell, given | masks, tensors, **options)
+            return y.square().sum(), y
+
+        found, y = torch.vmap(torch.func.grad(loss, has_aux=True), (dims, mask_dims))(
+            tensors, masks
+        )
+    else:
+        leaves = {name: t.requires_grad_() for name, t in tensors.items()}
+        y = torch.vmap(lambda t, m: call(cell, given | m, t, **options), (dims, mask_dims))(
+            leaves, masks
+        )
+        y.square().sum().backward()
+        found = {name: torch.as_tensor(t.grad) for name, t in leaves.items()}
+
+    total: dict[str, Any] = {}
+    for model in range(MODELS):
+        single = one_model(given, names, model)
+        own = {n: t.detach().clone().requires_grad_() for n, t in differentiated(single).items()}
+        expected = call(cell, single, own, **options)
+        expected.square().sum().backward()
+        assert_close(y[model], expected, "outputs")
+        for name, tensor in own.items():
+            if gradient == "torch.func" or dims[name] == 0:
+                assert_close(found[name][model], torch.as_tensor(tensor.grad), name)
+            else:
+                total[name] = total.get(name, 0) + torch.as_tensor(tensor.grad)
+    for name, expected in total.items():  # what models share gets the sum of their gradients
+        assert_close(found[name], expected, name)
+
+
+def test_an_ensemble_of_modules_trains_in_one_loop_per_layer(monkeypatch):
+    modules = [kernels.GRU(I, H, 2) for _ in range(MODELS)]
+    parameters, buffers = stack_module_state(modules)
+    x = torch.randn(T, B, I)
+    launches = {"forward": 0, "backward": 0}
+
+    def counting(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            launches[name] += 1
+            return run(*arguments)
+
+        return counted
+
+    for name in launches:
+        monkeypatch.setattr(launch, name, counting(name, getattr(launch, name)))
+    y = torch.vmap(lambda p, b: functional_call(modules[0], (p, b), (x,))[0])(parameters, buffers)
+    y.square().sum().backward()
+    assert launches == {"forward": 2, "backward": 2}
+    for model, module in enumerate(modules):
+        module(x)[0].square().sum().backward()
+        for name, p in module.named_parameters():
+            assert_close(parameters[name].grad[model], torch.as_tensor(p.grad), name)
+
+
+def test_an_ensemble_with_the_batch_first():
+    """In whose x the time steps are not adjacent."""
+    own, x = weights("gru", MODELS), torch.randn(MODELS, B, T, I)
+    run = lambda w, x: kernels.gru(x, w, batch_first=True, recompute=True)[0]  # noqa: E731
+    found = torch.vmap(run)(own, x)
+    sums = lambda w, x: run(w, x).sum((0, 1))  # noqa: E731
+    jacobians = torch.vmap(torch.func.jacrev(sums, argnums=1))(own, x)
+    for model in range(MODELS):
+        given = [tuple(w[model] for w in own[0])], x[model]
+        assert_close(found[model], run(*given), "outputs")
+        assert_close(jacobians[model], torch.func.jacrev(sums, argnums=1)(*given), "Jacobian")
+
+
+def test_ensembles_of_ensembles():
+    own = weights("lstm", 2, 3, directions=2)
+    x, lengths = torch.randn(3, T, B, I), torch.tensor([[1, 2, 3], [3, 1, 2]])
+
+    def run(weights: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        y, _ = kernels.lstm(x, weights, lengths=lengths, direction="both", recompute=True)
+        return y
+
+    inner = torch.vmap(run, (0, 0, None))
+    found = torch.vmap(inner, (0, None, 0))(own, x, lengths)
+    for i in range(2):
+        for j in range(3):
+            single = run([tuple(w[i, j] for w in one) for one in own], x[j], lengths[i])
+            assert_close(found[i, j], single, "outputs")
+
+
+def test_the_lengths_of_an_ensemble_are_checked():
+    own, x = weights("gru"), torch.randn(T, B, I)
+    with pytest.raises(ValueError, match=r"^lengths is .*; accepted: integers in 1\.\.T"):
+        torch.vmap(lambda n: kernels.gru(x, own, lengths=n)[0])(
+            torch.tensor([[1, 2, 3], [0, 1, 1]])
+        )
+
+
+@pytest.mark.slow
+def test_a_compiled_ensemble_trains():
+    own, x = weights("gru", MODELS), torch.randn(2, B, I)
+    run = torch.vmap(lambda w: kernels.gru(x, [w])[0])
+    results = []
+    for each in (run, torch.compile(run, backend="aot_eager", fullgraph=True)):
+        leaves = tuple(w.clone().requires_grad_() for w in own[0])
+        y = each(leaves)
+        y.square().sum().backward()
+        results.append([y, *(w.grad for w in leaves)])
+    for eager, compiled in zip(*results, strict=True):
+        assert_close(compiled, eager, "compiled")
