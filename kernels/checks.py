@@ -61,6 +61,7 @@ def check_input(name: str, value: Any, ranks: Collection[int], accepted: str) ->
     """Require a tensor with a supported dtype and a number of dimensions in `ranks`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
+    check_strided(name, value)
     if value.dim() not in ranks:
         raise ArgumentError(f"{name} is {kind(value)}; accepted: {accepted}")
     check_dtype(name, value.dtype)
@@ -77,6 +78,7 @@ def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like
     accepted = f"{dims} = {list(shape)}"
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {kind(value)}; accepted: a tensor {accepted}")
+    check_strided(name, value)
     if value.shape != torch.Size(shape):
         raise ArgumentError(f"{name} is {kind(value)}; accepted: {accepted}")
     if value.dtype != like.dtype:
@@ -84,21 +86,53 @@ def check_tensor(name: str, value: object, dims: str, shape: Sequence[int], like
     check_device(name, value, like)
 
 
+def check_strided(name: str, value: Tensor) -> None:
+    """Require a tensor with one stride for each dimension, whose values can be read."""
+    if value.is_nested or value.layout is not torch.strided:
+        what = "nested" if value.is_nested else f"of layout {value.layout}"
+        raise ArgumentError(f"{name} is {what}; accepted: a tensor of layout torch.strided")
+
+
+def check_readable(name: str, value: Tensor) -> None:
+    """Require a strided tensor that is not made within torch.vmap or torch.func (as by packing a
+    sequence there), where a tensor's values cannot be read.
+    """
+    check_strided(name, value)
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        raise ArgumentError(
+            f"{name} is made within torch.vmap or torch.func; accepted: that of a sequence packed "
+            "outside"
+        )
+
+
 def check_device(name: str, value: Tensor, like: Tensor) -> None:
     if value.device != like.device:
         raise ArgumentError(f"{name} is on {value.device}; accepted: the input's {like.device}")
 
 
-def check_size(gx: Tensor, w_hh: Tensor) -> None:
-    """Require numbers of rows and of weights that the kernels can count in 32 bits."""
-    T, B, D, _ = gx.shape
+def check_loop(
+    gx: Tensor, w_hh: Tensor, initial: Tensor, lengths: Tensor | None, resets: Tensor | None
+) -> None:
+    """Require numbers of rows and of weights that the kernels can count in 32 bits; and, of what
+    `operators.recurrence` takes, shapes that fit gx: a graph of torch.jit.trace has no other check.
+    """
+    (T, B, D, _), H = gx.shape, w_hh.shape[-1]
+    if initial.shape[1:] != (D, B, H):
+        raise ArgumentError(
+            f"the initial state is {kind(initial)}; accepted: [STATES, D, B, H] = "
+            f"{[len(initial), D, B, H]}"
+        )
+    if lengths is not None and lengths.shape[-1] != B:
+        raise ArgumentError(f"lengths is {kind(lengths)}; accepted: [N, B] with B = {B}")
+    if resets is not None and resets.shape[1:] != (T, B):
+        raise ArgumentError(f"resets is {kind(resets)}; accepted: [N, T, B] with T, B = {T}, {B}")
     if T * B * D >= 2**31:
         raise ArgumentError(f"T*B*D of x is {T * B * D}; accepted: under 2**31")
     if w_hh.numel() >= 2**31:
         raise ArgumentError(f"w_hh is of {w_hh.numel()} numbers; accepted: under 2**31")
 
 
-def check_lengths(lengths: Any, T: int, B: int) -> None:
+def check_lengths(lengths: Any, x: Tensor, T: int, B: int) -> None:
     """Require None, B integers in 1..T, or an integer tensor [B], whose values
     `operators.sequence_ends` checks.
     """
@@ -109,6 +143,10 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
         values = whole_numbers(lengths)
     elif lengths.dtype not in INTEGERS:
         raise TypeError(f"lengths is {kind(lengths)}; accepted: an integer tensor [B]")
+    else:
+        check_strided("lengths", lengths)
+        if lengths.is_meta and not x.is_meta:
+            check_device("lengths", lengths, x)
     shape = list(lengths.shape) if values is None else [len(values)]
     if shape != [B]:
         raise ArgumentError(f"lengths is of shape {shape}; accepted: [B] = {[B]}")
@@ -116,20 +154,26 @@ def check_lengths(lengths: Any, T: int, B: int) -> None:
         check_range(values, T)
 
 
-def check_range(lengths: list[int], T: int) -> None:
-    """Require lengths in 1..T."""
+def check_range(lengths: list[Any], T: int) -> None:
+    """Require lengths in 1..T, unless a graph has yet to compute them."""
+    if any(isinstance(n, torch.SymInt) for n in lengths):
+        return  # `operators.sequence_ends` checks them when the graph runs
     if lengths and not 1 <= min(lengths) <= max(lengths) <= T:
         raise ArgumentError(f"lengths is {lengths}; accepted: integers in 1..T = 1..{T}")
 
 
-def whole_numbers(lengths: Any) -> list[int]:
-    """Convert a sequence or array of integers to a list; TypeError for anything else."""
+def whole_numbers(lengths: Any) -> list[Any]:
+    """Convert a sequence or array of integers to a list; TypeError for anything else. Numbers that
+    a graph has yet to compute (`torch.SymInt`, as the sizes of an exported input) stay as they are.
+    """
     found = lengths.tolist() if hasattr(lengths, "tolist") else lengths
-    if not isinstance(found, Sequence) or not all(
-        isinstance(n, Integral) and not isinstance(n, bool) for n in found
-    ):
-        raise TypeError(f"lengths is {found!r}; accepted: a sequence of ints or an integer tensor")
-    return [int(n) for n in found]
+    accepted = "a sequence of ints or an integer tensor"
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise TypeError(f"lengths is {kind(found)}; accepted: {accepted}")
+    for k, n in enumerate(found):
+        if not isinstance(n, Integral | torch.SymInt) or isinstance(n, bool):
+            raise TypeError(f"lengths is {kind(found)} with {kind(n)} at {k}; accepted: {accepted}")
+    return [n if isinstance(n, torch.SymInt) else int(n) for n in found]
 
 
 def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) -> None:
@@ -139,6 +183,7 @@ def check_resets(resets: object, dims: str, shape: Sequence[int], like: Tensor) 
     accepted = f"{dims} = {list(shape)}"
     if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
         raise TypeError(f"resets is {kind(resets)}; accepted: a bool tensor {accepted}")
+    check_strided("resets", resets)
     if resets.shape != torch.Size(shape):
         raise ArgumentError(f"resets is {kind(resets)}; accepted: {accepted}")
     check_device("resets", resets, like)
@@ -152,7 +197,7 @@ def check_steps(lengths: Any, resets: object, x: Tensor, batch_first: bool) -> N
     T, B = (x.shape[0], 1) if not batched else x.shape[1::-1] if batch_first else x.shape[:2]
     if T < 1:
         raise ArgumentError(f"x is {kind(x)}; accepted: at least one time step")
-    check_lengths(lengths, T, B)
+    check_lengths(lengths, x, T, B)
     dims = "[T]" if not batched else "[B, T]" if batch_first else "[T, B]"
     check_resets(resets, dims, x.shape[:-1], x)
 

@@ -108,5 +108,7 @@ for operator in RESULTS:
 
 
 @partial(torch.library.register_vmap, sequence_ends, lib=LIBRARY)
-def _(info: Any, dims: tuple[Any, ...], lengths: Tensor, T: int) -> tuple[Tensor, int | None]:
-    return sequence_ends(lengths, T), dims[0]
+def _(
+    info: Any, dims: tuple[Any, ...], lengths: Tensor, steps: Tensor
+) -> tuple[Tensor, int | None]:
+    return sequence_ends(lengths, steps), dims[0]

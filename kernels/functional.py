@@ -74,7 +74,7 @@ def recurrence(
                 mode=mode, precision=precision,
             )  # fmt: skip
     checks.check_recurrence(chosen, gx, (w_hh, b_hh), (h0, c0), reverse)
-    checks.check_lengths(lengths, gx.shape[0], gx.shape[1])
+    checks.check_lengths(lengths, gx, *gx.shape[:2])
     checks.check_resets(resets, "[T, B]", gx.shape[:2], gx)
     checks.check_how(mode, precision, gx.dtype, MODES)
     check_runnable(gx.device)
@@ -259,13 +259,25 @@ def _masks(
     """
     ends = None
     with torch._C.DisableTorchFunctionSubclass():  # a subclass is only a tensor here
-        if isinstance(lengths, Tensor):
-            ends = operators.sequence_ends(lengths, T).to(device)[None]
-        elif lengths is not None:
-            ends = torch.tensor([checks.whole_numbers(lengths)], dtype=torch.int32, device=device)
+        if lengths is not None:
+            ends = _ends(lengths, T, device)[None]
         if resets is not None:
             resets = resets.to(torch.uint8)[None]
     return ends, resets
+
+
+def _ends(lengths: Sequence[int] | Tensor, T: int, device: torch.device) -> Tensor:
+    """The lengths [B] in int32. Those that a graph computes are checked when it runs."""
+    if not isinstance(lengths, Tensor):
+        numbers = checks.whole_numbers(lengths)
+        options: dict[str, Any] = {"dtype": torch.int32, "device": device}
+        if any(isinstance(n, torch.SymInt) for n in numbers):  # constants in `torch.tensor`
+            lengths = torch.stack([torch.scalar_tensor(n, **options) for n in numbers])
+        else:
+            lengths = torch.tensor(numbers, **options)
+            if not (isinstance(T, torch.SymInt) or torch.jit.is_tracing()):
+                return lengths  # else a graph may run with another T
+    return operators.sequence_ends(lengths, torch.empty(T, 0, device=lengths.device)).to(device)
 
 
 def autocasts(tensor: Tensor) -> bool:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
-from .checks import DTYPES, ArgumentError, check_dtype, check_flags, check_resets, kind
+from .checks import (
+    DTYPES,
+    ArgumentError,
+    check_dtype,
+    check_flags,
+    check_resets,
+    check_strided,
+    kind,
+)
 from .functional import autocasts, layers
 from .packed import check_order, check_packed, pad
 
@@ -79,6 +87,7 @@ class _Kernels(Base):
             return self._forward_packed(input, hx, resets)
         if not isinstance(input, Tensor):
             raise TypeError(f"input is {kind(input)}; accepted: a tensor or a PackedSequence")
+        check_strided("input", input)
         if input.dim() not in (2, 3):
             tensor = " tensor" if isinstance(self, nn.RNN) else ""  # as torch says it
             raise ArgumentError(

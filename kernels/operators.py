@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from . import failures, launch, planning
 from .cells import CELLS
-from .checks import check_range, check_size
+from .checks import check_loop, check_range
 from .inputs import Recurrence
 
 LIBRARY = torch.library.Library("rnnbench", "DEF")
@@ -37,12 +37,16 @@ def define(function: Callable[..., Any]) -> torch._ops.OpOverload:
 
 
 @define
-def sequence_ends(lengths: Tensor, T: int) -> Tensor:
+def sequence_ends(lengths: Tensor, steps: Tensor) -> Tensor:
     """A copy [B] of the lengths in int32 (under `torch.vmap`, of those of all models).
+
+    T is the size of `steps` [T, ...], because torch.jit.trace takes an operator's number for a
+    constant, and a longer sequence than x would be read beyond x's end.
 
     Raises ArgumentError unless all are in 1..T; while a CUDA graph is captured, which cannot wait
     for their values, they are clamped to that range instead.
     """
+    T = len(steps)
     if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
         lengths = lengths.long().clamp(1, T)
     else:
@@ -72,7 +76,7 @@ def recurrence(
     a graph captured under no_grad can be trained.
     """
     failures.check(wait=False)
-    check_size(gx, w_hh)
+    check_loop(gx, w_hh, initial, lengths, resets)
     inputs = _inputs(cell, w_hh, b_hh, initial, lengths, resets, direction, precision)
     plan, _ = planning.plans(inputs.cell, w_hh, gx.shape[1], mode, precision)
     y, final, history, saved = launch.forward(inputs, plan, gx.contiguous(), save)
@@ -271,7 +275,7 @@ fake = partial(torch.library.register_fake, lib=LIBRARY)
 
 
 @fake(sequence_ends)
-def _(lengths, T):
+def _(lengths, steps):
     return lengths.new_empty(lengths.shape, dtype=torch.int32)
 
 

@@ -1,12 +1,12 @@
 """PackedSequence to and from a padded batch with lengths, and the checks of its four parts."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .checks import ArgumentError, check_device, kind
+from .checks import ArgumentError, check_device, check_readable, check_strided, kind
 
 
 def check_packed(packed: PackedSequence) -> None:
@@ -19,11 +19,13 @@ def check_packed(packed: PackedSequence) -> None:
     data, batch_sizes = packed[:2]
     if not isinstance(data, Tensor):
         raise TypeError(f"input.data is {kind(data)}; accepted: a tensor [rows, I]")
+    check_strided("input.data", data)
     if data.dim() != 2:
         raise ArgumentError(f"input.data is {kind(data)}; accepted: [rows, I]")
     accepted = "a tensor [T] of torch.int64 on the CPU"
     if not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64:
         raise TypeError(f"batch_sizes is {kind(batch_sizes)}; accepted: {accepted}")
+    check_readable("batch_sizes", batch_sizes)
     if batch_sizes.dim() != 1 or not len(batch_sizes):
         raise ArgumentError(
             f"batch_sizes is {kind(batch_sizes)}; accepted: {accepted}, of at least one step"
@@ -47,6 +49,7 @@ def check_order(name: str, order: Any, B: int, like: Tensor) -> None:
         return
     if not isinstance(order, Tensor) or order.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} is {kind(order)}; accepted: None or an int64 tensor [B] = {[B]}")
+    check_readable(name, order)
     if order.dim() > 1:
         raise ArgumentError(f"{name} is {kind(order)}; accepted: [B] = {[B]}")
     check_device(name, order, like)
@@ -61,7 +64,10 @@ def pad(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
     of each row of `packed.data`.
     """
     data, batch_sizes = packed[:2]
-    T, B = len(batch_sizes), int(batch_sizes[0])
+    # In torch.jit.trace both are tensors, or its graph would run with these numbers only.
+    T, B = batch_sizes.shape[0], int(batch_sizes[0])
+    if torch.jit.is_tracing():
+        B = cast(Any, batch_sizes[0])
     # The packed rows are the running entries of [T, B], one after another.
     running = torch.arange(B, device="cpu") < batch_sizes[:, None]
     rows = running.flatten().nonzero().squeeze(1).to(data.device)

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import kernels
 from kernels import launch
-from tests.helpers.paired_modules import B, H, I, T, assert_close, output, weights
+from tests.helpers.paired_modules import B, H, I, T, assert_close, output, pair, weights
+from tests.helpers.pairwise import label, pairwise
 
 MODELS = 3
 MAPPED = {  # which arguments differ from model to model
@@ -202,3 +204,99 @@ def test_a_compiled_ensemble_trains():
         results.append([y, *(w.grad for w in leaves)])
     for eager, compiled in zip(*results, strict=True):
         assert_close(compiled, eager, "compiled")
+
+
+# Packed sequences and dropout
+
+PACKED = pack_padded_sequence(torch.zeros(T, B, I), torch.tensor([2, T, 1]), enforce_sorted=False)
+
+
+PACKINGS = pairwise(
+    mapped=("data", "weights", "both"), cell=("gru", "lstm"), recompute=(False, True)
+)
+
+
+@pytest.mark.parametrize("setting", PACKINGS, ids=label)
+def test_an_ensemble_takes_packed_sequences(setting):
+    """Against torch.nn's models one by one, with the gradients of all that differs."""
+    mapped, cell, recompute = setting.values()
+    module, twin = pair(cell, bidirectional=True)
+    module.recompute = recompute
+    given = {name: p.detach() for name, p in module.named_parameters()}
+    given["data"] = torch.randn_like(PACKED.data)
+    varied = {
+        name: torch.stack([t, t / 2, -t]).requires_grad_()
+        for name, t in given.items()
+        if mapped == "both" or (name == "data") == (mapped == "data")
+    }
+
+    def run(layer: Any, own: dict[str, Tensor]) -> Tensor:
+        parameters = given | own
+        packed = PACKED._replace(data=parameters.pop("data"))
+        return output(functional_call(layer, parameters, (packed,)))
+
+    found = torch.vmap(lambda own: run(module, own))(varied)
+    models = [{name: t[k] for name, t in varied.items()} for k in range(3)]
+    expected = torch.stack([run(twin, own) for own in models])
+    assert_close(found, expected, "outputs")
+    gradients = (
+        torch.autograd.grad(y.square().sum(), list(varied.values())) for y in (found, expected)
+    )
+    for name, ours, theirs in zip(varied, *gradients, strict=True):
+        assert_close(ours, theirs, name)
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad])
+def test_a_sequence_that_is_packed_within_a_transform_is_refused(transform):
+    """What is packed there has batch_sizes that cannot be read."""
+    module, _ = pair("gru")
+
+    def run(x: Tensor) -> Tensor:
+        return module(pack_padded_sequence(x, torch.tensor([3, 2, 1])))[0].data.sum()
+
+    x = torch.randn(1, T, B, I)
+    with pytest.raises(
+        ValueError, match=r"^batch_sizes is made within torch\.vmap or .*; accepted: "
+    ):
+        transform(run)(x if transform is torch.vmap else x[0])
+
+
+@pytest.mark.parametrize("part", ["batch_sizes", "sorted_indices", "unsorted_indices"])
+def test_what_orders_a_packed_sequence_is_not_mapped(part):
+    module, _ = pair("gru")
+    value, h0 = getattr(PACKED, part), torch.zeros(1, B, H)
+
+    def run(value: Tensor) -> Tensor:
+        return module(PackedSequence(**PACKED._asdict() | {part: value}), h0)[0].data
+
+    with pytest.raises(ValueError, match=rf"^{part} is made within torch\.vmap or .*; accepted: "):
+        torch.vmap(run)(value.expand(2, -1))
+
+
+@pytest.mark.parametrize("mapped", ["x", "weights"])
+@pytest.mark.parametrize("randomness", ["error", "same", "different"])
+def test_dropout_between_layers_of_an_ensemble(randomness, mapped):
+    """Models that are alike differ in their outputs and gradients as their dropout masks do."""
+    module = kernels.GRU(I, H, 2, dropout=0.5)
+    given = {name: p.detach() for name, p in module.named_parameters()}
+    given["x"] = torch.randn(T, B, I)
+    varied = {
+        name: torch.stack([t] * MODELS)
+        for name, t in given.items()
+        if (name == "x") == (mapped == "x")
+    }
+
+    def run(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        parameters = given | own
+        y, _ = functional_call(module, parameters, (parameters.pop("x"),))
+        return y.square().sum(), y
+
+    gradients = torch.vmap(torch.func.grad(run, has_aux=True), randomness=randomness)
+    if randomness == "error":
+        with pytest.raises(RuntimeError, match="randomness error mode"):
+            gradients(varied)
+        return
+    found, y = gradients(varied)
+    for name, each in {**found, "y": y}.items():
+        if name.endswith("_l0") or name in ("x", "y"):  # the masks lie above the first layer
+            assert torch.allclose(each[0], each[1]) == (randomness == "same"), name

@@ -176,3 +176,18 @@ def test_operators_take_tensors_of_any_strides(cell, operator):
         results.append([y, final, *torch.autograd.grad((y, final), leaves, above)])
     for strided, contiguous in zip(*results, strict=True):
         assert torch.equal(strided, contiguous)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_lengths_that_vmap_maps_are_read_and_checked(dtype):
+    """In eager and captured graphs, along any dimension, and at two levels."""
+    lengths, steps = torch.tensor([LENGTHS, [1, 2, 4]]).to(dtype), torch.empty(T, 0)
+    run = torch.vmap(operators.sequence_ends, (1, None), 1)
+    graph = make_fx(run, tracing_mode="symbolic")(lengths.t(), steps)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=True)
+    for function in (run, graph, compiled):
+        assert torch.equal(function(lengths.t(), steps), lengths.int().t())
+    nested = torch.vmap(torch.vmap(operators.sequence_ends, (0, None)), (0, None))
+    assert torch.equal(nested(lengths[None], steps), lengths.int()[None])
+    with pytest.raises(ValueError, match=r"^lengths is \[4, 1, .*, 4\]; accepted: .* 1\.\.3$"):
+        run(lengths.t(), steps[1:])

@@ -58,6 +58,8 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     ({"data": torch.zeros(6, I).long()}, "does not match weight dtype"),
     ({"data": [[0.0] * I] * 6}, "input.data is a list; accepted: a tensor"),
     ({"data": None}, "input.data is None"),
+    ({"batch_sizes": SIX.to_sparse()}, r"batch_sizes is of layout torch\.sparse_coo"),
+    ({"unsorted_indices": host([1, 2, 0]).to_sparse()}, "unsorted_indices is of layout"),
     ({"unsorted_indices": host([1, 2, 3])}, r"unsorted_indices has the entry 3; .* 0\.\.2$"),
     ({"unsorted_indices": host([1, 2, -1])}, "unsorted_indices has the entry -1"),
     ({"unsorted_indices": host([[1, 2, 0]])}, r"unsorted_indices is a tensor \[1, 3\]"),
@@ -75,6 +77,10 @@ OF_A_STATE: list[tuple[dict[str, Any], str]] = [
 ]
 # What some version of torch.nn computes with, though it ignores rows, a shape or a device.
 MISREAD: list[tuple[dict[str, Any], str]] = [
+    (
+        {"data": torch.zeros(6, I).to_sparse()},
+        r"input.data is of layout torch\.sparse_coo; accepted",
+    ),
     ({"batch_sizes": host([3, 2])}, "batch_sizes is of sum 5; accepted: 6, the rows"),
     ({"batch_sizes": host([[3, 2, 1]])}, r"batch_sizes is a tensor \[1, 3\]"),
     ({"batch_sizes": host([[3], [2], [1]])}, r"batch_sizes is a tensor \[3, 1\]"),

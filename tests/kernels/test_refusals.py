@@ -11,7 +11,7 @@ import reference
 from kernels import operators
 from tests.helpers import small_networks
 from tests.helpers.compiling_process import run_compiling
-from tests.helpers.small_networks import B, H, assert_refused, tensor
+from tests.helpers.small_networks import B, H, T, assert_refused, tensor
 
 DTYPE = torch.float32
 
@@ -30,6 +30,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 LAYERS = small_networks.right_network(DTYPE)
 X, WEIGHTS = LAYERS["x"], LAYERS["weights"]
 W_IH, W_HH = WEIGHTS[0][:2]
+ENDS = torch.tensor([4, 1, 2])
 STATE = tensor(1, B, H, dtype=DTYPE)
 
 
@@ -44,6 +45,16 @@ STATE = tensor(1, B, H, dtype=DTYPE)
         ("lengths", {"lengths": [True, 1, 2]}),
         ("lengths", {"lengths": "123"}),
         ("lengths", {"lengths": [4], "x": X[:, 0]}),
+        ("lengths", {"lengths": [torch.tensor(4)] * B}),
+        ("lengths", {"lengths": ENDS.to("meta")}),
+        ("lengths", {"lengths": ENDS.to_sparse()}),
+        ("lengths", {"lengths": torch.nested.nested_tensor([ENDS])}),
+        ("resets", {"resets": torch.zeros(T, B, dtype=torch.bool).to_sparse()}),
+        ("x", {"x": X.to_sparse()}),
+        ("x", {"x": torch.nested.nested_tensor([X[:, 0], X[:2, 1]])}),
+        ("x", {"x": torch.nested.nested_tensor([X[:, 0], X[:2, 1]], layout=torch.jagged)}),
+        ("w_ih of weights.0.", {"weights": [(W_IH.to_sparse_csr(), W_HH)]}),
+        ("hx.1.", {"hx": (STATE, STATE.to_sparse())}),
         ("batch_first", {"batch_first": 1}),
         ("batch_first", {"batch_first": None}),
         ("training", {"training": "no"}),
