@@ -25,6 +25,7 @@ PARTS = {
     "barrier_us": "barrier",
     "gather_us": "gather from L2",
     "weights_us": "weights from shared memory",
+    "exchange_us": "operand through shared memory",
     "stream_us": "weights from L2",
     "product_us": "arithmetic",
     "gates_us": "pointwise",
@@ -32,7 +33,7 @@ PARTS = {
     "launch_us": "launches",
     "host_us": "Python's launching",
 }
-# For each field of `Rates`: what it is, its unit, and its origin unless it was measured.
+# For each field of `Rates`: what it is, its unit, and its origin unless --limits replaced it.
 RATES = {
     "clock_ghz": ("clock", "GHz", "published"),
     "barriers_us": ("barrier, by programs", "µs", "assumed"),
@@ -49,17 +50,33 @@ RATES = {
     "gemm_tflops": ("large GEMM", "TFLOP/s", "from the peak"),
     "launch_us": ("launch in a CUDA graph", "µs", "assumed"),
 }
+# Other origins of an H200's rates, and of an H100's if they are equal.
+MEASURED, FITTED = "measured on an H200", "fitted to loops on an H200"
+HOPPER = {
+    "clock_ghz": MEASURED,
+    "barriers_us": MEASURED,
+    "split_barrier": FITTED,
+    "latency_us": MEASURED,
+    "l2_bytes_per_clock": FITTED,
+    "hbm_gbps": MEASURED,
+    "product_clocks": MEASURED,
+    "gemm_tflops": MEASURED,
+    "launch_us": MEASURED,
+}
 # The same for the constants of `kernels.plan.cost`, which --limits does not replace.
 MODEL = {
     "HOST_KERNEL_US": ("Python's launch of a kernel", "µs", "of the host, not the card"),
     "HOST_GEMM_US": ("Python's call of a GEMM", "µs", "of the host, not the card"),
-    "GEMM_US": ("least GEMM", "µs", "assumed"),
+    "GEMM_US": ("a GEMM's latency", "µs", "assumed; fits an H200"),
+    "STREAM_SHARE": ("of L2's rate, for a step's weights", "", "assumed; fits an H200"),
+    "START_US": ("start of a step's own launch", "µs", "fitted to an H200"),
+    "EXCHANGE_CLOCKS": ("a gate's exchange, single backward", "clocks", "fitted to an H200"),
     "TENSOR_SHARE": ("of the tensor cores' peak", "", "assumed"),
     "FMA_SHARE": ("of the exact peak", "", "assumed"),
     "SHARED_BYTES_PER_CLOCK": ("shared memory", "bytes per clock", "published"),
-    "SINGLE_WARP_CLOCKS": ("an instruction, one warp an SM", "clocks", "assumed"),
-    "SHARED_CLOCKS": ("the same, with other warps", "clocks", "assumed"),
-    "STEP_INSTRUCTIONS": ("instructions of a step", "", "fitted to compiled kernels"),
+    "SINGLE_WARP_CLOCKS": ("an instruction, one warp an SM", "clocks", "assumed; fits an H200"),
+    "SHARED_CLOCKS": ("the same, with other warps", "clocks", "assumed; fits an H200"),
+    "GROUP_INSTRUCTIONS": ("instructions of a group's step", "", "fitted to compiled kernels"),
     "UNIT_INSTRUCTIONS": ("more, each unit and sequence", "", "fitted to compiled kernels"),
     "GATE_INSTRUCTIONS": ("more, each of its gates", "", "fitted to compiled kernels"),
     "PRODUCT_INSTRUCTIONS": ("more, each tensor-core one", "", "fitted to compiled kernels"),
@@ -110,7 +127,7 @@ def command(
     """Show which program does what, what stays on chip, and the expected time of a step.
 
     Pure arithmetic from the device's limits: needs no GPU. The times are a model's, not measured;
-    its constants are listed, each with whether it was measured.
+    its constants are listed, each with its origin.
     """
     # Here, so that --help need not wait for torch, which the kernels import.
     from bench.gpu.measured_rates import select_device
@@ -170,17 +187,22 @@ def describe(plan: Plan, problem: Problem, device: Device, loop: str) -> list[st
 
 
 def constants(rates: Rates, measured: Collection[str], file: Path | None) -> list[str]:
-    """The lines that list the cost model's constants, and whether each was measured."""
+    """The lines that list the cost model's constants, each with its origin."""
     from kernels.plan import cost
+    from kernels.plan.devices import DEVICES
 
+    hopper = DEVICES["h200"].rates
     count = f"{len(measured)} of {len(RATES)} rates measured ({file})"
     if file is None:
-        count = "none measured; --limits FILE takes what `python -m bench floor` measured on a card"
+        count = "--limits FILE takes those that `python -m bench floor` measured on a card"
     lines = [f"constants: {count}"]
     for source, table in ((rates, RATES), (cost, MODEL)):
         for name, (words, unit, origin) in table.items():
+            value = getattr(source, name)
+            if name in HOPPER and value == getattr(hopper, name):
+                origin = HOPPER[name]
             found = "measured" if name in measured else origin
-            lines.append(f"  {words:<38} {format_value(getattr(source, name), unit)} [{found}]")
+            lines.append(f"  {words:<38} {format_value(value, unit)} [{found}]")
     return lines
 
 

@@ -40,13 +40,16 @@ def select_device(name: str | None, path: Path | None) -> tuple[Device, frozense
                 f"{measured.multiprocessors} multiprocessors; accepted: a file of {name} with "
                 f"{card.multiprocessors}, or no --device"
             )
-    rates = measured_rates(measured, card)
-    derived = {"split_barrier"}  # computed from another rate
-    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates) - derived
+    rates = measured_rates(measured)
+    return replace(card, rates=replace(card.rates, **rates)), frozenset(rates)
 
 
-def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
-    """The fields of ``Rates`` that can be computed from a card's measurements."""
+def measured_rates(measured: Limits) -> dict[str, Any]:
+    """The fields of ``Rates`` that a card's measurements replace.
+
+    Not the rates of L2: the microbenchmark fills every SM with threads that read the same lines,
+    and a program of a loop has far fewer loads in flight.
+    """
     rates: dict[str, Any] = {
         "clock_ghz": measured.clock_ghz,
         "hbm_gbps": measured.hbm_gbps,
@@ -56,13 +59,6 @@ def measured_rates(measured: Limits, card: Device) -> dict[str, Any]:
         "product_clocks": by_number(measured.product_clocks),
         "gemm_tflops": tuple((TORCH_NAMES.get(n, n), rate) for n, rate in measured.tflops.items()),
     }
-    if measured.loaded_barrier_us:
-        rates["split_barrier"] = 1.0  # barriers of small groups are in the measurement
-    if measured.gather_gbps:
-        rates["l2_gbps"] = measured.gather_gbps * measured.multiprocessors
-    if measured.gather_alone_gbps:
-        clock = measured.clock_ghz or card.rates.clock_ghz
-        rates["l2_bytes_per_clock"] = measured.gather_alone_gbps / clock
     assert rates.keys() <= {each.name for each in fields(Rates)}
     return {name: value for name, value in rates.items() if value}
 

@@ -233,6 +233,7 @@ def first_fitting_tile(problem: Problem, device: Device, backward: bool) -> Plan
 
 def _stepwise_cost(problem: Problem, device: Device, base: Plan) -> Cost:
     weights = problem.gates * problem.H**2 * problem.directions * problem.size
+    weights *= -(-problem.B // base.block_b)  # each batch tile's programs read them
     return cost.stepwise(device, base.cost, base.split, weights)
 
 

@@ -1,7 +1,7 @@
 """The expected time of a step in each mode, part by part: a model to choose a plan by.
 
-Its constants, and the shares in its formulas, are assumptions. What a microbenchmark can measure is
-in a device's `Rates` (`python -m bench plan --limits` shows both).
+Its constants are assumptions, or fitted to times on an H200. What a microbenchmark can measure is
+in a device's `Rates` (`python -m bench plan` shows both, each with its origin).
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ CHAIN_ROWS, CHAIN_BYTES = 64, 32
 SINGLE_WARP_CLOCKS = 2.0
 # The same if several warps share the scheduler and hide each other's latency.
 SHARED_CLOCKS = 1.2
-# Machine instructions of a step: fixed, for each hidden unit and sequence that a thread owns and
-# each of its gates, and for each tensor-core instruction. Fitted to what the compiler makes for
-# sm_90 (`bench resources`).
-STEP_INSTRUCTIONS = 350
+# Machine instructions of a step: for a group's barrier and gather, for each hidden unit and
+# sequence that a thread owns and each of its gates, and for each tensor-core instruction. Fitted to
+# what the compiler makes for sm_90 (`bench resources`).
+GROUP_INSTRUCTIONS = 350
 UNIT_INSTRUCTIONS = 20
 GATE_INSTRUCTIONS = 30
 PRODUCT_INSTRUCTIONS = 4
@@ -34,8 +34,18 @@ FMA_SHARE = 0.4
 # cuBLAS, and the CUDA driver.
 HOST_KERNEL_US = 5.0 + 3.0
 HOST_GEMM_US = 2.0 + 6.0
-# A GEMM's least time: a skinny one is bound by latency (split over K, or few tiles).
+# A GEMM's time besides its arithmetic or reading: latency, and SMs without a tile.
 GEMM_US = 3.0
+# Share of L2's rate at which weights arrive that a step reads anew: through the pipeline of a loop
+# or a GEMM, which keeps few chunks in flight. Agrees with H=2048, B=1 on an H200.
+STREAM_SHARE = 0.5
+# A step's own launch, from the launch's end to its first product, beyond an empty kernel's launch:
+# it loads the state and the bias, and computes addresses. Fitted to mode "stepwise" on an H200.
+START_US = 1.1
+# What each gate's factors take in a single backward program on their way through shared memory: ten
+# waits of all warps. Fitted to H=128 on an H200, as far as single programs stay the choice there:
+# the times give 800 (LSTM) and 1,500 (GRU), but no group has been timed at that size.
+EXCHANGE_CLOCKS = 450
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Cost:
     barrier_us: float = 0.0
     gather_us: float = 0.0  # the operand from L2
     weights_us: float = 0.0  # resident weights from shared memory
+    exchange_us: float = 0.0  # a single program's operand through shared memory
     stream_us: float = 0.0  # the other weights from L2
     product_us: float = 0.0  # arithmetic
     gates_us: float = 0.0  # pointwise instructions
@@ -79,14 +90,16 @@ def persistent(
     crowd = -(-programs // device.multiprocessors)  # programs that share an SM
     columns = problem.H * (problem.gates if tile.backward else 1) / tile.split  # K of one program
 
-    def from_l2(size: float) -> float:
+    def from_l2(size: float, together: float) -> float:
         each = size / (rates.l2_bytes_per_clock * clock)
-        return max(each * crowd, size * programs / (rates.l2_gbps * 1e3))
+        return max(each * crowd, size * programs / (together * 1e3))
 
     gather = 0.0
     if not tile.single_program:
         rounds = -(-tile.chunks // ahead)
-        gather = rates.latency_us * rounds + from_l2(columns * tile.block_b * tile.size)
+        gather = rates.latency_us * rounds + from_l2(
+            columns * tile.block_b * tile.size, rates.l2_gbps
+        )
     share = resident / tile.chunks
     weight_bytes = tile.rows * columns * tile.size
     operations = 2 * tile.rows * tile.block_b * columns
@@ -106,17 +119,23 @@ def persistent(
             product = links * link / clock
     stream = 0.0
     if resident < tile.chunks:
-        stream = from_l2(weight_bytes * (1 - share))
+        stream = from_l2(weight_bytes * (1 - share), rates.l2_gbps * STREAM_SHARE)
         stream += rates.latency_us * (tile.chunks - resident) / 2
     owned = tile.units // tile.split * tile.block_b / (tile.num_warps * device.warp)
     pointwise = UNIT_INSTRUCTIONS + GATE_INSTRUCTIONS * problem.gates
-    instructions = STEP_INSTRUCTIONS + pointwise * max(owned, 0.5)
+    instructions = pointwise * max(owned, 0.5)
+    if not tile.single_program:
+        instructions += GROUP_INSTRUCTIONS
     if not problem.exact:
         instructions += PRODUCT_INSTRUCTIONS * columns * tile.rows / 64 / 16
     single_warp = instructions * SINGLE_WARP_CLOCKS / clock
     gates = max(single_warp, crowd * instructions * tile.num_warps / 4 * SHARED_CLOCKS / clock)
 
-    work = gather + crowd * max(weights, product) + stream + gates
+    exchange = 0.0
+    if tile.single_program and tile.backward:
+        exchange = EXCHANGE_CLOCKS * tile.chunks / clock
+
+    work = gather + crowd * max(weights, product) + stream + exchange + gates
     barrier = 0.0 if tile.single_program else rates.barrier_us(tile.group)
     split_barrier = 0.0
     if tile.split > 1:
@@ -130,6 +149,7 @@ def persistent(
         barrier_us=barrier + split_barrier * tiles,
         gather_us=gather * tiles,
         weights_us=crowd * weights * tiles,
+        exchange_us=exchange * tiles,
         stream_us=stream * tiles,
         product_us=crowd * product * tiles,
         gates_us=gates * tiles,
@@ -153,9 +173,9 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
     per_us = dict(rates.gemm_tflops).get(number, per_us / 1e6) * 1e6
     arithmetic = operations / per_us
     weights = problem.gates * problem.H**2 * problem.directions * problem.size
-    rate = rates.l2_gbps / 2 if weights < rates.l2_bytes / 2 else rates.hbm_gbps
+    rate = rates.l2_gbps * STREAM_SHARE if weights < rates.l2_bytes / 2 else rates.hbm_gbps
     reading = weights / (rate * 1e3)
-    product = max(GEMM_US * problem.directions, arithmetic, reading)
+    product = GEMM_US * problem.directions + max(arithmetic, reading)
     # The product is written and read once more, in float32.
     sums = 8 * problem.gates * problem.B * problem.H * problem.directions
     memory = step_bytes(problem, backward) / (rates.hbm_gbps * 1e3)
@@ -174,16 +194,20 @@ def per_step_gemm(problem: Problem, device: Device, backward: bool, replayed: bo
 
 
 def stepwise(device: Device, loop: Cost, split: int, weight_bytes: int) -> Cost:
-    """A launch for each step: no barrier, but the weights are read again each time."""
+    """A launch for each step: no barrier, but each program reads its weights again.
+
+    `weight_bytes` are of all programs together.
+    """
     rates = device.rates
     launches = 2 if split > 1 else 1
     stream = weight_bytes / (rates.l2_gbps * 1e3)
-    floor = loop.floor_us - loop.barrier_us + launches * rates.launch_us + stream
+    floor = loop.floor_us - loop.barrier_us + launches * (rates.launch_us + START_US) + stream
     host = launches * HOST_KERNEL_US
     return Cost(
         floor_us=max(host, floor),
         gather_us=loop.gather_us,
         weights_us=loop.weights_us,
+        exchange_us=loop.exchange_us,
         stream_us=stream,
         product_us=loop.product_us,
         gates_us=loop.gates_us,

@@ -73,23 +73,41 @@ class Device:
 
 
 KB = 1024
+# Measured on an H200 (results/nvidia-h200/limits.json), and taken for the H100 too, which has the
+# same SMs at the same clock and other device memory. A barrier's time includes the stores of an
+# LSTM step. Two are fitted to times of the loops there: the split-K barrier, with the partial sums
+# that go through L2, and the width from L2 to an SM, with the operand's way through registers to
+# shared memory. (The microbenchmark reads 137 bytes per clock with all of an SM's threads.) The L2
+# rate is the assumed one.
+HOPPER = Rates(
+    1.83, 4096, 2048, 256, 50 << 20, 5500, 3350,
+    barriers_us=(
+        (1, 0.74), (2, 0.72), (4, 0.77), (8, 0.75), (16, 0.82), (32, 0.87), (64, 0.88), (128, 0.91),
+        (132, 0.95),
+    ),
+    split_barrier=1.7,
+    latency_us=0.14,
+    launch_us=0.5,
+    l2_bytes_per_clock=40.0,
+    product_clocks=((16, 20.0), (32, 24.0), (64, 48.0)),
+    gemm_tflops=(("bfloat16", 788.0), ("float16", 723.0), ("tf32", 381.0), ("ieee", 49.7)),
+)  # fmt: skip
 # SMs, shared memory, registers, threads: tables "Technical Specifications per Compute
 # Capability" of NVIDIA's CUDA programming guide; clocks and peak rates: each GPU's data sheet and
 # architecture paper (dense rates / SMs / boost clock); MI300X: AMD's CDNA 3 paper and
 # data sheet. L2 rates under load: assumed at 3/4 of the published peak (A100 and H100: 5,120 bytes
-# a clock), MI300X's at half of its Infinity Cache's. Barrier, latency and launch: assumed.
+# a clock), MI300X's at half of its Infinity Cache's. Barrier, latency and launch: assumed, but for
+# HOPPER.
 DEVICES = {
     "a100": Device(
         "a100", "sm_80", 108, 163 * KB, 164 * KB, 65536, 2048, 32,
         Rates(1.41, 2048, 1024, 128, 40 << 20, 5400, 2039),
     ),
     "h100": Device(
-        "h100", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32,
-        Rates(1.755, 4096, 2048, 256, 50 << 20, 5500, 3350),
+        "h100", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32, HOPPER,
     ),
     "h200": Device(
-        "h200", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32,
-        Rates(1.755, 4096, 2048, 256, 50 << 20, 5500, 4800),
+        "h200", "sm_90", 132, 227 * KB, 228 * KB, 65536, 2048, 32, replace(HOPPER, hbm_gbps=3622),
     ),
     "b200": Device(
         "b200", "sm_100", 148, 227 * KB, 228 * KB, 65536, 2048, 32,

@@ -88,15 +88,14 @@ def test_measured_rates_take_the_place_of_assumed_ones(file: Path):
     found = card.rates
     assert (found.clock_ghz, found.hbm_gbps, found.launch_us) == (1.7, 2900, 1.0)
     assert found.latency_us == pytest.approx(0.16)
-    assert [n for n, _ in found.barriers_us] == [1, 8, 64] and found.split_barrier == 1
+    assert [n for n, _ in found.barriers_us] == [1, 8, 64]
     assert found.barrier_us(4) == pytest.approx(1.3584)
     assert found.barrier_us(63) == pytest.approx(2.3584)
     assert found.product_clocks == ((16, 24), (32, 26))
-    assert found.l2_gbps == 90 * 132 and found.l2_bytes_per_clock == 95 / 1.7
     assert dict(found.gemm_tflops)["bfloat16"] == 687
-    assert "split_barrier" not in which  # computed from the barriers
-    same = {each.name for each in fields(Rates)} - which - {"split_barrier"}
-    assert same == {"tensor", "tensor_tf32", "fma", "l2_bytes"}
+    same = {each.name for each in fields(Rates)} - which
+    fixed = {"tensor", "tensor_tf32", "fma", "l2_bytes"}
+    assert same == fixed | {"l2_gbps", "l2_bytes_per_clock", "split_barrier"}
     assert all(getattr(found, name) == getattr(H100.rates, name) for name in same)
 
 
@@ -119,10 +118,12 @@ def test_the_cost_is_made_of_the_measured_rates(file: Path):
     assert plan.cost.product_us == pytest.approx(links * clocks / 1.7e3)
     assert plan.cost.weights_us == 0  # the chain's time includes reading them
     back = backward_plan(replace(problem, H=512), card, "persistent")
-    split = card.rates.barrier_us(back.split) if back.split > 1 else 0.0
+    split = card.rates.barrier_us(back.split) * card.rates.split_barrier
+    assert back.split > 1
     assert back.cost.barrier_us == pytest.approx(card.rates.barrier_us(back.group) + split)
     outside = forward_plan(replace(problem, B=4096), card, "gemm")
-    assert outside.cost.product_us == pytest.approx(2 * 4 * 1024**2 * 4096 / 687e6)
+    arithmetic = 2 * 4 * 1024**2 * 4096 / 687e6
+    assert outside.cost.product_us == pytest.approx(cost.GEMM_US + arithmetic)
     assert outside.cost.launch_us == 2 * card.rates.launch_us
     single = forward_plan(Problem(4, 16, 64, 1, "bfloat16"), card, "persistent")
     assert single.group == 1 and single.cost.weights_us > 0
@@ -141,8 +142,12 @@ def test_every_constant_is_printed_with_its_origin(file: Path):
     units = {"CHAIN_ROWS", "CHAIN_BYTES"}  # the size of a link, which is not an assumption
     assert set(plan.MODEL) == {name for name in numbers if name.isupper()} - units
     shown = CliRunner().invoke(app, ["plan"]).output
-    assert "constants: none measured; --limits FILE takes" in shown and "measured]" not in shown
-    assert "barrier, by programs                   1: 1.2 µs [assumed]" in shown
+    assert "constants: --limits FILE takes those" in shown and "[measured]" not in shown
+    assert "launch in a CUDA graph                 0.5 µs [measured on an H200]" in shown
+    assert "device memory                          3,350 GB/s [published]" in shown
+    other = CliRunner().invoke(app, ["plan", "--device", "a100"]).output
+    assert "barrier, by programs                   1: 1.2 µs [assumed]" in other
+    assert "H200]" not in other.split("launch in a CUDA graph")[0]
 
 
 @pytest.mark.parametrize("name", ["floor.json", "limits.json"])
@@ -154,7 +159,7 @@ def test_the_command_says_which_constants_are_measured(file: Path, name: str):
     assert found.exit_code == 0, found.output
     for words in (
         "bf16 on NVIDIA H100 80GB HBM3 (sm_90, 132 SMs)",
-        f"constants: 9 of 14 rates measured ({path})",
+        f"constants: 7 of 14 rates measured ({path})",
         "barrier, by programs                   1: 1.358, 8: 2.358, 64: 3.358 µs [measured]",
         "64 rows x 32 bytes of K, by sequences  16: 24, 32: 26 clocks [measured]",
         "launch in a CUDA graph                 1 µs [measured]",

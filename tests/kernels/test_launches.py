@@ -50,7 +50,7 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "lengths and resets": (train(lengths=LENGTHS, resets=True), BOTH),
     "two directions": (train(D=2), BOTH),
     "two directions, T=1": (train(D=2, T=1, B=1), []),
-    "tiles in turn": (CALL | {"B": 512, "mode": "persistent"}, ["forward_kernel"]),
+    "tiles in turn": (CALL | {"B": 2048, "mode": "persistent"}, ["forward_kernel"]),
     "one program": (train(H=32), BOTH),
     "one program, T=1": (train(H=32, T=1, B=1), []),
     "a step a launch": (train(mode="stepwise"), [*BOTH, "backward_kernel"]),  # two phases
