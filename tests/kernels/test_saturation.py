@@ -229,3 +229,28 @@ def test_a_layer_with_long_memory_learns_in_bf16(cell: str, recompute: bool):
     actual = gradients(kernels, torch.bfloat16, recompute=recompute)
     for name, a, e in zip(("dx", "db", "db in reverse"), actual, expected, strict=True):
         assert (a.double() - e).norm() <= BOUND[torch.bfloat16] * e.norm(), name
+
+
+@pytest.mark.parametrize("bias", [3.0, 5.0, 7.0])
+def test_gradients_of_slstms_scaled_states_jump_at_a_tie_but_not_those_of_h(bias: float):
+    """Which of log i and log f + m is the larger decides what c, n and m are relative to.
+    Where they are nearly equal a rounding decides, in 16 bits that of h.
+    """
+    T, B, H = 2, 1, 4
+    base = torch.randn(T, B, 1, 4, H) / 2
+    base[..., 1, :] += bias
+    # m is log i after the first step: in the second both terms are equal but for `more`.
+    tie = base[0, ..., 0, :] + torch.nn.functional.logsigmoid(base[1, ..., 1, :])
+    w_hh, above = torch.zeros(1, 4 * H, H, device=WHERE), torch.randn(1, B, H).to(WHERE)
+    found = []
+    for more in (-1e-4, 1e-4):
+        gx = base.clone()
+        gx[1, ..., 0, :] = tie + more
+        leaf = gx.flatten(3).to(WHERE).requires_grad_()
+        _, h, (c, n, m) = kernels.recurrence("slstm", leaf, w_hh)
+        found.append(
+            [torch.autograd.grad(s, leaf, above, retain_graph=True)[0] for s in (h, c, n, m)]
+        )
+    of_h, *of_scaled = (((a - b).norm() / a.norm()).item() for a, b in zip(*found, strict=True))
+    assert of_h < 1e-3  # a difference of 2e-4 in log i, once or twice
+    assert min(of_scaled) > 0.1, of_scaled
