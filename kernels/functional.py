@@ -270,11 +270,11 @@ def _ends(lengths: Sequence[int] | Tensor, T: int, device: torch.device) -> Tens
     """The lengths [B] in int32. Those that a graph computes are checked when it runs."""
     if not isinstance(lengths, Tensor):
         numbers = checks.whole_numbers(lengths)
-        options: dict[str, Any] = {"dtype": torch.int32, "device": device}
         if any(isinstance(n, torch.SymInt) for n in numbers):  # constants in `torch.tensor`
-            lengths = torch.stack([torch.scalar_tensor(n, **options) for n in numbers])
+            each = [torch.scalar_tensor(n, dtype=torch.int32, device=device) for n in numbers]
+            lengths = torch.stack(each)
         else:
-            lengths = torch.tensor(numbers, **options)
+            lengths = torch.tensor(numbers, dtype=torch.int32, device=device)
             if not (isinstance(T, torch.SymInt) or torch.jit.is_tracing()):
                 return lengths  # else a graph may run with another T
     return operators.sequence_ends(lengths, torch.empty(T, 0, device=lengths.device)).to(device)
