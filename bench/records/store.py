@@ -80,15 +80,25 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
             os.write(self._file, b"\n")
 
     def append(self, record: Record, *, sync: bool = True) -> None:
-        """Check a record and write it; synced to the disk unless ``sync`` is False."""
+        """Check a record and write it; synced to the disk unless ``sync`` is False.
+
+        Raises:
+            RuntimeError: if the file was removed or replaced, so that nobody would find the record.
+        """
         data = encode(record)
         while data:  # one write, unless a signal or a full disk interrupts it
             data = data[os.write(self._file, data) :]
         if sync:
             os.fsync(self._file)
+        if not self._in_place():
+            raise RuntimeError(
+                f"{self.path} was removed or replaced while records were written to it, and those "
+                "of this run are lost unless you have moved them; the same command measures what "
+                "is missing"
+            )
 
     def close(self) -> None:
-        if not os.fstat(self._file).st_size:
+        if not os.fstat(self._file).st_size and self._in_place():
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -139,6 +140,26 @@ def test_two_processes_never_write_one_file(tmp_path: Path):
     with store.Writer(path), pytest.raises(RuntimeError, match="another process"):
         store.Writer(path)
     store.Writer(path).close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "its folder removed", "replaced, empty"])
+def test_a_writer_stops_when_its_file_is_no_longer_in_place(tmp_path: Path, how: str):
+    """Or a sweep would go on measuring, and say that all is well, with nothing on the disk."""
+    path = tmp_path / "records" / "run.jsonl"
+    writer = store.Writer(path)
+    if how != "replaced, empty":
+        writer.append(record(seed=1))
+    if how == "its folder removed":
+        shutil.rmtree(path.parent)
+    else:
+        path.unlink()
+    if how.startswith("replaced"):
+        path.write_bytes(b"another file")
+    if how != "replaced, empty":
+        with pytest.raises(RuntimeError, match=r"run\.jsonl was removed or replaced while records"):
+            writer.append(record(seed=2))
+    writer.close()
+    assert path.exists() == how.startswith("replaced")  # closing removes no file of others
 
 
 WRITE_FOREVER = """
