@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.cases.cases import CELLS, Case
-from bench.cases.roofline import Limits, floor_ms
+from bench.cases.roofline import Limits, rates
 from bench.records import limits, store
 from bench.records.files import LIMITS
 from bench.report import frames
@@ -62,7 +62,8 @@ class Run:
     def _floor_share(self, record: store.Record) -> dict[str, Any]:
         share, known = record["floor_share"], record["cell"] in CELLS
         if share is None and record["status"] == "ok" and known and self._limits is not None:
-            share = floor_ms(Case.from_fields(record), self._limits) / record["median_ms"]
+            found = rates(Case.from_fields(record), record["median_ms"], self._limits)
+            share = found["floor_share"]
         return {"floor_share": share}
 
     @functools.cached_property

@@ -29,7 +29,6 @@ def step_table(time: pd.DataFrame) -> Table | None:
     ours, base = OURS[mode], terms.BASELINES[mode]
     compared = speedups(time)
     rows = compared[_ok(compared, ours) & compared["speedup"].notna()]
-    rows = rows[rows["mode"] == mode]
     if rows.empty:
         return None
     full = rows.assign(
