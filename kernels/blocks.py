@@ -59,12 +59,32 @@ def batch_tile(tile, units, direction, B, H: tl.constexpr, BLOCK_B: tl.constexpr
 
 
 @triton.jit
-def load_state(state_ptr, offset, plane, mask, STATES: tl.constexpr):
-    """A tuple of one block per state tensor; `plane` is the offset from one tensor to the next."""
-    state = ()
-    for k in tl.static_range(STATES):
-        state = state + (tl.load(state_ptr + k * plane + offset, mask=mask, other=0.0),)
-    return state
+def load_blocks(ptr, offset, stride, mask, N: tl.constexpr):
+    """A tuple of N blocks, each `stride` elements after the one before, as they are in memory."""
+    blocks = ()
+    for k in tl.static_range(N):
+        blocks = blocks + (tl.load(ptr + k * stride + offset, mask=mask, other=0.0),)
+    return blocks
+
+
+@triton.jit
+def store_blocks(ptr, offset, stride, mask, blocks, N: tl.constexpr):
+    """Store N blocks in the layout that `load_blocks` reads, in the type of the pointer."""
+    for k in tl.static_range(N):
+        tl.store(ptr + k * stride + offset, blocks[k].to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def widen(blocks, N: tl.constexpr):
+    """N blocks in float32.
+
+    Called where they are used, not where they are loaded: a conversion of a block's layout, with
+    its barrier, is placed with this one, and no load would be issued before the last has arrived.
+    """
+    widened = ()
+    for k in tl.static_range(N):
+        widened = widened + (blocks[k].to(tl.float32),)
+    return widened
 
 
 @triton.jit
@@ -75,12 +95,6 @@ def reload_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
         value = tl.load(state_ptr + k * plane + offset, mask=mask, other=state[k])
         reloaded = reloaded + (value,)
     return reloaded
-
-
-@triton.jit
-def store_state(state_ptr, offset, plane, mask, state, STATES: tl.constexpr):
-    for k in tl.static_range(STATES):
-        tl.store(state_ptr + k * plane + offset, state[k], mask=mask)
 
 
 @triton.jit
@@ -129,22 +143,6 @@ def replace_first(values, first, N: tl.constexpr):
 
 
 @triton.jit
-def load_gates(ptr, offset, mask, GATES: tl.constexpr, H: tl.constexpr):
-    """A tuple of one float32 block per gate; gate g is g*H elements after gate 0."""
-    gates = ()
-    for g in tl.static_range(GATES):
-        gates = gates + (tl.load(ptr + offset + g * H, mask=mask, other=0.0).to(tl.float32),)
-    return gates
-
-
-@triton.jit
-def store_gates(ptr, offset, mask, gates, GATES: tl.constexpr, H: tl.constexpr):
-    """Store a block per gate in the layout that `load_gates` reads."""
-    for g in tl.static_range(GATES):
-        tl.store(ptr + offset + g * H, gates[g].to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
 def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.constexpr):
     """Split rows `[units * padded gates, batch]` into a block `[units, batch]` per gate."""
     if GATES == 1:
@@ -155,22 +153,6 @@ def split_gates(rows, GATES: tl.constexpr, UNITS: tl.constexpr, BLOCK_B: tl.cons
         second, fourth = tl.split(odd)
         gates = (first, second, third, fourth)
     return gates
-
-
-@triton.jit
-def load_saved(ptr, offset, plane, mask, SAVED: tl.constexpr):
-    """A tuple of float32 blocks of saved activations, each `plane` after the one before."""
-    saved = ()
-    for k in tl.static_range(SAVED):
-        saved = saved + (tl.load(ptr + k * plane + offset, mask=mask, other=0.0).to(tl.float32),)
-    return saved
-
-
-@triton.jit
-def store_saved(ptr, offset, plane, mask, saved, SAVED: tl.constexpr):
-    """Store saved activations in the layout that `load_saved` reads."""
-    for k in tl.static_range(SAVED):
-        tl.store(ptr + k * plane + offset, saved[k].to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -21,8 +21,8 @@ BITS_OF_2_64 = tl.constexpr((127 + 64) << 23)
 SIGN_BIT = tl.constexpr(-(1 << 31))
 # Below this, tanh by exponentials would suffer from cancellation; an odd polynomial is used.
 TANH_SMALL = tl.constexpr(0.5)
-# From |x| = 0.5 on, `pack_tanh` gives 1 + 2**16 (1 - |tanh x|): at least 1, as no tanh of a smaller
-# x is; 2**16 is the largest power of two with which it fits float16.
+# From |x| = 0.5 on, `tanh_and_packed` packs 1 + 2**16 (1 - |tanh x|): at least 1, as no tanh of a
+# smaller x is; 2**16 is the largest power of two with which it fits float16.
 TANH_SCALE = tl.constexpr(65536.0)
 TANH_UNSCALE = tl.constexpr(1 / 65536)
 
@@ -65,28 +65,29 @@ def reciprocal(d):
 
 
 @triton.jit
-def sigmoid(x):
-    """1 / (1 + exp(-x)), in float32."""
+def sigmoid_and_packed(x):
+    """s = 1 / (1 + exp(-x)) in float32; and the smaller of s and 1 - s, with a sign bit if 1 - s.
+
+    The second is one number of any floating-point type, from which `unpack_sigmoid` gives s, 1 - s
+    and the derivative s (1 - s). A rounded s would not: in bfloat16 it is 1 from x = 6.24 on.
+    """
     e = exp_negative(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) * reciprocal(1.0 + e)
+    larger = reciprocal(1.0 + e)
+    smaller = e * larger
+    sign = (x.to(tl.int32, bitcast=True) & SIGN_BIT) ^ SIGN_BIT
+    packed = (smaller.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    return tl.where(x < 0, smaller, larger), packed
 
 
 @triton.jit
-def pack_sigmoid(x):
-    """The smaller of s = sigmoid(x) and 1 - s, with a sign bit where that is 1 - s.
-
-    One number of any floating-point type, from which `unpack_sigmoid` gives s, 1 - s and the
-    derivative s (1 - s). A rounded s would not: in bfloat16 it is 1 from x = 6.24 on.
-    """
-    e = exp_negative(-tl.abs(x))
-    smaller = e * reciprocal(1.0 + e)
-    sign = (x.to(tl.int32, bitcast=True) & SIGN_BIT) ^ SIGN_BIT
-    return (smaller.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+def sigmoid(x):
+    """1 / (1 + exp(-x)), in float32."""
+    return sigmoid_and_packed(x)[0]
 
 
 @triton.jit
 def unpack_sigmoid(packed):
-    """s, 1 - s and the derivative of sigmoid, from what `pack_sigmoid` returned."""
+    """s, 1 - s and the derivative of sigmoid, from what `sigmoid_and_packed` returned."""
     smaller = tl.abs(packed)
     larger = 1.0 - smaller
     complement = packed.to(tl.int32, bitcast=True) < 0  # of the bits: -0.0 means s = 1
@@ -111,11 +112,16 @@ def log_sigmoid(x):
 
 
 @triton.jit
-def tanh(x):
-    """The hyperbolic tangent, in float32."""
+def tanh_and_packed(x):
+    """y = tanh(x) in float32; and y if x is small, else 1 + 2**16 (1 - |y|) with the sign of y.
+
+    The second is one number of any floating-point type, from which `unpack_tanh` gives y and its
+    derivative: that within two roundoffs up to |x| = 5.9, and above with an absolute error of
+    2**-14 roundoffs. From a rounded y it would be neither: in bfloat16 y is 1 from x = 3.47 on.
+    """
     magnitude = tl.abs(x)
     e = exp_negative(-2.0 * magnitude)
-    large = (1.0 - e) * reciprocal(1.0 + e)
+    inverse = reciprocal(1.0 + e)
     # (x - tanh(x)) / x**3 as a polynomial in x**2: its Chebyshev fit, within 0.03 ulp of tanh.
     s = x * x
     p = 0.00694294175
@@ -123,9 +129,21 @@ def tanh(x):
     p = p * s + 0.05393346915
     p = p * s - 0.1333322578
     p = p * s + 0.333333328
+    small = x - x * s * p
     sign = x.to(tl.int32, bitcast=True) & SIGN_BIT
-    signed = (large.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
-    return tl.where(magnitude < TANH_SMALL, x - x * s * p, signed)
+    large = ((1.0 - e) * inverse).to(tl.int32, bitcast=True) | sign
+    packed = (1.0 + e * inverse * (2.0 * TANH_SCALE)).to(tl.int32, bitcast=True) | sign
+    is_small = magnitude < TANH_SMALL
+    return (
+        tl.where(is_small, small, large.to(tl.float32, bitcast=True)),
+        tl.where(is_small, small, packed.to(tl.float32, bitcast=True)),
+    )
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent, in float32."""
+    return tanh_and_packed(x)[0]
 
 
 @triton.jit
@@ -135,24 +153,8 @@ def tanh_gradient(y):
 
 
 @triton.jit
-def pack_tanh(x):
-    """y = tanh(x) if x is small, else 1 + 2**16 (1 - |y|) with the sign of y.
-
-    One number of any floating-point type, from which `unpack_tanh` gives y and its derivative: that
-    within two roundoffs up to |x| = 5.9, and above with an absolute error of 2**-14 roundoffs. From
-    a rounded y it would be neither: in bfloat16 y is 1 from x = 3.47 on.
-    """
-    magnitude = tl.abs(x)
-    e = exp_negative(-2.0 * magnitude)
-    large = 1.0 + e * reciprocal(1.0 + e) * (2.0 * TANH_SCALE)
-    sign = x.to(tl.int32, bitcast=True) & SIGN_BIT
-    signed = (large.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
-    return tl.where(magnitude < TANH_SMALL, tanh(x), signed)
-
-
-@triton.jit
 def unpack_tanh(packed):
-    """y = tanh(x) and its derivative, from what `pack_tanh` returned, after rounding."""
+    """y = tanh(x) and its derivative, from what `tanh_and_packed` returned, after rounding."""
     magnitude = tl.abs(packed)
     above = 1.0 - magnitude  # 1 - |y| of a small x; of a large one at most 0
     scaled = above * TANH_UNSCALE

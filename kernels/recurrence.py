@@ -31,9 +31,7 @@ from .blocks import (
     convert_layout,
     dot,
     is_reset,
-    load_gates,
-    load_saved,
-    load_state,
+    load_blocks,
     load_weights,
     multiply,
     poison,
@@ -44,10 +42,9 @@ from .blocks import (
     sequence_steps,
     split_gates,
     starts_anew,
-    store_gates,
-    store_saved,
-    store_state,
+    store_blocks,
     unit_offsets,
+    widen,
     zero_unless,
 )
 
@@ -150,7 +147,7 @@ def forward_kernel(
     plane = D * B.to(tl.int64) * H  # between two tensors of the state
     if not INTERLEAVED:
         batch, unit_mask, state_offset = batch_tile(batch_group, units, direction, B, H, BLOCK_B)
-        state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
+        state = load_blocks(state_ptr, state_offset, plane, unit_mask, STATES)
 
     failed = False
     for item in tl.range(begin * tiles, end * tiles, num_stages=1, disable_licm=True):
@@ -159,14 +156,14 @@ def forward_kernel(
         if INTERLEAVED:
             step, tile = item // tiles, batch_group + (item % tiles) * batch_groups
             batch, unit_mask, state_offset = batch_tile(tile, units, direction, B, H, BLOCK_B)
-            state = load_state(state_ptr, state_offset, plane, unit_mask, STATES)
+            state = load_blocks(state_ptr, state_offset, plane, unit_mask, STATES)
 
         length, active = sequence_steps(lengths_ptr, batch, step, T, B)
         row = row_of(step, length, active & mirrored, batch, B)
         mask = unit_mask & active[None, :]
         at = unit_offsets(row * D + direction, units, H)
         x_at = unit_offsets(row * D + direction, units, GATES * H)
-        x = load_gates(gx_ptr, x_at, mask, GATES, H)
+        x = load_blocks(gx_ptr, x_at, H, mask, GATES)
 
         anew = starts_anew(resets_ptr, row, step, active)
         if initial_ptr is not None:
@@ -180,7 +177,7 @@ def forward_kernel(
 
         if product_ptr is not None:
             product_at = unit_offsets(direction * B + batch, units, GATES * H)
-            r = load_gates(product_ptr, product_at, mask, GATES, H)
+            r = load_blocks(product_ptr, product_at, H, mask, GATES)
         else:
             product = tl.zeros((UNITS * PADDED, BLOCK_B), tl.float32)
             if bias_ptr is not None:
@@ -199,7 +196,7 @@ def forward_kernel(
                 )
             r = split_gates(product, GATES, UNITS, BLOCK_B)
 
-        new = STEP(x, r, state)
+        new = STEP(widen(x, GATES), r, state)
         state = select(active[None, :], new[0], state, STATES)
         h = tl.where(active[None, :], state[0], 0.0)
         if BARRIER:
@@ -211,16 +208,16 @@ def forward_kernel(
             for k in tl.static_range(1, STATES):
                 tl.store(history_ptr + (k - 1) * T * plane + at, state[k], mask=unit_mask)
         if saved_ptr is not None:
-            store_saved(saved_ptr, at, T * plane, unit_mask, new[1], SAVED)
+            store_blocks(saved_ptr, at, T * plane, unit_mask, new[1], SAVED)
         if INTERLEAVED:
             if BARRIER:
                 state = poison(state, failed, STATES)
-            store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
+            store_blocks(state_ptr, state_offset, plane, unit_mask, state, STATES)
 
     if not INTERLEAVED:
         if BARRIER:
             state = poison(state, failed, STATES)
-        store_state(state_ptr, state_offset, plane, unit_mask, state, STATES)
+        store_blocks(state_ptr, state_offset, plane, unit_mask, state, STATES)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -322,14 +319,15 @@ def backward_kernel(
     plane = D * B.to(tl.int64) * H
     if not INTERLEAVED:
         batch, unit_mask, state_offset = batch_tile(batch_group, units, direction, B, H, BLOCK_B)
-        dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
+        dstate = load_blocks(dstate_ptr, state_offset, plane, unit_mask, STATES)
         if SINGLE and PHASE == BOTH:
             # Stepwise mode: reload dr from the previous launch.
             length, _ = sequence_steps(lengths_ptr, batch, T - begin, T, B)
             computed = (batch < B) & (begin > 0) & (T - begin < length)
             row = row_of(T - begin, length, mirrored, batch, B)
             gate_at = unit_offsets(row * D + direction, units, K)
-            dr = load_gates(dr_ptr, gate_at, unit_mask & computed[None, :], GATES, H)
+            dr = load_blocks(dr_ptr, gate_at, H, unit_mask & computed[None, :], GATES)
+            dr = widen(dr, GATES)
 
     failed = False
     for item in tl.range(begin * tiles, end * tiles, num_stages=1, disable_licm=True):
@@ -339,7 +337,7 @@ def backward_kernel(
             n, tile = item // tiles, batch_group + (item % tiles) * batch_groups
             batch, unit_mask, state_offset = batch_tile(tile, units, direction, B, H, BLOCK_B)
             if PHASE != PRODUCT:
-                dstate = load_state(dstate_ptr, state_offset, plane, unit_mask, STATES)
+                dstate = load_blocks(dstate_ptr, state_offset, plane, unit_mask, STATES)
         step = T - 1 - n
         group = tile * D + direction
 
@@ -354,24 +352,21 @@ def backward_kernel(
 
         # Loads that depend on no other program are issued before the wait.
         if PHASE != PRODUCT:
-            dy = tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32)
-            saved = load_saved(saved_ptr, at, T * plane, mask, SAVED)
-            if SINGLE:  # the state has the layout of the product
-                saved = convert_layout(saved, dstate[0], active[None, :], SAVED)
+            dy = tl.load(dy_ptr + at, mask=mask, other=0.0)
+            saved = load_blocks(saved_ptr, at, T * plane, mask, SAVED)
             anew = starts_anew(resets_ptr, row, step, active)
             earlier_row = row_of(step - 1, length, mirrored, batch, B)
             earlier_at = unit_offsets(earlier_row * D + direction, units, H)
             anew_mask = mask & anew[None, :]
             earlier_mask = mask & (anew == 0)[None, :]
-            state = (tl.load(y_ptr + at, mask=mask, other=0.0).to(tl.float32),)
-            earlier = tl.load(y_ptr + earlier_at, mask=earlier_mask, other=0.0).to(tl.float32)
-            initial = load_state(initial_ptr, state_offset, plane, anew_mask, STATES)
-            previous = (tl.where(anew[None, :], initial[0], earlier),)
-            for k in tl.static_range(1, STATES):
-                history = history_ptr + (k - 1) * T * plane
-                state = state + (tl.load(history + at, mask=mask, other=0.0),)
-                earlier = tl.load(history + earlier_at, mask=earlier_mask, other=0.0)
-                previous = previous + (tl.where(anew[None, :], initial[k], earlier),)
+            initial = load_blocks(initial_ptr, state_offset, plane, anew_mask, STATES)
+            # The history has the states after h, which is y.
+            state = (tl.load(y_ptr + at, mask=mask, other=0.0),)
+            state = state + load_blocks(history_ptr, at, T * plane, mask, STATES - 1)
+            earlier = (tl.load(y_ptr + earlier_at, mask=earlier_mask, other=0.0),)
+            earlier = earlier + load_blocks(
+                history_ptr, earlier_at, T * plane, earlier_mask, STATES - 1
+            )
 
         if BARRIER:
             code = ((step + 2).to(tl.int64) << 32) | (group << 1) | 1
@@ -415,9 +410,12 @@ def backward_kernel(
                 add_where(was_reset, dinitial_ptr, state_offset, plane, unit_mask, dstate, STATES)
                 dstate = zero_unless(was_reset == 0, dstate, STATES)
 
-            gradients = STEP_GRADIENT(
-                replace_first(dstate, dstate[0] + dy, STATES), state, previous, saved
-            )
+            saved = widen(saved, SAVED)
+            if SINGLE:  # the state has the layout of the product
+                saved = convert_layout(saved, dstate[0], active[None, :], SAVED)
+            previous = select(anew[None, :], initial, widen(earlier, STATES), STATES)
+            with_dy = replace_first(dstate, dstate[0] + dy.to(tl.float32), STATES)
+            gradients = STEP_GRADIENT(with_dy, widen(state, STATES), previous, saved)
             dstate = select(active[None, :], gradients[2], dstate, STATES)
             valid = active[None, :]
             if SINGLE:  # units past H are multiplied too: NaN there, times a zero weight, is NaN
@@ -432,17 +430,17 @@ def backward_kernel(
                     dr = poison(dr, failed, GATES)
             gate_at = unit_offsets(row * D + direction, units, K)
             gate_mask = unit_mask & (step >= 0)
-            store_gates(dr_ptr, gate_at, gate_mask, dr, GATES, H)
+            store_blocks(dr_ptr, gate_at, H, gate_mask, dr, GATES)
             if BARRIER:
                 arrive(counters_ptr, group, failed)
             if SEPARATE:
-                store_gates(dgx_ptr, gate_at, gate_mask, dgx, GATES, H)
+                store_blocks(dgx_ptr, gate_at, H, gate_mask, dgx, GATES)
             if INTERLEAVED:
                 if BARRIER:
                     dstate = poison(dstate, failed, STATES)
-                store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
+                store_blocks(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
 
     if not INTERLEAVED and PHASE != PRODUCT:
         if BARRIER:
             dstate = poison(dstate, failed, STATES)
-        store_state(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)
+        store_blocks(dstate_ptr, state_offset, plane, unit_mask, dstate, STATES)

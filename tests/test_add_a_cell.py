@@ -17,7 +17,7 @@ from bench.measure.runner import Runner, verdict
 from bench.providers import PROVIDERS, load
 from bench.records.environment import Machine, machine
 from kernels.cells.cell import Cell
-from kernels.math import pack_sigmoid, pack_tanh, sigmoid, tanh, unpack_sigmoid, unpack_tanh
+from kernels.math import sigmoid_and_packed, tanh_and_packed, unpack_sigmoid, unpack_tanh
 from kernels.planning import INTERPRETED
 
 load()
@@ -37,10 +37,11 @@ def average_step(gx, state, w_hh, b_hh=None):
 
 @triton.jit
 def device_step(x, r, state):
-    a_gate, a_new = x[0] + r[0], x[1] + r[1]
-    s = state[1] + sigmoid(a_gate) * (tanh(a_new) - state[1])
+    gate, packed_gate = sigmoid_and_packed(x[0] + r[0])
+    new, packed_new = tanh_and_packed(x[1] + r[1])
+    s = state[1] + gate * (new - state[1])
     k = 0.5 * state[2] + s
-    return (s + k, s, k), (pack_sigmoid(a_gate), pack_tanh(a_new))
+    return (s + k, s, k), (packed_gate, packed_new)
 
 
 @triton.jit

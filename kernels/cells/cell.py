@@ -12,7 +12,8 @@ class Cell:
 
     - `step(x, r, state) -> (new_state, saved)`: `x` holds the input gates and `r` the recurrent
       ones (`R h` and the recurrent bias), each a tuple in torch's gate order. `saved` is rounded to
-      the type of x; `math.pack_sigmoid` and `pack_tanh` keep the derivative of a saturated gate.
+      the type of x; `math.sigmoid_and_packed` and `tanh_and_packed` give numbers that keep the
+      derivative of a saturated gate.
     - `step_gradient(dstate, state, previous, saved) -> (dx, dr, dprevious)`: the gradients of the
       input gates, of the recurrent gates, and of the previous state except through `R`.
     """

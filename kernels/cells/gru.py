@@ -7,18 +7,17 @@ h' = (1 - z) n + z h
 import triton
 import triton.language as tl  # noqa: F401 - the interpreter requires it in a kernel's globals
 
-from ..math import pack_sigmoid, pack_tanh, sigmoid, tanh, unpack_sigmoid, unpack_tanh
+from ..math import sigmoid_and_packed, tanh_and_packed, unpack_sigmoid, unpack_tanh
 from .cell import Cell
 
 
 @triton.jit
 def gru_step(x, r, state):
-    a_r, a_z = x[0] + r[0], x[1] + r[1]
-    reset, update = sigmoid(a_r), sigmoid(a_z)
-    a_n = x[2] + reset * r[2]
-    new = tanh(a_n)
+    reset, packed_reset = sigmoid_and_packed(x[0] + r[0])
+    update, packed_update = sigmoid_and_packed(x[1] + r[1])
+    new, packed_new = tanh_and_packed(x[2] + reset * r[2])
     h = (1.0 - update) * new + update * state[0]
-    return (h,), (pack_sigmoid(a_r), pack_sigmoid(a_z), pack_tanh(a_n), r[2])
+    return (h,), (packed_reset, packed_update, packed_new, r[2])
 
 
 @triton.jit

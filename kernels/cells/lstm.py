@@ -8,10 +8,9 @@ import triton
 import triton.language as tl
 
 from ..math import (
-    pack_sigmoid,
-    pack_tanh,
-    sigmoid,
+    sigmoid_and_packed,
     tanh,
+    tanh_and_packed,
     tanh_gradient,
     unpack_sigmoid,
     unpack_tanh,
@@ -21,10 +20,13 @@ from .cell import Cell
 
 @triton.jit
 def lstm_step(x, r, state):
-    a_i, a_f, a_g, a_o = x[0] + r[0], x[1] + r[1], x[2] + r[2], x[3] + r[3]
-    c = sigmoid(a_f) * state[1] + sigmoid(a_i) * tanh(a_g)
-    h = sigmoid(a_o) * tanh(c)
-    return (h, c), (pack_sigmoid(a_i), pack_sigmoid(a_f), pack_tanh(a_g), pack_sigmoid(a_o))
+    i, packed_i = sigmoid_and_packed(x[0] + r[0])
+    f, packed_f = sigmoid_and_packed(x[1] + r[1])
+    g, packed_g = tanh_and_packed(x[2] + r[2])
+    o, packed_o = sigmoid_and_packed(x[3] + r[3])
+    c = f * state[1] + i * g
+    h = o * tanh(c)
+    return (h, c), (packed_i, packed_f, packed_g, packed_o)
 
 
 @triton.jit

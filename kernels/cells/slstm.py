@@ -13,10 +13,9 @@ import triton.language as tl
 from ..math import (
     exp,
     log_sigmoid,
-    pack_sigmoid,
-    pack_tanh,
     sigmoid,
-    tanh,
+    sigmoid_and_packed,
+    tanh_and_packed,
     unpack_sigmoid,
     unpack_tanh,
 )
@@ -42,10 +41,12 @@ def slstm_step(x, r, state):
     i, f, _ = scaled_gates(ratio, state[2])
     larger = tl.maximum(log_i, remembered, propagate_nan=tl.PropagateNan.ALL)
     m = tl.where(state[2] == 0.0, log_i, larger)
-    c = f * state[1] + i * tanh(a_z)
+    z, packed_z = tanh_and_packed(a_z)
+    o, packed_o = sigmoid_and_packed(a_o)
+    c = f * state[1] + i * z
     n = f * state[2] + i
-    h = sigmoid(a_o) * (c / n)
-    return (h, c, n, m), (ratio, sigmoid(-a_f), pack_tanh(a_z), pack_sigmoid(a_o))
+    h = o * (c / n)
+    return (h, c, n, m), (ratio, sigmoid(-a_f), packed_z, packed_o)
 
 
 @triton.jit

@@ -123,9 +123,9 @@ FAULTS = {
     "backward parts": ("backward_kernel", "part * plane", "(part + 1) * plane"),
     "columns of weights": ("load_weights", "< matrix.limit)", "<= matrix.limit)"),
     "columns of the operand": ("load_operand", "< matrix.limit)", "<= matrix.limit)"),
-    "second state": ("load_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
+    "loaded blocks": ("load_blocks", "ptr + k * stride", "ptr + (k + 1) * stride"),
     "state at a reset": ("reload_state", "state_ptr + k * plane", "state_ptr + (k + 1) * plane"),
-    "saved activations": ("store_saved", "ptr + k * plane", "ptr + (k + 1) * plane"),
+    "stored blocks": ("store_blocks", "ptr + k * stride", "ptr + (k + 1) * stride"),
 }  # fmt: skip
 
 
