@@ -44,7 +44,8 @@ STREAM_SHARE = 0.5
 START_US = 1.1
 # What each gate's factors take in a single backward program on their way through shared memory: ten
 # waits of all warps. Fitted to H=128 on an H200, as far as single programs stay the choice there:
-# the times give 800 (LSTM) and 1,500 (GRU), but no group has been timed at that size.
+# the times gave 800 (LSTM) and 1,500 (GRU) while its loads still waited for each other, and no
+# group has been timed at that size.
 EXCHANGE_CLOCKS = 450
 
 
