@@ -2,9 +2,11 @@
 
 import os
 import random
+import subprocess
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 DEFAULT_SEED = 0
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +66,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def seed(request: pytest.FixtureRequest) -> int:
     """This test's own seed, so that its numbers do not depend on which tests ran before."""
     return zlib.crc32(f"{request.config.getoption('--seed')} {request.node.nodeid}".encode())
+
+
+@pytest.fixture(scope="session")
+def committed_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `results` as it is in git's index.
+
+    The folder itself may hold more, or a page that is half made: ``make bench`` adds to it what
+    this machine measures.
+    """
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs git to know which results belong here")
+    copy = tmp_path_factory.mktemp("committed")
+    names = subprocess.check_output(["git", "ls-files", "-z", "results"], cwd=ROOT)
+    checkout = ["git", "checkout-index", "-z", "--stdin", f"--prefix={copy}{os.sep}"]
+    subprocess.run(checkout, input=names, cwd=ROOT, check=True)
+    return copy / "results"
 
 
 @pytest.fixture(autouse=True)
