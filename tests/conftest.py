@@ -5,10 +5,7 @@ import random
 import subprocess
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 # One thread in each process, set before torch starts any: the tests' tensors are small, and two
 # processes of two threads each on two cores mostly wait for each other.
@@ -22,6 +19,8 @@ import torch
 # Tests that compile for a GPU do so in child processes without it.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from bench.measure.interpreter import patch_once_per_module
 
 DEFAULT_SEED = 0
 ROOT = Path(__file__).parents[1]
@@ -92,27 +91,9 @@ def _seeded(seed: int) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_interpreter() -> Iterator[None]:
-    """Interpret in half the time: Triton's language is patched once per module, not at each call of
-    a device function, and integers are checked for overflow only where a test turns that on.
-    """
-    from triton.runtime import interpreter
-
-    patched: set[str] = set()
-
-    def call(self: Any, *args: Any, **options: Any) -> Any:
-        if self.fn.__module__ not in patched:
-            patched.add(self.fn.__module__)
-            interpreter._patch_lang(self.fn)
-        return self.rewrite()(*args, **options)
-
-    builder = interpreter.interpreter_builder
-    unchecked = replace(builder.options, sanitize_overflow=False)
-    with (
-        mock.patch.object(builder, "options", unchecked),
-        mock.patch.object(interpreter.InterpretedFunction, "__call__", call),
-    ):
-        yield
+def _quick_interpreter() -> None:
+    """Interpret in half the time; overflow of integers is checked only where a test turns it on."""
+    patch_once_per_module()
 
 
 @pytest.fixture

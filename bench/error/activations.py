@@ -29,7 +29,7 @@ def _apply(x_ptr, y_ptr, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _saved_sigmoid_gradient(x):
-    return device.unpack_sigmoid(device.pack_sigmoid(x))[2]
+    return device.unpack_sigmoid(device.sigmoid_and_packed(x)[1])[2]
 
 
 def apply(function: Any, x: torch.Tensor) -> torch.Tensor:

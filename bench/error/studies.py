@@ -47,7 +47,7 @@ def _run(folder: Path, name: str, measure: Callable[[], dict[str, Any]]) -> Path
     interpreted = environment.interpreted()
     if interpreted:
         interpreter.check()
-        interpreter.round_to_nearest()
+        interpreter.prepare()
     found = measure() | {"interpreted": interpreted} | provenance(environment.device_facts())
     path = folder / files.RECORDS / name
     store.write_state(path, found)

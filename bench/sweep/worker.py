@@ -220,9 +220,9 @@ def serve(
         folder: the device's results folder, where its limits are.
     """
     if environment.interpreted():
-        from bench.measure.interpreter import round_to_nearest
+        from bench.measure import interpreter
 
-        round_to_nearest()
+        interpreter.prepare()
     providers.load(plugins)
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()

@@ -127,3 +127,31 @@ def test_pytest_fails_before_any_test():
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert done.stderr.strip() == f"ERROR: {SENTENCE}"
     assert "passed" not in done.stdout and "failed" not in done.stdout
+
+
+@NO_GPU
+def test_the_prepared_interpreter_gives_the_same_values_in_fewer_patches_of_the_language(seed: int):
+    """In a process of its own, since the tests' own interpreter is prepared."""
+    code = (
+        "import torch, kernels\n"
+        "from triton.runtime import interpreter as triton_interpreter\n"
+        "from bench.measure import interpreter\n"
+        f"torch.manual_seed({seed})\n"
+        "layer, x = kernels.RNN(2, 3), torch.randn(2, 1, 2)\n"
+        "calls, patch = [], triton_interpreter._patch_lang\n"
+        "triton_interpreter._patch_lang = lambda fn: (calls.append(fn), patch(fn))[1]\n"
+        "def run():\n"
+        "    layer.zero_grad()\n"
+        "    calls.clear()\n"
+        "    layer(x)[0].sum().backward()\n"
+        "    return [p.grad.clone() for p in layer.parameters()], len(calls)\n"
+        "before, many = run()\n"
+        "interpreter.prepare()\n"
+        "interpreter.prepare()\n"
+        "run()\n"
+        "after, few = run()\n"
+        "assert all(map(torch.equal, before, after))\n"
+        "assert few < many, (few, many)\n"
+    )
+    done = run(code, interpreted=True)
+    assert done.returncode == 0, done.stderr
