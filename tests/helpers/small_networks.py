@@ -1,4 +1,4 @@
-"""Small networks: inputs, weights of any cell, and arguments that must be refused."""
+"""Small networks: inputs, weights of any cell, layouts, and arguments that must be refused."""
 
 import re
 from collections.abc import Callable
@@ -19,6 +19,18 @@ Refusal = tuple[str, dict[str, Any]]
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return (torch.randn(shape, dtype=torch.float64) / 3).to(dtype)
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same values, strided or transposed in memory."""
+    if layout == "strided":
+        wide = tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])
+        wide[..., ::2] = tensor
+        return wide[..., ::2]
+    if layout == "transposed":
+        axes = tuple(reversed(range(tensor.dim())))
+        return tensor.permute(axes).contiguous().permute(axes)
+    return tensor
 
 
 def weights_of(cell: str, layers: int = 1, D: int = 1, **options: Any) -> list[tuple[Tensor, ...]]:

@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import kernels
 from kernels import operators
 from kernels.checks import INTEGERS
-from tests.helpers.paired_modules import H, I
+from tests.helpers.paired_modules import H, I, assert_close
+from tests.helpers.small_networks import laid_out
 
 T, B = 4, 3
 LENGTHS = [4, 1, 3]
@@ -165,17 +166,17 @@ def test_operators_take_tensors_of_any_strides(cell, operator):
     loop = [torch.randn(size) / 2 for size in sizes.values()]
     masks = [torch.tensor([LENGTHS], dtype=torch.int32), RESETS[None].to(torch.uint8)]
     inputs = [torch.randn(2, G * H, I), torch.randn(2, G * H)] if operator == "layer" else []
-    results = []
-    for spread in (lambda t: t, lambda t: torch.stack([t, t + 1], dim=-1)[..., 0]):
-        tensors = [spread(t) for t in (first, *inputs, *loop)]
-        leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
-        leaves = [spread(leaf) for leaf in leaves]
-        how = (cell, "both", *((False,) if operator == "recurrence" else ()), "stepwise", "ieee")
-        y, final, *_ = getattr(operators, operator)(*leaves, *map(spread, masks), *how)
-        above = spread(y.detach().cos()), spread(final.detach().cos())
-        results.append([y, final, *torch.autograd.grad((y, final), leaves, above)])
-    for strided, contiguous in zip(*results, strict=True):
-        assert torch.equal(strided, contiguous)
+    how = (cell, "both", *((False,) if operator == "recurrence" else ()), "stepwise", "ieee")
+    found = {}
+    for layout in ("contiguous", "strided", "transposed"):
+        leaves = [laid_out(t, layout).requires_grad_() for t in (first, *inputs, *loop)]
+        given = [laid_out(mask, layout) for mask in masks]
+        y, final, *_ = getattr(operators, operator)(*leaves, *given, *how)
+        above = [laid_out(t.detach().cos(), layout) for t in (y, final)]
+        found[layout] = [y, final, *torch.autograd.grad((y, final), leaves, above)]
+    for layout, results in found.items():
+        for k, (result, expected) in enumerate(zip(results, found["contiguous"], strict=True)):
+            assert_close(result, expected, f"result or gradient {k}, {layout}")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)

@@ -13,6 +13,7 @@ import reference.networks
 from kernels.cells import CELLS
 from tests.helpers.paired_modules import DEVICE
 from tests.helpers.pairwise import label, pairwise
+from tests.helpers.small_networks import laid_out
 from tests.helpers.tolerances import assert_close, rounded_loop, size_of_sums
 
 OTHERS = ["c_n", "n_n", "m_n"]  # last states after h_n
@@ -20,18 +21,6 @@ I = 3
 
 
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_the_kernels_device")
-
-
-def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same values, strided or transposed in memory."""
-    if layout == "strided":
-        wide = tensor.new_zeros(*tensor.shape[:-1], 2 * tensor.shape[-1])
-        wide[..., ::2] = tensor
-        return wide[..., ::2]
-    if layout == "transposed":
-        axes = tuple(reversed(range(tensor.dim())))
-        return tensor.permute(axes).contiguous().permute(axes)
-    return tensor
 
 
 def initial_states(cell: str, *shape: int) -> list[Tensor]:
