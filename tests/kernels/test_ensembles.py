@@ -1,6 +1,7 @@
 """Ensembles: torch.vmap over weights, inputs, states and masks, against the models one by one."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -168,20 +169,53 @@ def test_an_ensemble_with_the_batch_first():
         assert_close(jacobians[model], torch.func.jacrev(sums, argnums=1)(*given), "Jacobian")
 
 
-def test_ensembles_of_ensembles():
-    own = weights("lstm", 2, 2, directions=2)
-    x, lengths = torch.randn(2, T, B, I), torch.tensor([[1, 2, 3], [3, 1, 2]])
+LEVELS = ("inner", "outer", "both")  # of the models that differ in an argument
+NESTED = pairwise(
+    weights=LEVELS, x=LEVELS, lengths=LEVELS, resets=LEVELS, mode=("auto", "gemm"),
+    recompute=(False, True),
+)  # fmt: skip
 
-    def run(weights: Any, x: Tensor, lengths: Tensor) -> Tensor:
-        y, _ = kernels.lstm(x, weights, lengths=lengths, direction="both", recompute=True)
-        return y
 
-    inner = torch.vmap(run, (0, 0, None))
-    found = torch.vmap(inner, (0, None, 0))(own, x, lengths)
-    for i in range(2):
-        for j in range(2):
-            single = run([tuple(w[i, j] for w in one) for one in own], x[j], lengths[i])
-            assert_close(found[i, j], single, "outputs")
+@pytest.mark.parametrize("setting", NESTED, ids=label)
+def test_ensembles_of_ensembles(setting):
+    """Each model's outputs and gradients, of two times two models."""
+    options = {name: setting[name] for name in ("mode", "recompute")}
+    names = ("x", *("weights",) * 4, "lengths", "resets")
+    drawn = [
+        torch.randn(2, 2, T, B, I),
+        *weights("rnn_tanh", 2, 2)[0],
+        torch.randint(1, T + 1, (2, 2, B)),
+        torch.rand(2, 2, T, B) < 0.4,
+    ]
+    mapped, every = [], []  # as the transforms take them, and of every model
+    for name, tensor in zip(names, drawn, strict=True):
+        level = setting[name]
+        mapped.append({"inner": tensor[0], "outer": tensor[:, 0]}.get(level, tensor))
+        shared = {"inner": tensor[:1], "outer": tensor[:, :1]}.get(level, tensor)
+        every.append(shared.expand_as(tensor).contiguous())
+    h0 = torch.randn(2, 2, 1, B, H)  # each model's own, as each level needs one
+
+    def loss(tensors: list[Tensor], masks: list[Tensor], h0: Tensor) -> tuple[Tensor, Tensor]:
+        x, *own = tensors
+        masking: dict[str, Any] = dict(zip(("lengths", "resets"), masks, strict=True))
+        results = kernels.rnn(x, [own], h0, direction="reverse", **masking, **options)
+        y = output(results)
+        return y.square().sum(), y
+
+    run = torch.func.grad(loss, has_aux=True)
+    for level in ("inner", "outer"):
+        dims = [0 if setting[name] in (level, "both") else None for name in names]
+        run = torch.vmap(run, (dims[:5], dims[5:], 0))
+    found, y = run(mapped[:5], mapped[5:], h0)
+
+    leaves, masks = [t.requires_grad_() for t in every[:5]], every[5:]
+    total: Any = 0
+    for i, j in product(range(2), repeat=2):
+        one, expected = loss([t[i, j] for t in leaves], [t[i, j] for t in masks], h0[i, j])
+        assert_close(y[i, j], expected, "outputs")
+        total = total + one
+    for k, (ours, theirs) in enumerate(zip(found, torch.autograd.grad(total, leaves), strict=True)):
+        assert_close(ours, theirs, f"gradient {k}")
 
 
 def test_the_lengths_of_an_ensemble_are_checked():
