@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from tests.helpers.paired_modules import KINDS, B, I, T, assert_close, output, pair
+from tests.helpers.paired_modules import B, I, T, assert_close, output, pair
 
 STEPWISE = "ignore:forward-mode derivatives:UserWarning"
 
 
-@pytest.mark.parametrize(("cell", "recompute"), zip(KINDS, (False, True, True, False), strict=True))
+# Both ways of the GRU, whose loop has a bias of its own.
+@pytest.mark.parametrize(
+    ("cell", "recompute"),
+    [("rnn_tanh", False), ("rnn_relu", True), ("lstm", True), ("gru", False), ("gru", True)],
+)
 def test_gradients_of_torch_func_equal_backwards(cell, recompute):
     module, _ = pair(cell)
     module.recompute = recompute
