@@ -171,9 +171,16 @@ def test_operators_take_tensors_of_any_strides(cell, operator):
     for layout in ("contiguous", "strided", "transposed"):
         leaves = [laid_out(t, layout).requires_grad_() for t in (first, *inputs, *loop)]
         given = [laid_out(mask, layout) for mask in masks]
-        y, final, *_ = getattr(operators, operator)(*leaves, *given, *how)
+        y, final, *saved = getattr(operators, operator)(*leaves, *given, *how)
         above = [laid_out(t.detach().cos(), layout) for t in (y, final)]
         found[layout] = [y, final, *torch.autograd.grad((y, final), leaves, above)]
+        if operator == "recurrence":
+            _, w_hh, _, initial = (leaf.detach() for leaf in leaves)
+            kept = [laid_out(t.detach(), layout) for t in (y, *saved)]
+            back = (cell, "both", True, True, "stepwise", "ieee")
+            found[layout] += operators.recurrence_backward(
+                *above, w_hh, initial, *given, *kept, *back
+            )
     for layout, results in found.items():
         for k, (result, expected) in enumerate(zip(results, found["contiguous"], strict=True)):
             assert_close(result, expected, f"result or gradient {k}, {layout}")

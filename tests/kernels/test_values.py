@@ -31,6 +31,13 @@ def initial_states(cell: str, *shape: int) -> list[Tensor]:
     return states
 
 
+def random_resets(lengths: Tensor, T: int) -> Tensor:
+    """Resets [T, B], with one at time 0, where the longest sequence ends in reverse."""
+    resets = torch.rand(T, len(lengths)) < 0.3
+    resets[0, lengths.argmax()] = True
+    return resets
+
+
 class Problem:
     """The arguments of one call, for the kernels and in float64 for the reference."""
 
@@ -65,7 +72,7 @@ class Problem:
             "merge": case["merge"],
             "batch_first": case["batch_first"],
             "lengths": {"none": None, "list": lengths.tolist(), "tensor": lengths}[case["lengths"]],
-            "resets": torch.rand(T, B) < 0.3 if case["resets"] else None,
+            "resets": random_resets(lengths, T) if case["resets"] else None,
         }
         if case["batch_first"]:
             self.x = self.x.transpose(0, 1).contiguous()
@@ -193,6 +200,16 @@ LOOPS = pairwise(
     B=[1, 3],
     H=[1, 17],
 )
+# Direction, lengths, resets and mode decide together which rows a step reads.
+MASKED = {"b_hh": True, "initial": "all", "lengths": True, "T": 4, "B": 3, "H": 5}
+LOOPS += [
+    MASKED | {"cell": cell, "time": time, "resets": resets, "mode": mode, "layout": "contiguous"}
+    for cell, time, resets, mode in (
+        ("lstm", "reverse", False, "gemm"),
+        ("gru", "both", True, "gemm"),
+        ("rnn_tanh", "both", True, "stepwise"),
+    )
+]
 
 
 @pytest.mark.parametrize("case", LOOPS, ids=label)
@@ -208,11 +225,12 @@ def test_a_recurrence_equals_the_reference(case):
         tensors["h0"] = states[0]
     rest = states[1:] if case["initial"] == "all" else []
     options: dict[str, Any] = {"reverse": case["time"] == "reverse"}
+    lengths = torch.randint(1, T + 1, (B,))
     if case["lengths"]:
-        options["lengths"] = torch.randint(1, T + 1, (B,))
-        tensors["gx"][torch.arange(T)[:, None] >= options["lengths"]] = float("nan")
+        options["lengths"] = lengths
+        tensors["gx"][torch.arange(T)[:, None] >= lengths] = float("nan")
     if case["resets"]:
-        options["resets"] = torch.rand(T, B) < 0.4
+        options["resets"] = random_resets(lengths, T)
 
     def run(function: Callable[..., Any], dtype: torch.dtype) -> list[Tensor]:
         leaves = {
