@@ -85,6 +85,32 @@ def test_forward_mode_of_each_cell_and_argument(cell, recompute):
 
 
 @pytest.mark.filterwarnings(STEPWISE)
+def test_forward_mode_of_an_ensemble_with_padding():
+    """Each of two models has lengths and resets of its own; padding holds NaN."""
+    gx, v = torch.randn(2, 2, T, B, 2, H)
+    lengths, resets = torch.tensor([[T, 1, 2], [1, T, T]]), torch.rand(2, T, B) < 0.4
+    own = torch.randn(2, 2, H, H) / 2, lengths, resets
+
+    def run(gx: Tensor, w_hh: Tensor, ends: Tensor, resets: Tensor) -> Tensor:
+        results = kernels.recurrence("rnn_tanh", gx, w_hh, lengths=ends, resets=resets)
+        return output(results[:2])
+
+    def both(gx: Tensor) -> Tensor:
+        return torch.vmap(run)(gx, *own)
+
+    padded = gx.clone()
+    padded[torch.arange(T)[:, None] >= lengths[:, None]] = float("nan")
+    found = torch.func.jvp(both, (padded,), (v,))
+    within = torch.func.jacrev(lambda scale: torch.func.jvp(both, (padded,), (scale * v,))[1])
+    assert_close(within(torch.tensor(1.0)), found[1], "tangent within a gradient")
+    for model, masks in enumerate(zip(*own, strict=True)):
+        single = lambda gx, masks=masks: run(gx, *masks)  # noqa: E731
+        expected = torch.func.jvp(single, (gx[model],), (v[model],))
+        for name, ours, theirs in zip(("output", "tangent"), found, expected, strict=True):
+            assert_close(ours[model], theirs, name)
+
+
+@pytest.mark.filterwarnings(STEPWISE)
 def test_forward_mode_in_16_bit_is_of_float32_sums():
     own, x = weights("gru"), torch.randn(8, B, I)
     run = lambda dtype: torch.func.jvp(  # noqa: E731

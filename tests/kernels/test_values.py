@@ -10,6 +10,7 @@ from torch import Tensor
 
 import kernels
 import reference.networks
+from kernels import gemm
 from kernels.cells import CELLS
 from tests.helpers.paired_modules import DEVICE
 from tests.helpers.pairwise import label, pairwise
@@ -260,6 +261,29 @@ def test_a_recurrence_equals_the_reference(case):
     }
     for name, a in zip(names, actual, strict=True):
         assert_close(a, found[name], bound, name, sizes.get(name, 0.0))
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, monkeypatch):
+    backend = torch.backends.cuda.matmul
+    before, other = backend.fp32_precision, {"ieee": "tf32", "tf32": "ieee"}[precision]
+    seen = []
+
+    def multiply(*args: Tensor) -> None:
+        seen.append(backend.fp32_precision)
+        original(*args)
+
+    original = gemm.multiply
+    monkeypatch.setattr(gemm, "multiply", multiply)
+    gx, w_hh = torch.randn(2, 1, 1, 3), torch.randn(1, 3, 3, requires_grad=True)
+    backend.fp32_precision = other
+    try:
+        y, *_ = kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision=precision)
+        assert (seen, backend.fp32_precision) == ([precision] * 2, other)
+        y.sum().backward()
+        assert (seen, backend.fp32_precision) == ([precision] * 4, other)
+    finally:
+        backend.fp32_precision = before
 
 
 @pytest.mark.parametrize("cell", CELLS)
