@@ -4,12 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import kernels
+from bench.cli import app
+from bench.error import studies
 from bench.measure import interpreter
 from kernels import planning
 
@@ -79,8 +83,14 @@ def test_the_first_call_of_a_kernel_fails():
     assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
 
 
+@pytest.fixture
+def _wrong_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triton.__version__", "3.6.0")
+    monkeypatch.setattr("numpy.__version__", "2.5.2")
+
+
 @NO_GPU
-@pytest.mark.slow
+@pytest.mark.usefixtures("_wrong_pair")
 @pytest.mark.parametrize(
     "words",
     [
@@ -94,22 +104,25 @@ def test_the_first_call_of_a_kernel_fails():
     ids=" ".join,
 )
 def test_a_command_that_interprets_kernels_fails_before_it_measures(words, tmp_path: Path):
-    done = run(BENCH, *words, tmp_path / "results")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"error: {SENTENCE}"
+    fault = CliRunner().invoke(app, [*words, str(tmp_path / "results")]).exception
+    assert isinstance(fault, RuntimeError) and str(fault) == SENTENCE
     assert not (tmp_path / "results").exists()
 
 
 @NO_GPU
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["repeatability", "activations", "training"])
-def test_a_study_of_error_fails_before_it_writes(study: str, tmp_path: Path):
-    code = (
-        f"{PAIR}from pathlib import Path; from bench.error.studies import {study}\n"
-        f"{study}(Path(sys.argv[1]))\n"
-    )
-    done = run(code, tmp_path / "results", interpreted=True)
-    assert done.stderr.strip().splitlines()[-1] == f"RuntimeError: {SENTENCE}"
+def test_the_fault_is_one_line_and_an_exit_code(tmp_path: Path):
+    done = run(BENCH, "quick", "--results", tmp_path / "results")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {SENTENCE}"
+
+
+@NO_GPU
+@pytest.mark.usefixtures("_wrong_pair")
+@pytest.mark.parametrize("study", [studies.repeatability, studies.activations, studies.training])
+def test_a_study_of_error_fails_before_it_writes(study: Callable[[Path], Path], tmp_path: Path):
+    with pytest.raises(RuntimeError, match=re.escape(SENTENCE)):
+        study(tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
