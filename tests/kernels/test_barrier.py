@@ -145,6 +145,16 @@ def test_a_program_serves_several_batch_tiles(seed: int) -> None:
     assert compare(replace(loop, resets=True, seed=seed), settings) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*in divide:RuntimeWarning")
+@pytest.mark.parametrize("cell", ["lstm", "slstm"])
+def test_a_single_programs_units_past_the_hidden_size_change_nothing(cell: str, seed: int) -> None:
+    """Their states are 0, of which sLSTM's gradient is NaN."""
+    loop = Loop(cell, T=3, B=3, H=5, forward=Tiling(1), backward=Tiling(1), seed=seed)
+    plans = plan_of(loop, False), plan_of(loop, True)
+    assert [(plan.group, plan.units) for plan in plans] == [(1, 8)] * 2
+    assert compare(loop) == []
+
+
 # Failures
 
 FAILED = Loop("lstm", T=4, B=3, H=8, D=2, forward=Tiling(2), backward=Tiling(4, split=2))
