@@ -16,9 +16,6 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-# `torch.autograd.Function` at one level of transforms: the dispatcher goes from level to level.
-from torch.autograd.function import _SingleLevelFunction
-
 from . import operators, tangents
 from .operators import (
     LIBRARY,
@@ -34,10 +31,15 @@ class TangentFound(Exception):
     """An argument has a tangent."""
 
 
-class OperatorFunction(_SingleLevelFunction):
+class OperatorFunction(torch.autograd.Function):
     """Base class. `forward` gets `compute`, which runs the operator below autograd, whether a
     gradient is recorded, and the operator's arguments.
     """
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """At one level of transforms: the dispatcher, not torch's Function, goes through levels."""
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 
     @staticmethod
     def jvp(ctx: Any, *found: Any) -> Any:

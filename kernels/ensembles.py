@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import ArgumentError
 from .inputs import DIRECTIONS
 from .operators import (
     LIBRARY,
@@ -63,6 +64,8 @@ def side_by_side(
 
     `dims` are the mapped dimensions of the arguments, None for those that all models share.
     """
+    if info.batch_size == 0:
+        raise ArgumentError("vmap maps 0 models; accepted: at least 1")
     names = [argument.name for argument in operator._schema.arguments]
     given, mapped = dict(zip(names, arguments, strict=True)), dict(zip(names, dims, strict=True))
     tensors = {name: t for name, t in given.items() if isinstance(t, Tensor) and not is_absent(t)}

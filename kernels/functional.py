@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from . import checks, operators
+from .autocast import autocasts, cast, layer_dtype
 from .cells import CELLS
 from .cells.cell import Cell
 from .inputs import DIRECTIONS
@@ -43,8 +44,8 @@ def recurrence(
             directions, gates in torch's order. With D = 2 the first runs forward and the second in
             reverse; with D = 1 `reverse` says which.
         w_hh, b_hh: [D, G*H, H] and [D, G*H] or None.
-        h0, c0: [D, B, H]; None is zero. c0 is for cells with a second state tensor (and a tuple
-            for cells with more).
+        h0, c0: [D, B, H]; None is zero. c0 is for cells with a second state tensor (and a tuple of
+            tensors for cells with more).
         lengths: [B] integers in 1..T. A sequence that has ended keeps its state and gives zeros;
             the reverse direction begins at the sequence's own last element. Checking a tensor on a
             GPU waits for its values; while a CUDA graph is captured they are clamped to 1..T
@@ -65,9 +66,8 @@ def recurrence(
     """
     chosen = CELLS[checks.check_choice("cell", cell, CELLS)]
     if isinstance(gx, Tensor) and autocasts(gx):
-        gx, w_hh, b_hh, h0, c0 = _cast(
-            torch.get_autocast_dtype(gx.device.type), gx, w_hh, b_hh, h0, c0
-        )
+        dtype = torch.get_autocast_dtype(gx.device.type)
+        gx, w_hh, b_hh, h0, c0 = cast(dtype, gx, w_hh, b_hh, h0, c0)
         with torch.autocast(gx.device.type, enabled=False):
             return recurrence(
                 cell, gx, w_hh, b_hh, h0, c0, reverse=reverse, lengths=lengths, resets=resets,
@@ -147,7 +147,7 @@ def layers(
     Under autocast all tensors are cast to the dtype that torch's own layers compute in, which is
     also the results' dtype. On a GPU that is float16, even under autocast to bfloat16, unless
     `torch.backends.cudnn.enabled` is False; to compute in bfloat16, pass bfloat16 tensors outside
-    of autocast.
+    of autocast. A graph captured outside of autocast and run under it computes in autocast's dtype.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
@@ -159,7 +159,7 @@ def layers(
     options |= {"resets": resets, "batch_first": batch_first, "dropout": dropout}
     if isinstance(x, Tensor) and autocasts(x):
         options |= {"training": training, "recompute": recompute, "mode": mode}
-        x, weights, hx = _cast(_autocast_dtype(chosen, x, hx), x, weights, hx)
+        x, weights, hx = cast(layer_dtype(chosen, x, hx), x, weights, hx)
         with torch.autocast(x.device.type, enabled=False):
             return layers(cell, x, weights, hx, precision=precision, **options)
     checks.check_dropout(dropout)
@@ -278,35 +278,3 @@ def _ends(lengths: Sequence[int] | Tensor, T: int, device: torch.device) -> Tens
             if not (isinstance(T, torch.SymInt) or torch.jit.is_tracing()):
                 return lengths  # else a graph may run with another T
     return operators.sequence_ends(lengths, torch.empty(T, 0, device=lengths.device)).to(device)
-
-
-def autocasts(tensor: Tensor) -> bool:
-    """Whether autocast is on for this tensor's device."""
-    kind = tensor.device.type  # meta, for one, has no autocast
-    return kind in ("cuda", "cpu") and torch.is_autocast_enabled(kind)
-
-
-def _autocast_dtype(cell: Cell, x: Tensor, hx: Any) -> torch.dtype:
-    """The dtype that torch's layer computes in under autocast: autocast's, with two exceptions.
-
-    cuDNN's layers (and MIOpen's) always compute in float16 (`_cudnn_rnn_cast_reflatten` in torch's
-    aten/src/ATen/cudnn/AutocastRNN.cpp), and the GRU on the CPU promotes to the state's dtype.
-    """
-    if x.device.type == "cuda" and torch.backends.cudnn.enabled:
-        return torch.float16
-    dtype = torch.get_autocast_dtype(x.device.type)
-    if cell.name == "gru" and x.device.type == "cpu":
-        dtype = torch.promote_types(dtype, (hx if isinstance(hx, Tensor) else x).dtype)
-    return dtype
-
-
-def _cast(dtype: torch.dtype, *values: Any) -> Any:
-    """The values with all tensors cast to `dtype`, also those in tuples and lists."""
-    return tuple(
-        v.to(dtype)
-        if isinstance(v, Tensor) and v.dtype in checks.DTYPES
-        else _cast(dtype, *v)
-        if isinstance(v, tuple | list)
-        else v
-        for v in values
-    )

@@ -29,7 +29,10 @@ def rounding(precision: str, dtype: torch.dtype) -> Iterator[None]:
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        # What is read may be inherited from the setting of all backends, and then is so again.
+        backend.fp32_precision = "none"
+        if backend.fp32_precision != before:
+            backend.fp32_precision = before
 
 
 def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:

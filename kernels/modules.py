@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .autocast import autocasts
 from .cells import CELLS
 from .checks import (
     DTYPES,
@@ -24,7 +25,7 @@ from .checks import (
     check_strided,
     kind,
 )
-from .functional import autocasts, layers
+from .functional import layers
 from .packed import check_order, check_packed, pad
 
 if TYPE_CHECKING:
@@ -224,6 +225,12 @@ class _Kernels(Base):
     @qconfig.deleter
     def qconfig(self) -> None:
         del self.__dict__["qconfig"]
+
+    def __prepare_scriptable__(self) -> Any:
+        """torch.jit.script calls this of every module that it finds in a model."""
+        raise NotImplementedError(
+            f"torch.jit.script does not take kernels.{self._get_name()}; torch.jit.trace does"
+        )
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", recompute=True" if self.recompute else "")

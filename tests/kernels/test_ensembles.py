@@ -295,6 +295,12 @@ def test_a_sequence_that_is_packed_within_a_transform_is_refused(transform):
         transform(run)(x if transform is torch.vmap else x[0])
 
 
+def test_an_ensemble_of_no_models_is_refused():
+    module, _ = pair("gru")
+    with pytest.raises(ValueError, match=r"^vmap maps 0 models; accepted: at least 1$"):
+        torch.vmap(module)(torch.zeros(0, T, B, I))
+
+
 @pytest.mark.parametrize("part", ["batch_sizes", "sorted_indices", "unsorted_indices"])
 def test_what_orders_a_packed_sequence_is_not_mapped(part):
     module, _ = pair("gru")

@@ -1,8 +1,7 @@
-"""The modules and operators under autograd, torch.compile and autocast."""
+"""The modules and operators under autograd and torch.compile."""
 
 import gc
 import inspect
-from collections import namedtuple
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Any
@@ -10,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils.rnn import pack_sequence
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 import kernels
-from kernels import functional, operators
+from kernels import operators
 from tests.helpers import paired_modules
 from tests.helpers.paired_modules import DEVICE, KINDS, B, H, I, T, assert_close, flat, pair, state
-from tests.helpers.tolerances import rounded_loop
 
 pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
 
@@ -306,51 +304,6 @@ def test_the_operators_pass_opcheck(cell, G, states):
         torch.library.opcheck(operators.layer_backward, (*given, needs, *how))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("cell", KINDS)
-def test_autocast_gives_torchs_dtypes(cell, dtype):
-    module, twin = pair(cell)
-    # torch has a 16-bit LSTM on some CPUs only; its dtypes are the plain RNN's.
-    plain = DEVICE == "cpu" and cell == "lstm"
-    typed = pair("rnn_tanh")[1] if plain else twin
-    for x in (torch.randn(T, B, I), torch.randn(T, B, I).to(dtype)):
-        for hx in (None, state(cell, 1, B, H)):
-            with torch.autocast(DEVICE, dtype=dtype):
-                ours, theirs = flat(module(x, hx)), flat(typed(x, None if plain else hx))
-            assert {t.dtype for t in ours[1:]} == {theirs[1].dtype}
-            assert ours[0].dtype == theirs[0].dtype
-            exact = twin(x.float(), hx)[0]  # not torch's own rounding under autocast
-            assert_close(ours[0].float(), exact, "output", rounded_loop(dtype, T, I + H))
-            ours[0].float().sum().backward()
-            assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
-
-
-def test_autocast_takes_packed_sequences_named_tuples_and_the_recurrence():
-    States = namedtuple("States", "h c")
-    module: Any = kernels.LSTM(I, H)
-    with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        hx = States(torch.randn(1, 2, H), torch.randn(1, 2, H))
-        packed, _ = module(pack_sequence([torch.randn(n, I) for n in (3, 1)]), hx)
-        gx = nn.functional.linear(torch.randn(T, B, I), module.weight_ih_l0)[:, :, None]
-        y, _, _ = kernels.recurrence("lstm", gx, module.weight_hh_l0[None])
-    assert gx.dtype == y.dtype == torch.bfloat16
-    assert packed.data.dtype == (torch.bfloat16 if DEVICE == "cpu" else torch.float16)
-
-
-def test_autocast_on_a_gpu_follows_cudnn(monkeypatch):
-    """float16, whatever autocast's dtype is; without cuDNN, autocast's dtype."""
-    before = torch.get_autocast_dtype("cuda")
-    try:
-        torch.set_autocast_dtype("cuda", torch.bfloat16)
-        with FakeTensorMode():
-            x = torch.empty(T, B, I, device="cuda")
-        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.float16
-        monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
-        assert functional._autocast_dtype(kernels.CELLS["gru"], x, None) == torch.bfloat16
-    finally:
-        torch.set_autocast_dtype("cuda", before)
-
-
 def test_forward_takes_torchs_arguments_and_resets_by_name():
     for ours, theirs, _ in KINDS.values():
         parameters = list(inspect.signature(ours.forward).parameters)
@@ -362,3 +315,17 @@ def test_each_class_has_its_own_compilation_limit():
         for ours in (kernels.RNN, kernels.LSTM, kernels.GRU):
             compiled = torch.compile(ours(I, H), fullgraph=True, backend="aot_eager")
             assert compiled(torch.randn(2, 1, I))[0].shape == (2, 1, H)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("cell", KINDS)
+def test_compiled_autograd_gives_the_same_gradients(cell, recompute):
+    module, twin = pair(cell)
+    module.recompute = recompute
+    x = torch.randn(T, B, I)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        module(x)[0].square().sum().backward()
+    twin(x)[0].square().sum().backward()
+    for (name, p), q in zip(module.named_parameters(), twin.parameters(), strict=True):
+        assert_close(p.grad, q.grad, name)

@@ -224,3 +224,10 @@ def test_no_other_use_of_a_qconfig_warns():
         del module.qconfig
         assert not hasattr(module, "qconfig")
     assert ours_among(warned) == []
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_jit_script_is_refused_also_within_a_model(cell):
+    for model in (pair(cell)[0], Plain(pair(cell)[0])):
+        with pytest.raises(NotImplementedError, match=r"torch.jit.script .* torch.jit.trace does"):
+            torch.jit.script(model)

@@ -286,6 +286,21 @@ def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, 
         backend.fp32_precision = before
 
 
+def test_a_gemms_rounding_goes_on_to_follow_the_setting_of_all_backends():
+    every: Any = torch.backends
+    backend = every.cuda.matmul
+    before = every.fp32_precision, backend.fp32_precision
+    gx, w_hh = torch.randn(2, 1, 1, 3), torch.randn(1, 3, 3)
+    try:
+        backend.fp32_precision = "none"
+        for setting in ("tf32", "ieee"):
+            every.fp32_precision = setting
+            kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision="ieee")
+            assert backend.fp32_precision == setting
+    finally:
+        every.fp32_precision, backend.fp32_precision = before
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_same_inputs_give_the_same_bits(cell):
     case = {name: values[-1] for name, values in SETTINGS.items()} | {"cell": cell, "bias": True}
