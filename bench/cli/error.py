@@ -35,7 +35,7 @@ def command(
     bit, and a training run compared with torch.nn's. Ends with the report. On two CPU cores
     `--preset quick` takes about three minutes and the default under 25. `--preset memory` measures
     gates that keep the state for long; its study, instead of these, is training on a task that
-    needs memory (half an hour on a CPU).
+    needs memory (a quarter of an hour on a CPU).
     """
     machine = environment.probe()
     if not machine.is_cuda:
