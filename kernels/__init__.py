@@ -2,8 +2,8 @@
 `layers`, and `recurrence`, the loop over time) and as torch.nn's modules (`RNN`, `LSTM`, `GRU`).
 
 Read in this order: cells, math, blocks, barrier, recurrence, launch, planning, operators, autograd,
-ensembles, tangents, autocast, functional, packed, modules. Import the names below from here, and plans from
-`plan`; the rest is internal, open to `bench` and `tests`.
+ensembles, tangents, autocast, functional, packed, modules. Import the names below from here, and
+plans from `plan`; the rest is internal, open to `bench` and `tests`.
 """
 
 from . import autograd, ensembles, flops  # noqa: F401 - imported for what they register

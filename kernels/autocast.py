@@ -50,12 +50,13 @@ def cast(dtype: torch.dtype, *values: Any) -> Any:
 
 
 def _with_autocasts_dtype(operator: torch._ops.OpOverload, device: str, *arguments: Any) -> Any:
-    """A forward operator of a graph: its input projection was cast, so all else is."""
+    """What a forward operator of a graph gives in autocast's dtype, as the graph's GEMMs do."""
     arguments = cast(torch.get_autocast_dtype(device), *arguments)
     return _without(operator, device, *arguments)
 
 
 def _without(operator: torch._ops.OpOverload, device: str, *arguments: Any) -> Any:
+    """What an operator gives outside of autocast, which would round the GEMMs within it."""
     with torch.autocast(device, enabled=False):
         return operator(*arguments)
 
