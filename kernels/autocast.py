@@ -1,7 +1,9 @@
 """Autocast: in which dtype a layer computes, and what the operators do where it is on.
 
 The functions turn it off before they call an operator. So an operator sees it only in a backward
-pass, which must compute as its forward pass did, and in a graph that was captured without it.
+pass, which must compute as its forward pass did, and in a graph that lacks that region: one
+captured outside of autocast, or by a tool that records no regions, such as torch.jit.trace. A graph
+that holds a backward pass too fails under autocast: the weights that this pass gets are not cast.
 """
 
 from functools import partial

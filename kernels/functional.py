@@ -147,7 +147,8 @@ def layers(
     Under autocast all tensors are cast to the dtype that torch's own layers compute in, which is
     also the results' dtype. On a GPU that is float16, even under autocast to bfloat16, unless
     `torch.backends.cudnn.enabled` is False; to compute in bfloat16, pass bfloat16 tensors outside
-    of autocast. A graph captured outside of autocast and run under it computes in autocast's dtype.
+    of autocast. A graph captured outside of autocast and run under it computes in autocast's dtype,
+    unless it computes gradients itself, which fails there.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.

@@ -68,18 +68,27 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def committed_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked() -> list[Path]:
+    """The files in git, relative to the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs git to know what belongs here")
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [Path(name) for name in done.stdout.split("\0")[:-1]]
+
+
+@pytest.fixture(scope="session")
+def committed_results(tracked: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `results` as it is in git's index.
 
     The folder itself may hold more, or a page that is half made: ``make bench`` adds to it what
     this machine measures.
     """
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs git to know which results belong here")
     copy = tmp_path_factory.mktemp("committed")
-    names = subprocess.check_output(["git", "ls-files", "-z", "results"], cwd=ROOT)
+    names = "\0".join(str(path) for path in tracked if path.parts[0] == "results")
     checkout = ["git", "checkout-index", "-z", "--stdin", f"--prefix={copy}{os.sep}"]
-    subprocess.run(checkout, input=names, cwd=ROOT, check=True)
+    subprocess.run(checkout, input=names, text=True, cwd=ROOT, check=True)
     return copy / "results"
 
 

@@ -26,17 +26,6 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def tracked() -> list[Path]:
-    """The files in git, relative to the root."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs git to know what belongs here")
-    done = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [Path(name) for name in done.stdout.split("\0")[:-1]]
-
-
 def test_a_clone_is_small(tracked):
     sizes = {path: (ROOT / path).lstat().st_size for path in tracked if (ROOT / path).exists()}
     largest = sorted(sizes, key=lambda path: -sizes[path])[:5]

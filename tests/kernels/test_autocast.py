@@ -1,4 +1,4 @@
-"""The modules under autocast: dtypes, backward passes and graphs."""
+"""The modules under autocast: dtypes and backward passes; graphs are in test_graphs.py."""
 
 from collections import namedtuple
 from typing import Any
@@ -81,34 +81,3 @@ def test_a_backward_pass_under_autocast_computes_as_its_forward_pass_did(cell, r
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=enabled):
             gradients.append(torch.autograd.grad(loss, weights))
     assert all(map(torch.equal, *gradients))
-
-
-CAPTURES: dict[str, Any] = {
-    "jit.trace": lambda module, x: torch.jit.trace(module, (x,)),
-    "export": lambda module, x: torch.export.export(module, (x,)).module(),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*deprecated")
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("capture", CAPTURES)
-@pytest.mark.parametrize("cell", KINDS)
-def test_a_graph_captured_outside_of_autocast_trains_under_it_in_its_dtype(
-    cell, capture, recompute
-):
-    module, twin = pair(cell)
-    module.recompute = recompute
-    x, dtype = torch.randn(T, B, I), torch.bfloat16
-    captured = CAPTURES[capture](module, x)
-    with torch.autocast(DEVICE, dtype=dtype):
-        y, last = captured(x)
-    assert {t.dtype for t in flat((y, last))} == {dtype}
-    exact = twin(x)[0]
-    assert_close(y.float(), exact, "output", rounded_loop(dtype, T, I + H))
-    for output in (y.float(), exact):
-        output.sum().backward()
-    for name, p in twin.named_parameters():
-        # A gradient sums T * B products of numbers rounded so.
-        bound = rounded_loop(dtype, T, T * B * (I + H))
-        assert_close(dict(captured.named_parameters())[name].grad, p.grad, name, bound)

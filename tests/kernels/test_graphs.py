@@ -16,17 +16,21 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import kernels
 from tests.helpers.paired_modules import (
+    DEVICE,
+    KINDS,
     B,
     H,
     I,
     T,
     assert_close,
     assert_same,
+    flat,
     output,
     pair,
     weights,
 )
 from tests.helpers.pairwise import label, pairwise
+from tests.helpers.tolerances import rounded_loop
 
 TRACED = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*deprecated")
 
@@ -83,6 +87,32 @@ def test_a_graph_that_is_captured_without_a_gradient_trains(setting):
     output(twin(x)).square().sum().backward()
     for name, p in twin.named_parameters():
         assert_close(own[name].grad, p.grad, name)
+
+
+@pytest.mark.slow
+@TRACED
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("capture", ["jit.trace", "export"])
+@pytest.mark.parametrize("cell", [cell for cell in KINDS if cell != "rnn_relu"])
+def test_a_graph_captured_outside_of_autocast_trains_under_it_in_its_dtype(
+    cell, capture, recompute
+):
+    """Not of relu, whose slope jumps where rounding changes the sign of its input."""
+    module, twin = pair(cell)
+    module.recompute = recompute
+    x, dtype = torch.randn(T, B, I), torch.bfloat16
+    captured = CAPTURING[capture](module, x)
+    with torch.autocast(DEVICE, dtype=dtype):
+        y, last = captured(x)
+    assert {t.dtype for t in flat((y, last))} == {dtype}
+    exact = twin(x)[0]
+    assert_close(y.float(), exact, "output", rounded_loop(dtype, T, I + H))
+    for result in (y.float(), exact):
+        result.sum().backward()
+    for name, p in twin.named_parameters():
+        # A gradient sums T * B products of numbers rounded so.
+        bound = rounded_loop(dtype, T, T * B * (I + H))
+        assert_close(dict(captured.named_parameters())[name].grad, p.grad, name, bound)
 
 
 # Other numbers of steps and sequences than those of the capture
