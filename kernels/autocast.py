@@ -2,8 +2,8 @@
 
 The functions turn it off before they call an operator. So an operator sees it only in a backward
 pass, which must compute as its forward pass did, and in a graph that lacks that region: one
-captured outside of autocast, or by a tool that records no regions, such as torch.jit.trace. A graph
-that holds a backward pass too fails under autocast: the weights that this pass gets are not cast.
+captured outside of autocast, or by a tool that records no regions, such as torch.jit.trace. Such a
+graph may hold the backward pass too.
 """
 
 from functools import partial
@@ -57,6 +57,20 @@ def _with_autocasts_dtype(operator: torch._ops.OpOverload, device: str, *argumen
     return _without(operator, device, *arguments)
 
 
+def _with_forwards_dtype(operator: torch._ops.OpOverload, device: str, *arguments: Any) -> Any:
+    """What a backward operator gives when it computes in the dtype that its forward pass had.
+
+    In a graph, y and the gradients that come back have that dtype, and the weights the one in which
+    the graph was captured, which is the results' too. Outside of graphs both are the same.
+    """
+    names = [argument.name for argument in operator._schema.arguments]
+    given = dict(zip(names, arguments, strict=True))
+    dtype, captured = given.get("y", given["dy"]).dtype, given["w_hh"].dtype
+    history = given.get("history")  # float32 in any dtype
+    arguments = tuple(v if v is history else cast(dtype, v)[0] for v in arguments)
+    return cast(captured, *_without(operator, device, *arguments))
+
+
 def _without(operator: torch._ops.OpOverload, device: str, *arguments: Any) -> Any:
     """What an operator gives outside of autocast, which would round the GEMMs within it."""
     with torch.autocast(device, enabled=False):
@@ -67,4 +81,4 @@ for device, key in DEVICES.items():
     for forward in (recurrence, layer):
         LIBRARY.impl(forward, partial(_with_autocasts_dtype, forward, device), key)
     for backward in (recurrence_backward, layer_backward):
-        LIBRARY.impl(backward, partial(_without, backward, device), key)
+        LIBRARY.impl(backward, partial(_with_forwards_dtype, backward, device), key)

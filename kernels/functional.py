@@ -147,8 +147,9 @@ def layers(
     Under autocast all tensors are cast to the dtype that torch's own layers compute in, which is
     also the results' dtype. On a GPU that is float16, even under autocast to bfloat16, unless
     `torch.backends.cudnn.enabled` is False; to compute in bfloat16, pass bfloat16 tensors outside
-    of autocast. A graph captured outside of autocast and run under it computes in autocast's dtype,
-    unless it computes gradients itself, which fails there.
+    of autocast. A graph that records no autocast, such as one captured outside of it or by
+    torch.jit.trace, computes in autocast's dtype where it runs under it. A backward pass under
+    autocast has its gradients of the input projection rounded, as those of any of torch's layers.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.

@@ -20,16 +20,17 @@ def rounding(precision: str, dtype: torch.dtype) -> Iterator[None]:
 
     torch has no "tf32x3"; its GEMMs are exact then.
     """
-    if dtype != torch.float32:
+    backend = torch.backends.cuda.matmul
+    before, wanted = backend.fp32_precision, "tf32" if precision == "tf32" else "ieee"
+    if dtype != torch.float32 or before == wanted:
         yield
         return
-    backend = torch.backends.cuda.matmul
-    before = backend.fp32_precision
-    backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    backend.fp32_precision = wanted
     try:
         yield
     finally:
-        # What is read may be inherited from the setting of all backends, and then is so again.
+        # What was read may be inherited from the setting of all backends, and then is so again;
+        # torch does not say, so a setting that equals the inherited one becomes inherited.
         backend.fp32_precision = "none"
         if backend.fp32_precision != before:
             backend.fp32_precision = before

@@ -20,7 +20,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from bench.measure.interpreter import patch_once_per_module
+from bench.measure.interpreter import patch_once_per_module, round_to_nearest
 
 DEFAULT_SEED = 0
 ROOT = Path(__file__).parents[1]
@@ -114,6 +114,16 @@ def on_the_kernels_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
     with torch.device("cuda"):
         yield
+
+
+@pytest.fixture
+def rounding_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter rounds to bfloat16 as a GPU does, and as the processes that measure do."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        monkeypatch.setattr(InterpreterBuilder, "cast_impl", InterpreterBuilder.cast_impl)
+        round_to_nearest()
 
 
 @pytest.fixture

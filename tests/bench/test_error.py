@@ -193,7 +193,7 @@ KEPT_EXACT = {"gru": ("dx", 0.03), "lstm": ("db_ih_l0.gate", 0.04)}
 @INTERPRETED
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", KEPT_EXACT)
-def test_our_gates_keep_their_distance_from_one(cell: str, rounding: None):
+def test_our_gates_keep_their_distance_from_one(cell: str, rounding_to_nearest: None):
     case = small_case(cell=cell, dtype="bf16", B=4, T=48, **{"pass": "fwd+bwd"})
     name, most = KEPT_EXACT[cell]
     assert errors("ours", case, "memory-7")[name]["rel_l2"] < most
@@ -341,22 +341,10 @@ def test_nothing_is_timed_in_the_interpreter():
     assert ours and all(each.supports(small_case(), CPU) for each in ours), "timed without a GPU"
 
 
-@pytest.fixture
-def rounding(monkeypatch) -> None:
-    """The interpreter as the measuring process uses it."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        from triton.runtime.interpreter import InterpreterBuilder
-
-        from bench.measure.interpreter import round_to_nearest
-
-        monkeypatch.setattr(InterpreterBuilder, "cast_impl", InterpreterBuilder.cast_impl)
-        round_to_nearest()
-
-
 @INTERPRETED
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_our_16_bit_error_is_as_modelled(cell: str, dtype: str, rounding: None):
+def test_our_16_bit_error_is_as_modelled(cell: str, dtype: str, rounding_to_nearest: None):
     case = small_case(cell=cell, dtype=dtype, B=4, T=8, H=64)
     expected = rounding_model.growth(case, case.T)[-1]
     assert errors("ours", case)["y"]["rel_l2"] < 1.5 * expected
@@ -369,7 +357,7 @@ def _to_bf16(x_ptr, y_ptr, N: tl.constexpr):
 
 
 @INTERPRETED
-def test_bf16_is_rounded_to_nearest(rounding: None):
+def test_bf16_is_rounded_to_nearest(rounding_to_nearest: None):
     where = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, math.inf, -math.inf, 1e-40, 3e38])])
     x = torch.nn.functional.pad(x, (0, 1024 - len(x))).to(where)

@@ -115,6 +115,30 @@ def test_a_graph_captured_outside_of_autocast_trains_under_it_in_its_dtype(
         assert_close(dict(captured.named_parameters())[name].grad, p.grad, name, bound)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("cell", [cell for cell in KINDS if cell != "rnn_relu"])
+def test_a_graph_of_gradients_captured_outside_of_autocast_runs_under_it(cell, recompute):
+    """Not of relu, as above."""
+    module, twin = pair(cell)
+    module.recompute = recompute
+    own, x, dtype = dict(module.named_parameters()), torch.randn(T, B, I), torch.bfloat16
+
+    def gradients(module: nn.Module, p: dict[str, Tensor], x: Tensor) -> Any:
+        loss: Any = sum(each.square().sum() for each in flat(functional_call(module, p, (x,))))
+        return torch.autograd.grad(loss, list(p.values()))
+
+    captured = make_fx(partial(gradients, module))(own, x)
+    with torch.autocast(DEVICE, dtype=dtype):
+        found = captured(own, x)
+    exact = gradients(twin, dict(twin.named_parameters()), x)
+    for name, ours, theirs in zip(own, found, exact, strict=True):
+        # Those of W_ih are torch's, as its GEMM gives them under autocast.
+        assert ours.dtype == torch.float32 or (name == "weight_ih_l0" and not recompute), name
+        bound = rounded_loop(dtype, T, T * B * (I + H))
+        assert_close(ours.float(), theirs, name, bound)
+
+
 # Other numbers of steps and sequences than those of the capture
 
 SIZES = ((T + 2, B + 1), (T - 1, B - 1), (1, 1))

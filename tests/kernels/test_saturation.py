@@ -22,19 +22,9 @@ from kernels.planning import INTERPRETED
 from tests.helpers.tolerances import ROUNDOFF
 
 WHERE = "cpu" if INTERPRETED else "cuda"
+pytestmark = pytest.mark.usefixtures("rounding_to_nearest")
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def _round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter rounds to bfloat16 as a GPU does."""
-    if INTERPRETED:
-        from triton.runtime.interpreter import InterpreterBuilder
-
-        from bench.measure.interpreter import round_to_nearest
-
-        monkeypatch.setattr(InterpreterBuilder, "cast_impl", InterpreterBuilder.cast_impl)
-        round_to_nearest()
 
 
 # Of each cell the gates but sLSTM's exponential one, which does not saturate.

@@ -286,6 +286,21 @@ def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, 
         backend.fp32_precision = before
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_a_gemms_rounding_keeps_a_setting_of_its_own_that_equals_that_of_all_backends(precision):
+    every: Any = torch.backends
+    backend = every.cuda.matmul
+    before = every.fp32_precision, backend.fp32_precision
+    try:
+        every.fp32_precision = backend.fp32_precision = precision
+        with gemm.rounding(precision, torch.float32):
+            pass
+        every.fp32_precision = "ieee" if precision == "tf32" else "tf32"
+        assert backend.fp32_precision == precision
+    finally:
+        every.fp32_precision, backend.fp32_precision = before
+
+
 def test_a_gemms_rounding_goes_on_to_follow_the_setting_of_all_backends():
     every: Any = torch.backends
     backend = every.cuda.matmul
