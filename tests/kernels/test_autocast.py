@@ -1,17 +1,30 @@
 """The modules under autocast: dtypes and backward passes; graphs are in test_graphs.py."""
 
+import inspect
 from collections import namedtuple
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 
 import kernels
-from kernels import autocast
-from tests.helpers.paired_modules import DEVICE, KINDS, B, H, I, T, assert_close, flat, pair, state
+from kernels import autocast, functional
+from tests.helpers.paired_modules import (
+    DEVICE,
+    KINDS,
+    B,
+    H,
+    I,
+    T,
+    assert_close,
+    flat,
+    pair,
+    state,
+    weights,
+)
 from tests.helpers.tolerances import rounded_loop
 
 pytestmark = pytest.mark.usefixtures("on_the_kernels_device")
@@ -60,6 +73,51 @@ def test_autocast_on_a_gpu_follows_cudnn(monkeypatch):
         assert autocast.layer_dtype(kernels.CELLS["gru"], x, None) == torch.bfloat16
     finally:
         torch.set_autocast_dtype("cuda", before)
+
+
+def every_argument(name: str) -> dict[str, Any]:
+    """Each argument of a function, none of them at its default."""
+    h, c = torch.ones(2, 2, B, H)
+    given: dict[str, Any] = {"cell": "lstm", "lengths": [T, 1, 2], "resets": torch.ones(T, B) > 0}
+    given |= {"mode": "gemm", "precision": "ieee"}
+    if name == "recurrence":
+        given |= {"gx": torch.ones(T, B, 1, 4 * H), "w_hh": torch.ones(1, 4 * H, H)}
+        return given | {"b_hh": torch.ones(1, 4 * H), "h0": h, "c0": (c,), "reverse": True}
+    given |= {"x": torch.ones(B, T, I), "weights": weights("lstm", directions=2), "hx": (h, c)}
+    given |= {"direction": "both", "merge": "sum", "batch_first": True, "recompute": True}
+    return given | {"dropout": 0.5, "training": True}
+
+
+@pytest.mark.parametrize("name", ["layers", "recurrence"])
+def test_autocast_changes_the_arguments_dtypes_and_nothing_else(name, monkeypatch):
+    function, given = getattr(functional, name), every_argument(name)
+    signature, seen = inspect.signature(function), {}
+    assert given.keys() == signature.parameters.keys()
+
+    def called(*positional: Any, **named: Any) -> None:
+        seen.update(signature.bind(*positional, **named).arguments)
+
+    monkeypatch.setattr(functional, name, called)  # as the function calls itself
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        function(**given)
+    assert seen.keys() == given.keys()
+    dtype = torch.float16 if DEVICE == "cuda" and name == "layers" else torch.bfloat16
+    for argument, value in seen.items():
+        if argument not in ("lengths", "resets") and isinstance(value, Tensor | tuple | list):
+            before, after = flat(given[argument]), flat(value)
+            assert all(map(torch.equal, after, [t.to(dtype) for t in before])), argument
+            assert {t.dtype for t in after} == {dtype}, argument
+        else:
+            assert value is given[argument], argument
+
+
+def test_autocast_takes_no_number_types_that_are_refused_without_it():
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    with (
+        torch.autocast(DEVICE, dtype=torch.bfloat16),
+        pytest.raises(TypeError, match=r"^x is of torch\.float64"),
+    ):
+        kernels.lstm(x, weights("lstm"))
 
 
 @pytest.mark.parametrize("within", [False, True])

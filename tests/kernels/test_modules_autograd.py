@@ -213,7 +213,9 @@ def test_last_states_may_be_changed_in_place(cell):
     """At an episode's end, and by truncated backpropagation's `detach_`, which views refuse."""
     module, _ = pair(cell)
     states = flat(module(torch.randn(T, B, I))[1])
-    for one in states:
+    gx, w_hh = torch.randn(T, B, 1, len(module.bias_hh_l0)), module.weight_hh_l0[None]
+    _, h_n, others = kernels.recurrence(cell, gx, w_hh)
+    for one in (*states, *flat((h_n, others or ()))):
         one[:, 0] = 0
     torch.stack(states).sum().backward()
     assert module.weight_hh_l0.grad.isfinite().all()

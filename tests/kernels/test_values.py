@@ -263,10 +263,11 @@ def test_a_recurrence_equals_the_reference(case):
         assert_close(a, found[name], bound, name, sizes.get(name, 0.0))
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
 def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, monkeypatch):
     backend = torch.backends.cuda.matmul
-    before, other = backend.fp32_precision, {"ieee": "tf32", "tf32": "ieee"}[precision]
+    rounded = "tf32" if precision == "tf32" else "ieee"  # torch's GEMMs have no "tf32x3"
+    before, other = backend.fp32_precision, {"ieee": "tf32", "tf32": "ieee"}[rounded]
     seen = []
 
     def multiply(*args: Tensor) -> None:
@@ -279,9 +280,12 @@ def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, 
     backend.fp32_precision = other
     try:
         y, *_ = kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision=precision)
-        assert (seen, backend.fp32_precision) == ([precision] * 2, other)
+        assert (seen, backend.fp32_precision) == ([rounded] * 2, other)
         y.sum().backward()
-        assert (seen, backend.fp32_precision) == ([precision] * 4, other)
+        assert (seen, backend.fp32_precision) == ([rounded] * 4, other)
+        with pytest.raises(MemoryError), gemm.rounding(precision, torch.float32):
+            raise MemoryError
+        assert backend.fp32_precision == other
     finally:
         backend.fp32_precision = before
 
