@@ -215,7 +215,7 @@ def test_last_states_may_be_changed_in_place(cell):
     states = flat(module(torch.randn(T, B, I))[1])
     gx, w_hh = torch.randn(T, B, 1, len(module.bias_hh_l0)), module.weight_hh_l0[None]
     _, h_n, others = kernels.recurrence(cell, gx, w_hh)
-    for one in (*states, *flat((h_n, others or ()))):
+    for one in (*states, *flat((h_n, () if others is None else others))):
         one[:, 0] = 0
     torch.stack(states).sum().backward()
     assert module.weight_hh_l0.grad.isfinite().all()
