@@ -15,7 +15,7 @@ from kernels import launch
 from tests.helpers.paired_modules import B, H, I, T, assert_close, output, pair, weights
 from tests.helpers.pairwise import label, pairwise
 
-MODELS = 3
+MODELS = 2  # which divides neither T nor B: a dimension taken for another shows
 MAPPED = {  # which arguments differ from model to model
     "weights": ("weights",),
     "x": ("x",),
@@ -85,6 +85,8 @@ ENSEMBLES = [
 ]
 # Each model's own gradient of an x that they share, where the backward pass computes x's products.
 ENSEMBLES.append(("weights", "torch.func", "lstm", "reverse", {"recompute": True}))
+# A history of states, within a batch of all models.
+ENSEMBLES.append(("x", "backward", "slstm", "both", {}))
 
 
 @pytest.mark.parametrize(("mapped", "gradient", "cell", "direction", "options"), ENSEMBLES)
