@@ -148,8 +148,9 @@ def layers(
     also the results' dtype. On a GPU that is float16, even under autocast to bfloat16, unless
     `torch.backends.cudnn.enabled` is False; to compute in bfloat16, pass bfloat16 tensors outside
     of autocast. A graph that records no autocast, such as one captured outside of it or by
-    torch.jit.trace, computes in autocast's dtype where it runs under it. A backward pass under
-    autocast has its gradients of the input projection rounded, as those of any of torch's layers.
+    torch.jit.trace, computes in autocast's dtype where it runs under it. A backward pass that runs
+    under autocast rounds the gradients of the input projection, as it does those of a Linear, but
+    not with `recompute`.
 
     Raises:
         TypeError or ValueError: an argument is of the wrong type, shape, dtype, device or range.
