@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import checks
 from .cells.cell import Cell
-from .operators import LIBRARY, layer, layer_backward, recurrence, recurrence_backward
+from .operators import LIBRARY, layer, layer_backward, named, recurrence, recurrence_backward
 
 DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}  # the dispatcher's key of each
 
@@ -63,8 +63,7 @@ def _with_forwards_dtype(operator: torch._ops.OpOverload, device: str, *argument
     In a graph, y and the gradients that come back have that dtype, and the weights the one in which
     the graph was captured, which is the results' too. Outside of graphs both are the same.
     """
-    names = [argument.name for argument in operator._schema.arguments]
-    given = dict(zip(names, arguments, strict=True))
+    given = named(operator, arguments)
     dtype, captured = given.get("y", given["dy"]).dtype, given["w_hh"].dtype
     history = given.get("history")  # float32 in any dtype
     arguments = tuple(v if v is history else cast(dtype, v)[0] for v in arguments)

@@ -17,6 +17,7 @@ from .operators import (
     LIBRARY,
     layer,
     layer_backward,
+    named,
     recurrence,
     recurrence_backward,
     sequence_ends,
@@ -66,8 +67,7 @@ def side_by_side(
     """
     if info.batch_size == 0:
         raise ArgumentError("vmap maps 0 models; accepted: at least 1")
-    names = [argument.name for argument in operator._schema.arguments]
-    given, mapped = dict(zip(names, arguments, strict=True)), dict(zip(names, dims, strict=True))
+    given, mapped = named(operator, arguments), named(operator, dims)
     tensors = {name: t for name, t in given.items() if isinstance(t, Tensor) and not is_absent(t)}
     needs_x, *needs_weights = given.get(
         "needs", (False, given.get("needs_weight", False), given.get("needs_bias", False))

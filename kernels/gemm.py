@@ -21,8 +21,8 @@ def rounding(precision: str, dtype: torch.dtype) -> Iterator[None]:
     torch has no "tf32x3"; its GEMMs are exact then.
     """
     backend = torch.backends.cuda.matmul
-    before, wanted = backend.fp32_precision, "tf32" if precision == "tf32" else "ieee"
-    if dtype != torch.float32 or before == wanted:
+    wanted = "tf32" if precision == "tf32" else "ieee"
+    if dtype != torch.float32 or (before := backend.fp32_precision) == wanted:
         yield
         return
     backend.fp32_precision = wanted

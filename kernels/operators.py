@@ -36,6 +36,12 @@ def define(function: Callable[..., Any]) -> torch._ops.OpOverload:
     return getattr(torch.ops.rnnbench, name).default
 
 
+def named(operator: torch._ops.OpOverload, values: Sequence[Any]) -> dict[str, Any]:
+    """Values, one for each argument of the operator, by the arguments' names."""
+    names = (argument.name for argument in operator._schema.arguments)
+    return dict(zip(names, values, strict=True))
+
+
 @define
 def sequence_ends(lengths: Tensor, steps: Tensor) -> Tensor:
     """A copy [B] of the lengths in int32 (under `torch.vmap`, of those of all models).
