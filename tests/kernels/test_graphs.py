@@ -89,15 +89,18 @@ def test_a_graph_that_is_captured_without_a_gradient_trains(setting):
         assert_close(own[name].grad, p.grad, name)
 
 
+# Without relu, whose slope jumps where rounding changes the sign of its input.
+SMOOTH = [cell for cell in KINDS if cell != "rnn_relu"]
+
+
 @pytest.mark.slow
 @TRACED
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("capture", ["jit.trace", "export"])
-@pytest.mark.parametrize("cell", [cell for cell in KINDS if cell != "rnn_relu"])
+@pytest.mark.parametrize("cell", SMOOTH)
 def test_a_graph_captured_outside_of_autocast_trains_under_it_in_its_dtype(
     cell, capture, recompute
 ):
-    """Not of relu, whose slope jumps where rounding changes the sign of its input."""
     module, twin = pair(cell)
     module.recompute = recompute
     x, dtype = torch.randn(T, B, I), torch.bfloat16
@@ -117,9 +120,8 @@ def test_a_graph_captured_outside_of_autocast_trains_under_it_in_its_dtype(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("cell", [cell for cell in KINDS if cell != "rnn_relu"])
+@pytest.mark.parametrize("cell", SMOOTH)
 def test_a_graph_of_gradients_captured_outside_of_autocast_runs_under_it(cell, recompute):
-    """Not of relu, as above."""
     module, twin = pair(cell)
     module.recompute = recompute
     own, x, dtype = dict(module.named_parameters()), torch.randn(T, B, I), torch.bfloat16

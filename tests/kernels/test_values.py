@@ -1,6 +1,6 @@
 """The kernels against the reference in float64: outputs, last states and every gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -263,11 +263,22 @@ def test_a_recurrence_equals_the_reference(case):
         assert_close(a, found[name], bound, name, sizes.get(name, 0.0))
 
 
+@pytest.fixture
+def backends() -> Iterator[Any]:
+    """`torch.backends`, whose settings of rounding the test may change."""
+    every: Any = torch.backends
+    before = every.fp32_precision, every.cuda.matmul.fp32_precision
+    yield every
+    every.fp32_precision, every.cuda.matmul.fp32_precision = before
+
+
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
-def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, monkeypatch):
-    backend = torch.backends.cuda.matmul
+def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(
+    precision, monkeypatch, backends
+):
+    backend = backends.cuda.matmul
     rounded = "tf32" if precision == "tf32" else "ieee"  # torch's GEMMs have no "tf32x3"
-    before, other = backend.fp32_precision, {"ieee": "tf32", "tf32": "ieee"}[rounded]
+    other = {"ieee": "tf32", "tf32": "ieee"}[rounded]
     seen = []
 
     def multiply(*args: Tensor) -> None:
@@ -278,46 +289,33 @@ def test_each_steps_gemm_is_rounded_as_asked_and_torchs_setting_kept(precision, 
     monkeypatch.setattr(gemm, "multiply", multiply)
     gx, w_hh = torch.randn(2, 1, 1, 3), torch.randn(1, 3, 3, requires_grad=True)
     backend.fp32_precision = other
-    try:
-        y, *_ = kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision=precision)
-        assert (seen, backend.fp32_precision) == ([rounded] * 2, other)
-        y.sum().backward()
-        assert (seen, backend.fp32_precision) == ([rounded] * 4, other)
-        with pytest.raises(MemoryError), gemm.rounding(precision, torch.float32):
-            raise MemoryError
-        assert backend.fp32_precision == other
-    finally:
-        backend.fp32_precision = before
+    y, *_ = kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision=precision)
+    assert (seen, backend.fp32_precision) == ([rounded] * 2, other)
+    y.sum().backward()
+    assert (seen, backend.fp32_precision) == ([rounded] * 4, other)
+    with pytest.raises(MemoryError), gemm.rounding(precision, torch.float32):
+        raise MemoryError
+    assert backend.fp32_precision == other
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_a_gemms_rounding_keeps_a_setting_of_its_own_that_equals_that_of_all_backends(precision):
-    every: Any = torch.backends
-    backend = every.cuda.matmul
-    before = every.fp32_precision, backend.fp32_precision
-    try:
-        every.fp32_precision = backend.fp32_precision = precision
-        with gemm.rounding(precision, torch.float32):
-            pass
-        every.fp32_precision = "ieee" if precision == "tf32" else "tf32"
-        assert backend.fp32_precision == precision
-    finally:
-        every.fp32_precision, backend.fp32_precision = before
+def test_a_gemms_rounding_keeps_a_setting_of_its_own_that_equals_that_of_all_backends(
+    precision, backends
+):
+    backends.fp32_precision = backends.cuda.matmul.fp32_precision = precision
+    with gemm.rounding(precision, torch.float32):
+        pass
+    backends.fp32_precision = "ieee" if precision == "tf32" else "tf32"
+    assert backends.cuda.matmul.fp32_precision == precision
 
 
-def test_a_gemms_rounding_goes_on_to_follow_the_setting_of_all_backends():
-    every: Any = torch.backends
-    backend = every.cuda.matmul
-    before = every.fp32_precision, backend.fp32_precision
+def test_a_gemms_rounding_goes_on_to_follow_the_setting_of_all_backends(backends):
     gx, w_hh = torch.randn(2, 1, 1, 3), torch.randn(1, 3, 3)
-    try:
-        backend.fp32_precision = "none"
-        for setting in ("tf32", "ieee"):
-            every.fp32_precision = setting
-            kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision="ieee")
-            assert backend.fp32_precision == setting
-    finally:
-        every.fp32_precision, backend.fp32_precision = before
+    backends.cuda.matmul.fp32_precision = "none"
+    for setting in ("tf32", "ieee"):
+        backends.fp32_precision = setting
+        kernels.recurrence("rnn_tanh", gx, w_hh, mode="gemm", precision="ieee")
+        assert backends.cuda.matmul.fp32_precision == setting
 
 
 @pytest.mark.parametrize("cell", CELLS)
