@@ -125,6 +125,27 @@ class Worker:
             interpreted=self.machine.interpreted and name.startswith("ours"),
         )
 
+    def _checked(self, problem: Problem, name: str) -> tuple[Runner, dict[str, Any]] | None:
+        """A provider that is ready to be timed, and its errors; None if its values are wrong.
+
+        The record of one with wrong values is sent.
+
+        Raises:
+            Exception: any that the provider raises.
+        """
+        provider = providers.PROVIDERS[name]
+        self.send(turn=name, doing="check", patience=provider.patience)
+        runner = Runner(provider, problem, self.machine)
+        if self._excluded(runner):
+            return None
+        runner.prepare()
+        errors = runner.errors()
+        if wrong := verdict(errors, problem.case):
+            facts = {"provider_version": provider.version(), "mode": runner.mode}
+            self._record(name, status="incorrect", reason=wrong, errors=errors, **facts)
+            return None
+        return runner, errors
+
     def _time(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
         """Check, then time providers together.
 
@@ -136,13 +157,8 @@ class Worker:
         errors: dict[str, Any] = {}
         retried: list[str] = []
         for name in names:
-            self.send(turn=name, doing="check", patience=providers.PROVIDERS[name].patience)
             try:
-                runner = Runner(providers.PROVIDERS[name], problem, self.machine)
-                if self._excluded(runner):
-                    continue
-                runner.prepare()
-                found = runner.errors()
+                checked = self._checked(problem, name)
             except Exception as fault:
                 if retry and is_out_of_memory(fault):
                     retried.append(name)
@@ -150,12 +166,8 @@ class Worker:
                 else:
                     self._record_fault(name, fault)
                 continue
-            if wrong := verdict(found, case):
-                facts = {"provider_version": runner.provider.version(), "mode": runner.mode}
-                self._record(name, status="incorrect", reason=wrong, errors=found, **facts)
-                continue
-            errors[name] = found
-            ready[name] = runner
+            if checked is not None:
+                ready[name], errors[name] = checked
         problem.forget_truth()
 
         def fail(runner: Runner, fault: Exception) -> None:
