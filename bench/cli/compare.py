@@ -20,7 +20,12 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Write the Markdown there as well.")] = None,
     results: Annotated[Path, typer.Option(help="The folder of the named runs.")] = files.RESULTS,
 ) -> None:
-    """Compare two runs; prints Markdown; exit code 1 if anything became slower or broke."""
+    """Compare two runs; prints Markdown.
+
+    Both runs need two or more starts of the measuring process (`sweep --starts`), since a new start
+    changes times too. Exit codes: 0 nothing is slower, 1 something is slower or broke, 3 something
+    is undecided, 2 the runs cannot be compared.
+    """
     share = threshold / 100
     before, after = (compare.find(run, results) for run in (first, second))
     pairs = compare.compare(before, after, share, any_device)
@@ -30,3 +35,5 @@ def command(
         out.write_text(text, encoding="utf-8")
     if any(p.verdict in (compare.SLOWER, compare.BROKEN) for p in pairs):
         raise typer.Exit(1)
+    if any(p.verdict == compare.UNDECIDED for p in pairs):
+        raise typer.Exit(3)

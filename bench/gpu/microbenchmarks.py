@@ -15,7 +15,7 @@ import torch
 from bench.cases.problem import torch_precision
 from bench.gpu import microbenchmark_kernels as k
 from bench.gpu import microbenchmark_launches as runs
-from bench.measure.statistics import interval
+from bench.measure.statistics import median_interval
 
 Entry = dict[str, Any]
 
@@ -73,7 +73,7 @@ def ms_per_repetition(call: Callable[[int], Any], short: int, long: int) -> list
 
 def summarize(taken: list[float], unit: str = "ms", **facts: Any) -> Entry:
     """An entry of floor.json: `facts`, the samples, and their median with its 95 % interval."""
-    low, high = interval(taken) or (None, None)
+    low, high = median_interval(taken) or (None, None)
     return facts | {
         unit: float(np.median(taken)),
         f"{unit}_low": low,

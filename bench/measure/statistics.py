@@ -1,116 +1,90 @@
-"""Statistics of samples: medians, their intervals, and whether enough were taken. No torch."""
+"""Statistics of samples: medians, their intervals, and whether enough were taken. No torch.
 
-from collections.abc import Callable, Sequence
+The unit is a visit: a provider's few samples before the next provider takes its turn. What changes
+from visit to visit (a clock, another process, where memory lies) moves all samples of a visit
+together, so an interval over single samples would be too narrow; all intervals here are over the
+visits' medians. They hold within one run of one process: see ``bench.report.compare`` for what a
+new start of the process changes.
+"""
+
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 CONFIDENCE = 0.95
-# With 5 samples, the smallest and the largest enclose the median with a probability of only
-# 1 - 2 * 0.5**5 = 0.9375.
-MIN_SAMPLES = 6
-RESAMPLES = 2000
+# A case's visits of each provider, whatever the time budget. Their smallest and largest median
+# enclose the median of the distribution with a probability of 1 - 2 * 0.5**8 = 0.992.
+MIN_VISITS = 8
+# Fewer values have no 95 % interval: at 5 the extremes' probability is 1 - 2 * 0.5**5 = 0.9375.
+MIN_VALUES = 6
 
 
-def interval(samples: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """The median's 95 % percentile-bootstrap interval; None for fewer than two samples."""
-    return _bootstrap(np.median, samples, seed=seed)
+@functools.cache
+def rank(n: int) -> int:
+    """The j for which the j-th smallest and j-th largest of n values enclose the median.
+
+    The interval misses only if fewer than j values fall on one side, a binomial event; j is the
+    largest that keeps its probability at 5 % (Conover, Practical Nonparametric Statistics, 3.2).
+    It needs no assumption on the distribution. 0 if even the extremes miss more often.
+    """
+    from scipy.stats import binom
+
+    return int(np.searchsorted(binom.cdf(np.arange(n), n, 0.5), (1 - CONFIDENCE) / 2, "right"))
 
 
-def ratio_interval(
-    ours: Sequence[float], theirs: Sequence[float], seed: int = 0
-) -> tuple[float, float] | None:
-    """The same interval of median(ours) / median(theirs), each resampled independently."""
-
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
-
-    return _bootstrap(ratio, ours, theirs, seed=seed)
-
-
-def _bootstrap(
-    statistic: Callable[..., Any], *samples: Sequence[float], seed: int
-) -> tuple[float, float] | None:
-    from scipy.stats import bootstrap
-
-    if min(map(len, samples)) < 2:
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the median of what ``values`` are drawn from; None for fewer than 6."""
+    j = rank(len(values))
+    if j < 1:
         return None
-    found = bootstrap(
-        tuple(np.asarray(each, float) for each in samples),
-        statistic,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    ordered = np.sort(np.asarray(values, float))
+    return float(ordered[j - 1]), float(ordered[-j])
 
 
-def block_medians(samples: Sequence[float], blocks: Sequence[int]) -> list[float]:
-    """The median of each visit's samples; ``blocks`` are the visits' numbers of samples."""
-    ends = np.cumsum(blocks)
-    return [float(np.median(samples[end - n : end])) for n, end in zip(blocks, ends, strict=True)]
+def half_width(values: Sequence[float]) -> float:
+    """Half the interval's width over the median: the stop rule. Infinite for fewer than 6."""
+    found = median_interval(values)
+    return float("inf") if found is None else (found[1] - found[0]) / 2 / float(np.median(values))
 
 
-def paired_ratio(
-    mine: tuple[Sequence[float], Sequence[int]],
-    other: tuple[Sequence[float], Sequence[int]],
-    seed: int = 0,
-) -> dict[str, Any]:
+def visit_medians(samples: Sequence[float], visits: Sequence[int]) -> list[float]:
+    """The median of each visit's samples; ``visits`` are their numbers of samples."""
+    ends = np.cumsum(visits)
+    return [float(np.median(samples[end - n : end])) for n, end in zip(visits, ends, strict=True)]
+
+
+def paired_ratio(mine: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     """The ratio of two providers' times, paired by visit so that drift of the machine cancels.
 
     Args:
-        mine, other: samples, and the number in each visit; k-th visits are close in time.
+        mine, other: medians of visits; the k-th ones are close in time.
 
     Returns:
-        ``ratio``, the median over visits of mine / other (of the visits' medians); ``low`` and
-        ``high``, its bootstrap interval (None with one visit in common); ``visits``, their number.
+        ``ratio``, the median over visits of mine / other; ``low`` and ``high``, its interval (None
+        for fewer than 6 visits in common); ``visits``, their number.
     """
-    a, b = block_medians(*mine), block_medians(*other)
-    ratios = [x / y for x, y in zip(a, b, strict=False)]
-    low, high = interval(ratios, seed) or (None, None)
+    ratios = [x / y for x, y in zip(mine, other, strict=False)]
+    low, high = median_interval(ratios) or (None, None)
     return {"ratio": float(np.median(ratios)), "low": low, "high": high, "visits": len(ratios)}
 
 
-def half_width(samples: Sequence[float]) -> float:
-    """Relative half-width of the median's 95 % interval by order statistics: the stop rule.
+def summary(samples: Sequence[float], visits: Sequence[int], target: float) -> dict[str, Any]:
+    """A record's statistics of its samples, in ms; ``target`` is the relative half-width wanted.
 
-    Quick enough to compute after every visit; infinite below ``MIN_SAMPLES`` samples.
-
-    The interval from the j-th smallest to the j-th largest of n covers the median unless fewer
-    than j samples fall on one side, a binomial event; the normal approximation gives
-    j = n/2 - 1.96 * sqrt(n) / 2, rounded down, at least 1 (Conover, Practical Nonparametric
-    Statistics, 3.2).
+    The median is that of the visits' medians, as is its interval; the percentiles are of all
+    samples.
     """
-    n = len(samples)
-    if n < MIN_SAMPLES:
-        return float("inf")
-    ordered = np.sort(np.asarray(samples, float))
-    j = rank(n)
-    return float((ordered[n - j] - ordered[j - 1]) / 2 / np.median(ordered))
-
-
-def rank(n: int) -> int:
-    """The j of ``half_width``, counted from 1."""
-    return max(1, int(np.floor(n / 2 - 1.96 * np.sqrt(n) / 2)))
-
-
-def summary(samples: Sequence[float], target: float, seed: int = 0) -> dict[str, Any]:
-    """A record's statistics of its samples, in ms; ``target`` is the relative half-width wanted."""
-    p20, median, p80 = (float(value) for value in np.percentile(samples, (20, 50, 80)))
-    found = interval(samples, seed)
-    low, high = found or (None, None)
+    medians = visit_medians(samples, visits)
+    p20, p80 = (float(value) for value in np.percentile(samples, (20, 80)))
+    low, high = median_interval(medians) or (None, None)
     return {
         "n": len(samples),
-        "median_ms": median,
+        "median_ms": float(np.median(medians)),
         "p20_ms": p20,
         "p80_ms": p80,
         "ci_low_ms": low,
         "ci_high_ms": high,
-        "converged": (
-            found is not None
-            and len(samples) >= MIN_SAMPLES
-            and (found[1] - found[0]) / 2 <= target * median
-        ),
+        "converged": len(visits) >= MIN_VISITS and half_width(medians) <= target,
     }

@@ -62,9 +62,15 @@ FIELDS: dict[str, Field] = {
     "median_ms": Field("number", "median time of one call, ms"),
     "p20_ms": Field("number", "20th percentile, ms"),
     "p80_ms": Field("number", "80th percentile, ms"),
-    "ci_low_ms": Field("number", "lower end of the median's 95 % bootstrap interval, ms"),
-    "ci_high_ms": Field("number", "upper end of the median's 95 % bootstrap interval, ms"),
+    "ci_low_ms": Field("number", "lower end of the median's 95 % interval within one run, ms"),
+    "ci_high_ms": Field("number", "upper end of the median's 95 % interval within one run, ms"),
     "converged": Field("boolean", "whether the interval met the target before the budget ended"),
+    "host_ms": Field("number", "median time until a call returns to the host, ms; on GPUs"),
+    "warm_ms": Field("number", "median time with the call's data in the L2 cache, ms; on GPUs"),
+    "warmup_calls": Field("integer", "calls before the first sample"),
+    "settled": Field("boolean", "whether the times of these calls had stopped falling"),
+    "checked_calls": Field("integer", "timed calls whose results were compared with float64"),
+    "start": Field("integer", "which start of the measuring process, from 0"),
     "us_per_step": Field("number", "median_ms * 1000 / T"),
     "tokens_per_s": Field("number", "B * T / median"),
     "tflops": Field("number", "written formula's operations / median, 1e12 per second"),
@@ -84,12 +90,14 @@ FIELDS: dict[str, Field] = {
     "seed": _required("integer", "of the inputs and of the order of providers"),
     "time": _required("string", "when the case ended, ISO 8601, UTC"),
     "samples_ms": Field("array", "every sample in the order taken, ms"),
+    "warm_samples_ms": Field("array", "a sample of each visit for warm_ms"),
     "blocks": Field("array", "samples per visit; providers take turns by visits"),
     "versus": Field("object", "time over the baseline's by visits: provider, ratio, low, high"),
     "regime": Field("string", "weights and inputs of an error case"),
     "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
 }
 
+REQUIRED = {name for name, field in FIELDS.items() if not field.null}
 VERSUS = ("provider", "ratio", "low", "high")
 ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
 _PYTHON: dict[str, Any] = {
@@ -106,10 +114,12 @@ def new_record(**values: Any) -> Record:
 def check(record: Mapping[str, Any]) -> None:
     """Check a record against ``FIELDS``, without any library, on write and on read.
 
+    A field that may be null may be absent: it is younger than the record.
+
     Raises:
         BadRecord: naming the first field that is missing, unknown, or of a wrong type or value.
     """
-    for name in FIELDS.keys() - record.keys():
+    for name in sorted(REQUIRED - record.keys()):
         raise BadRecord(f"record lacks {name}")
     for name, value in record.items():
         field = FIELDS.get(name)
@@ -128,15 +138,16 @@ def check(record: Mapping[str, Any]) -> None:
         check_name("provider", record["provider"])
     except ValueError as fault:
         raise BadRecord(str(fault)) from None
-    if record["median_ms"] is not None and not record["median_ms"] > 0:
+    if record.get("median_ms") is not None and not record["median_ms"] > 0:
         raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
-    if record["versus"] is not None and set(VERSUS) - record["versus"].keys():
+    if record.get("versus") is not None and set(VERSUS) - record["versus"].keys():
         raise BadRecord(f"versus lacks one of {', '.join(VERSUS)}")
-    for name, metrics in (record["errors"] or {}).items():
+    for name, metrics in (record.get("errors") or {}).items():
         if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
             raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
-    for name, item in (("samples_ms", (int, float)), ("blocks", int)):
-        if not all(isinstance(value, item) for value in record[name] or []):
+    number = (int, float)
+    for name, item in (("samples_ms", number), ("warm_samples_ms", number), ("blocks", int)):
+        if not all(isinstance(value, item) for value in record.get(name) or []):
             raise BadRecord(f"{name} has an item that is no number; accepted: numbers")
 
 

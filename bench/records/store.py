@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.files import SUFFIXES
-from bench.records.schema import BadRecord, Record, check, encode, to_json
+from bench.records.schema import BadRecord, Record, check, encode, new_record, to_json
 
 ADVICE = "give this one another --run name or its own --shard"  # for a second writer
 
 
 def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What identifies a measurement; of several records with the same key the latest counts."""
-    return tuple(record[name] for name in ("kind", "case_id", "provider", "mode", "regime", "seed"))
+    names = ("kind", "case_id", "provider", "mode", "regime", "seed")
+    return (*(record[name] for name in names), record["start"] or 0)
 
 
 def open_exclusively(path: Path, advice: str) -> int:
@@ -181,6 +182,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read(path: Path) -> Iterator[Record]:
     """The records of a file or of all record files below a folder, in their order.
 
+    Fields that are younger than a record are null in it.
+
     An incomplete last line, which a killed process leaves, is skipped.
 
     Raises:
@@ -207,7 +210,7 @@ def read(path: Path) -> Iterator[Record]:
                 check(record)
             except BadRecord as fault:
                 raise BadRecord(f"{file}:{number}: {fault}") from None
-            yield record
+            yield new_record(**record)
 
 
 def _is_incomplete(line: bytes) -> bool:

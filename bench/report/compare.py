@@ -1,21 +1,39 @@
-"""Whether a second run is slower than a first one, within the uncertainty of both."""
+"""Whether a second run is slower than a first one, beyond what a new start changes by itself.
+
+A new start of the measuring process gets other addresses, another choice of library kernels and
+another state of the card, and moves all samples of a case together; intervals within one run know
+nothing of it. So the unit here is a start: a run has several (``bench sweep --starts``), each gives
+one median, and the two runs' medians are compared by Welch's t test on their logarithms.
+"""
 
 import glob
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
+
+import numpy as np
 
 from bench.records import files, store
 from bench.report.text import as_markdown
 
-SLOWER, FASTER, SAME, UNSURE, BROKEN = "slower", "faster", "same", "unsure", "broken"
+VERDICTS = SLOWER, FASTER, SAME, UNDECIDED, BROKEN = (
+    "slower", "faster", "same", "undecided", "broken",
+)  # fmt: skip
+LEVEL = 0.05
+ONE_START = "one start in a run; accepted: 2 or more (sweep --starts)"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A case, provider and mode in both runs; ``ratio`` is second over first, above 1 is slower."""
+    """A case, provider and mode in both runs; ``ratio`` is second over first, above 1 is slower.
+
+    ``low`` and ``high`` are the ratio's own 95 % interval; ``p_different`` is the probability of a
+    ratio so far beyond the threshold by chance, ``p_same`` of one so far within it.
+    """
 
     case_id: str
     provider: str
@@ -27,6 +45,8 @@ class Pair:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    p_different: float = 1.0
+    p_same: float = 1.0
 
 
 def find(run: str, results: Path = files.RESULTS) -> list[Path]:
@@ -49,52 +69,94 @@ def find(run: str, results: Path = files.RESULTS) -> list[Path]:
     return found
 
 
-def times(paths: Sequence[Path]) -> dict[tuple[str, str, str | None], store.Record]:
-    """The newest timing of every case, provider and mode.
+Question = tuple[str, str, str | None]  # case, provider and mode
+
+
+def times(paths: Sequence[Path]) -> dict[Question, list[store.Record]]:
+    """The newest timings of every case, provider and mode, one of each start.
 
     Raises:
         ValueError: if there is none.
     """
-
-    def question(record: store.Record) -> tuple[str, str, str | None]:
-        return record["case_id"], record["provider"], record["mode"]
-
     records = (record for path in paths for record in store.read(path))
-    timed = (record for record in records if record["kind"] == "time")
-    found = {question(record): record for record in store.latest(timed, question)}
+    found: dict[Question, list[store.Record]] = {}
+    for record in store.latest(record for record in records if record["kind"] == "time"):
+        question = record["case_id"], record["provider"], record["mode"]
+        found.setdefault(question, []).append(record)
     if not found:
         raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
     return found
 
 
-def pair(before: store.Record, after: store.Record, threshold: float) -> Pair:
-    """Compare two records of one case, provider and mode.
+def pair(before: Sequence[store.Record], after: Sequence[store.Record], threshold: float) -> Pair:
+    """Compare the starts of one case, provider and mode; the verdict is not yet a family's.
 
-    The verdict is "slower" only if the whole 95 % interval of the ratio lies above
-    1 + threshold, "faster" if it lies below 1 / (1 + threshold), "same" if it lies between, and
-    else "unsure". A provider that worked and no longer does is "broken".
+    A provider that worked and no longer does in some start is "broken"; else the verdict is
+    "undecided", with a reason if it stays so.
     """
-    from bench.measure.statistics import ratio_interval
+    first, last = before[0], after[0]
+    mode = last["mode"] or first["mode"] or ""
+    worked = [record for record in before if record["status"] == "ok"]
+    failed = next((record for record in after if record["status"] != "ok"), None)
+    ones, others = (
+        np.log([record["median_ms"] for record in records if record["status"] == "ok"])
+        for records in (before, after)
+    )
+    old, new = (float(np.exp(np.median(each))) if len(each) else None for each in (ones, others))
+    found = Pair(first["case_id"], first["provider"], mode, old, new, UNDECIDED)
+    if not worked:
+        return replace(found, reason=first["status"])
+    if failed is not None:
+        reason = f"{failed['status']}: {failed['reason']}"
+        return replace(found, verdict=BROKEN, reason=reason)
+    found = replace(found, ratio=float(np.exp(others.mean() - ones.mean())))
+    if min(len(ones), len(others)) < 2:
+        return replace(found, reason=ONE_START)
+    return replace(found, **_tests(ones, others, math.log1p(threshold)))
 
-    mode = after["mode"] or before["mode"] or ""
-    times = (before["median_ms"], after["median_ms"])
-    what = (after["case_id"], after["provider"], mode, *times)
-    if before["status"] != "ok":
-        return Pair(*what, UNSURE, before["status"])
-    if after["status"] != "ok":
-        return Pair(*what, BROKEN, f"{after['status']}: {after['reason']}")
-    ratio, limit = times[1] / times[0], 1 + threshold
-    interval = ratio_interval(after["samples_ms"], before["samples_ms"])
-    if interval is None:
-        return Pair(*what, UNSURE, ratio=ratio)
-    low, high = interval
-    if low > limit:
-        verdict = SLOWER
-    elif high < 1 / limit:
-        verdict = FASTER
-    else:
-        verdict = SAME if 1 / limit <= low and high <= limit else UNSURE
-    return Pair(*what, verdict, ratio=ratio, low=low, high=high)
+
+def _tests(old: np.ndarray, new: np.ndarray, limit: float) -> dict[str, Any]:
+    """Welch's t tests of the logarithms of two runs' medians: an interval and two probabilities.
+
+    ``p_different`` is twice the smaller of the one-sided probabilities that the ratio is within the
+    limit; ``p_same`` the larger of those that it is beyond (two one-sided tests, Schuirmann 1987).
+    """
+    from scipy.stats import ttest_ind
+
+    def p(shift: float, alternative: str) -> float:
+        found = float(ttest_ind(new - shift, old, equal_var=False, alternative=alternative).pvalue)
+        return found if found == found else 1.0  # NaN: no spread and no difference
+
+    interval = ttest_ind(new, old, equal_var=False).confidence_interval(1 - LEVEL)
+    return {
+        "low": float(np.exp(interval.low)),
+        "high": float(np.exp(interval.high)),
+        "p_different": min(1.0, 2 * min(p(limit, "greater"), p(-limit, "less"))),
+        "p_same": max(p(limit, "less"), p(-limit, "greater")),
+    }
+
+
+def decided(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with their verdicts, the largest ratio first.
+
+    "slower" and "faster" are claimed by Holm's procedure, so that the probability of one or more
+    false ones among all pairs is at most 5 % (Holm, A simple sequentially rejective multiple test
+    procedure, 1979). "same" is claimed pair by pair, each wrong with a probability of at most 5 %.
+    """
+    order = sorted(range(len(pairs)), key=lambda k: pairs[k].p_different)
+    rejected = itertools.takewhile(
+        lambda at: pairs[at[1]].p_different <= LEVEL / (len(pairs) - at[0]), enumerate(order)
+    )
+    different = {k for _, k in rejected}
+
+    def verdicts() -> Iterator[Pair]:
+        for k, each in enumerate(pairs):
+            if k in different and each.ratio is not None:
+                yield replace(each, verdict=SLOWER if each.ratio > 1 else FASTER)
+            else:
+                yield replace(each, verdict=SAME) if each.p_same <= LEVEL else each
+
+    return sorted(verdicts(), key=lambda p: -(p.ratio if p.ratio is not None else math.inf))
 
 
 def _row(*cells: object) -> str:
@@ -111,7 +173,8 @@ def compare(
     """
     before, after = times(first), times(second)
     devices = [
-        sorted({record["device"]["name"] for record in run.values()}) for run in (before, after)
+        sorted({record["device"]["name"] for records in run.values() for record in records})
+        for run in (before, after)
     ]
     if devices[0] != devices[1] and not any_device:
         raise ValueError(
@@ -119,19 +182,19 @@ def compare(
             f"{', '.join(devices[1])}); accepted: the same device, or --any-device"
         )
     # A failure may come before its mode is known, so modes are matched where both have one.
-    bad = store.latest(
-        (record for record in after.values() if record["status"] != "ok"),
-        lambda record: (record["case_id"], record["provider"]),
-    )
-    failed = {(record["case_id"], record["provider"]): record for record in bad}
+    failed: dict[tuple[str, str], list[store.Record]] = {}
+    for (case_id, provider, _), records in after.items():
+        failed.setdefault((case_id, provider), []).extend(
+            record for record in records if record["status"] != "ok"
+        )
     pairs = []
-    for question, record in before.items():
-        other = after.get(question) or failed.get(question[:2])
-        if other is not None and "unsupported" not in (record["status"], other["status"]):
-            pairs.append(pair(record, other, threshold))
+    for question, records in before.items():
+        others = after.get(question) or failed.get(question[:2])
+        if others and "unsupported" not in (records[0]["status"], others[0]["status"]):
+            pairs.append(pair(records, others, threshold))
     if not pairs:
         raise ValueError("the runs have no timed case, provider and mode in common")
-    return sorted(pairs, key=lambda p: -(p.ratio if p.ratio is not None else math.inf))
+    return decided(pairs)
 
 
 def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every: bool) -> str:
@@ -139,19 +202,21 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
     lines = [
         f"# {as_markdown(second)} against {as_markdown(first)}",
         "",
-        f"Ratios are time of the second over the first; above 1 is slower. Intervals are 95 %; "
-        f"a difference counts when its whole interval lies beyond {threshold:.0%}.",
+        "Ratios are time of the second over the first; above 1 is slower. Each start of the "
+        "measuring process counts once; 95 % intervals of single ratios by Welch's t test. Slower "
+        f"and faster mean beyond {threshold:.0%}, with at most 5 % probability of any false one "
+        "(Holm's procedure); same means within it; else undecided.",
         "",
-        "| provider | mode | cases | geometric mean | slower | faster | broken |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        _row("provider", "mode", "cases", "geometric mean", *VERDICTS),
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for provider, mode in sorted({(p.provider, p.mode) for p in pairs}):
         mine = [p for p in pairs if (p.provider, p.mode) == (provider, mode)]
         ratios = [p.ratio for p in mine if p.ratio is not None]
         mean = f"{geometric_mean(ratios):.3f}" if ratios else "-"
-        counts = [sum(p.verdict == verdict for p in mine) for verdict in (SLOWER, FASTER, BROKEN)]
+        counts = [sum(p.verdict == verdict for p in mine) for verdict in VERDICTS]
         lines.append(_row(provider, mode, len(mine), mean, *counts))
-    shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNSURE)]
+    shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNDECIDED)]
     if shown:
         lines += [
             "",

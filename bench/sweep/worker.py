@@ -20,7 +20,7 @@ from bench.cases.problem import Problem, make_problem
 from bench.cases.regimes import apply_regime
 from bench.measure import metrics
 from bench.measure.runner import Runner, interleave, verdict
-from bench.measure.statistics import paired_ratio, summary
+from bench.measure.statistics import paired_ratio, summary, visit_medians
 from bench.records import environment, limits, schema
 from bench.records.failed_checks import from_json, why_not_measured
 from bench.sweep.process import Answer, is_out_of_memory
@@ -183,7 +183,7 @@ class Worker:
         for name, runner in ready.items():
             self.send(turn=name, doing="memory")
             compiled_before = settings.compiled_before and runner.call.plan is not None
-            figures = summary(runner.samples, settings.target, settings.seed)
+            figures = summary(runner.samples, runner.blocks, settings.target)
             self._record(
                 name,
                 provider_version=runner.provider.version(),
@@ -208,8 +208,8 @@ class Worker:
         other = done.get(name, runner)
         if other is runner:
             return None
-        mine, theirs = ((each.samples, each.blocks) for each in (runner, other))
-        return {"provider": name} | paired_ratio(mine, theirs, self.settings.seed)
+        medians = (visit_medians(each.samples, each.blocks) for each in (runner, other))
+        return {"provider": name} | paired_ratio(*medians)
 
 
 def _free() -> None:

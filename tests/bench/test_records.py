@@ -201,7 +201,7 @@ def test_the_later_record_counts_whatever_its_files_name(tmp_path: Path):
         write(tmp_path / "records" / f"{name}.jsonl", each | {"run_id": "run"})
     assert [r["status"] for r in store.latest(store.read(tmp_path))] == ["ok"]
     assert list(finished(tmp_path, "run").values()) == ["ok"]
-    assert [r["status"] for r in compare.times([tmp_path]).values()] == ["ok"]
+    assert [r["status"] for (r,) in compare.times([tmp_path]).values()] == ["ok"]
     store.merge([tmp_path], tmp_path / "merged.jsonl")
     assert [r["status"] for r in store.read(tmp_path / "merged.jsonl")] == ["ok"]
 

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from bench import cli
 from bench.cases.cases import DEFAULTS, make_case
-from bench.measure.statistics import summary
 from bench.records import store
 from bench.records.provenance import ROOT
 from bench.report import compare
@@ -22,15 +21,19 @@ PLUGIN = Path(__file__).parents[1] / "helpers" / "bench_plugin.py"
 runner = CliRunner()
 
 
-def record(scale: float = 1.0, noise: float = 0.01, **values: object) -> store.Record:
+def records(scale: float = 1.0, noise: float = 0.01, **values: object) -> list[store.Record]:
+    """Those of five starts of the measuring process."""
     shape = {name: values.pop(name) for name in ("H", "cell") if name in values}
-    samples = list(np.random.default_rng(0).normal(scale, noise * scale, 60))
-    measured = {"samples_ms": samples, **summary(samples, 0.01)}
-    return synthetic.timed(make_case(**DEFAULTS | shape), "ours", **measured | values)
+    case = make_case(**DEFAULTS | shape)
+    medians = np.random.default_rng(0).normal(scale, noise * scale, 5).tolist()
+    return [
+        synthetic.timed(case, "ours", **{"median_ms": median, "start": start} | values)
+        for start, median in enumerate(medians)
+    ]
 
 
-def write(path: Path, *records: store.Record) -> Path:
-    synthetic.save(path.parent, records, path.name)
+def write(path: Path, *found: store.Record) -> Path:
+    synthetic.save(path.parent, found, path.name)
     return path
 
 
@@ -41,14 +44,14 @@ def write(path: Path, *records: store.Record) -> Path:
         (1.2, 0.01, 30, "same", 0),
         (1.0, 0.01, 5, "same", 0),
         (0.8, 0.01, 5, "faster", 0),
-        (1.06, 0.4, 5, "unsure", 0),  # the interval straddles the threshold
+        (1.06, 0.4, 5, "undecided", 3),  # the interval straddles the threshold
     ],
 )
 def test_verdicts(
     tmp_path: Path, scale: float, noise: float, threshold: int, verdict: str, code: int
 ):
-    a = write(tmp_path / "a.jsonl", record(noise=noise))
-    b = write(tmp_path / "b.jsonl", record(scale, noise))
+    a = write(tmp_path / "a.jsonl", *records(noise=noise))
+    b = write(tmp_path / "b.jsonl", *records(scale, noise))
     (pair,) = compare.compare([a], [b], threshold / 100)
     assert pair.verdict == verdict
     assert pair.low is not None and pair.ratio is not None and pair.high is not None
@@ -58,23 +61,38 @@ def test_verdicts(
     assert f"| {verdict} |" in found.stdout and "geometric mean" in found.stdout
 
 
+def test_one_start_decides_nothing(tmp_path: Path):
+    """Its interval would say nothing about what the next start of the process changes."""
+    a, b = (write(tmp_path / name, records(x)[0]) for name, x in (("a.jsonl", 1), ("b.jsonl", 2)))
+    found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all"])
+    assert found.exit_code == 3 and "undecided (one start in a run; accepted: 2 or" in found.stdout
+
+
+def test_a_failure_in_one_start_is_a_regression(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", *records())
+    died = {"status": "error", "reason": "died", "median_ms": None}
+    b = write(tmp_path / "b.jsonl", *records()[:4], records()[4] | died)
+    (pair,) = compare.compare([a], [b])
+    assert (pair.verdict, pair.reason) == (compare.BROKEN, "error: died")
+
+
 def test_what_worked_and_no_longer_does_is_a_regression(tmp_path: Path):
-    a = write(tmp_path / "a.jsonl", record())
-    gone = record(status="error", reason="broke", mode=None, median_ms=None, samples_ms=None)
-    b = write(tmp_path / "b.jsonl", gone)
+    a = write(tmp_path / "a.jsonl", *records())
+    gone = records(status="error", reason="broke", mode=None, median_ms=None, samples_ms=None)
+    b = write(tmp_path / "b.jsonl", *gone)
     found = runner.invoke(cli.app, ["compare", str(a), str(b), "--out", str(tmp_path / "c.md")])
     assert found.exit_code == 1 and "broken (error: broke)" in found.stdout
     assert (tmp_path / "c.md").read_text().strip() in found.stdout
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path):
-    a = write(tmp_path / "a.jsonl", record())
-    other = write(tmp_path / "other.jsonl", record(device={"name": "another"}))
+    a = write(tmp_path / "a.jsonl", *records())
+    other = write(tmp_path / "other.jsonl", *records(device={"name": "another"}))
     with pytest.raises(ValueError, match="different devices"):
         compare.compare([a], [other])
     assert compare.compare([a], [other], any_device=True)
-    a = write(tmp_path / "a.jsonl", record(H=128))
-    b = write(tmp_path / "b.jsonl", record(H=256))
+    a = write(tmp_path / "a.jsonl", *records(H=128))
+    b = write(tmp_path / "b.jsonl", *records(H=256))
     with pytest.raises(ValueError, match="in common"):
         compare.compare([a], [b])
     empty = tmp_path / "empty.jsonl"
@@ -93,15 +111,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path):
 def test_a_run_is_found_by_its_name_in_all_of_its_files(tmp_path: Path):
     """One that went on after its records were compressed has two."""
     folder = tmp_path / "card" / "records"
-    earlier = write(folder / "run.jsonl", record(H=128))
+    earlier = write(folder / "run.jsonl", *records(H=128))
     earlier.with_name("run.jsonl.gz").write_bytes(store.compressed(earlier.read_bytes()))
     earlier.unlink()
     assert compare.find("run", tmp_path) == [folder / "run.jsonl.gz"]
-    later = write(earlier, record(H=256))
+    later = write(earlier, *records(H=256))
     files = compare.find("run", tmp_path)
     assert files == [later, folder / "run.jsonl.gz"]
-    assert {r["H"] for r in compare.times(files).values()} == {128, 256}
-    write(tmp_path / "other" / "records" / "run.jsonl", record())
+    assert {starts[0]["H"] for starts in compare.times(files).values()} == {128, 256}
+    write(tmp_path / "other" / "records" / "run.jsonl", *records())
     with pytest.raises(ValueError, match="several devices"):
         compare.find("run", tmp_path)
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from bench.cases import roofline
 from bench.cases.cases import DEFAULTS, Case, make_case
-from bench.measure import statistics
 from bench.providers.torch_nn import cudnn_algorithm
 from bench.records.environment import Machine
 from bench.records.provenance import slug
@@ -22,66 +20,6 @@ def bounds(found: tuple[float, float] | None) -> tuple[float, float]:
 
 def case(**values: object) -> Case:
     return make_case(**DEFAULTS | values)
-
-
-def test_the_interval_holds_the_median_and_shrinks():
-    draw = np.random.default_rng(0)
-    few, many = draw.lognormal(0, 0.1, 20), draw.lognormal(0, 0.1, 2000)
-    widths = []
-    for samples in (few, many):
-        low, high = bounds(statistics.interval(list(samples)))
-        assert low <= np.median(samples) <= high
-        widths.append(high - low)
-        quick = statistics.half_width(list(samples)) * np.median(samples)
-        assert quick == pytest.approx((high - low) / 2, rel=0.5)
-    assert widths[1] < widths[0] / 4
-    assert statistics.interval([1.0]) is None
-    assert statistics.half_width([1.0] * 5) == float("inf")
-
-
-def test_intervals_cover_as_often_as_they_say():
-    draw = np.random.default_rng(1)
-    covered = 0
-    for trial in range(200):
-        low, high = bounds(statistics.interval(list(draw.exponential(1.0, 40)), seed=trial))
-        covered += low <= np.log(2) <= high
-    assert 180 <= covered <= 199  # 95 % of 200, give or take three standard deviations
-
-
-def test_ratio_interval():
-    draw = np.random.default_rng(0)
-    slow, fast = draw.normal(2.0, 0.02, 100), draw.normal(1.0, 0.01, 100)
-    low, high = bounds(statistics.ratio_interval(list(slow), list(fast)))
-    assert low < 2.0 < high and high - low < 0.05
-    assert statistics.block_medians([1, 2, 3, 10, 20], [3, 2]) == [2, 15]
-
-
-def test_drift_cancels_in_a_ratio_of_neighbours():
-    drift = np.linspace(1.0, 2.0, 30)  # the machine slows down while both take turns
-    mine = [d * x for d in drift for x in (2.0, 2.01)]
-    other = [d for d in drift for _ in range(3)]
-    found = statistics.paired_ratio((mine, [2] * 30), (other, [3] * 30))
-    assert found["ratio"] == pytest.approx(2.005) and found["visits"] == 30
-    assert found["high"] - found["low"] < 1e-6
-    assert statistics.paired_ratio(([1.0], [1]), ([2.0], [1]))["low"] is None
-
-
-def test_order_statistics_cover_what_they_claim():
-    from scipy.stats import binom
-
-    for n in range(statistics.MIN_SAMPLES, 500):
-        assert 1 - 2 * binom.cdf(statistics.rank(n) - 1, n, 0.5) >= 0.95, n
-    assert statistics.half_width([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0]) == 0.5  # n = 8: j = 1
-
-
-def test_summary_says_whether_it_converged():
-    steady = statistics.summary([1.0, 1.001] * 50, target=0.01)
-    assert steady["converged"] and steady["n"] == 100
-    assert not statistics.summary([1.0, 2.0] * 5, target=0.01)["converged"]
-    assert statistics.summary([1.0], target=0.01)["ci_low_ms"] is None
-    # Few samples never converge.
-    assert not statistics.summary([1.0] * 5, 0.01)["converged"]
-    assert statistics.summary([1.0] * 6, 0.01)["converged"]
 
 
 def test_operations_and_bytes_are_counted_by_hand():
