@@ -146,13 +146,16 @@ class Worker:
             return None
         return runner, errors
 
-    def _time(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
-        """Check, then time providers together.
+    def _ready(
+        self, problem: Problem, names: tuple[str, ...], retry: bool
+    ) -> tuple[dict[str, Runner], dict[str, Any], list[str]]:
+        """The providers with right values, ready to be measured together, and their errors.
+
+        Others get their records.
 
         Returns:
-            With ``retry``, those that ran out of memory, which may fit when timed by themselves.
+            Third, with ``retry``, those that ran out of memory, which may fit by themselves.
         """
-        case = problem.case
         ready: dict[str, Runner] = {}
         errors: dict[str, Any] = {}
         retried: list[str] = []
@@ -169,6 +172,16 @@ class Worker:
             if checked is not None:
                 ready[name], errors[name] = checked
         problem.forget_truth()
+        return ready, errors, retried
+
+    def _time(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
+        """Check, then time providers together.
+
+        Returns:
+            With ``retry``, those that ran out of memory, which may fit when timed by themselves.
+        """
+        case = problem.case
+        ready, errors, retried = self._ready(problem, names, retry)
 
         def fail(runner: Runner, fault: Exception) -> None:
             del ready[runner.provider.name]
