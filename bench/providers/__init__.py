@@ -82,7 +82,7 @@ class Provider:
 
 
 PROVIDERS: dict[str, Provider] = {}
-_BUILTIN = ("torch_nn", "plain", "ours", "flashrnn", "torchrl", "effects")
+_BUILTIN = ("torch_nn", "plain", "ours", "flashrnn", "torchrl", "effects", "emulated")
 
 
 def provider(name: str, **options: Any) -> Callable[[Build], Build]:
