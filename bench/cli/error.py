@@ -49,7 +49,7 @@ def command(
         else (
             partial(repeatability, folder.absolute()),
             partial(training, folder.absolute(), ("rnn_tanh",) if quick else None),
-            partial(activations, folder.absolute(), 4096 if quick else None),
+            partial(activations, folder.absolute(), 1 if quick else None),
         )
     )
     # Nothing here is timed, so the sweep and the studies may share the machine.

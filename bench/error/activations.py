@@ -1,22 +1,32 @@
-"""The kernels' activation functions over the whole float32 range, against float64.
+"""The kernels' activation functions over all of float32, against float64, in ULP.
 
-They run compiled on a GPU and in Triton's interpreter on a CPU. Both use the device's own
-exponential, so their errors differ; a result says which was measured.
+A sample of every binade (the numbers of one binary exponent) finds where the errors are largest;
+there every float32 of both signs is tried, since a sample's maximum is up to a fifth below that of
+all numbers. The exponential is the device's own, on which the errors depend: a result names it, and
+its error is measured too.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bench.measure import metrics
 from kernels import math as device
 
-PER_EXPONENT = 1 << 13  # points of each sign in each of the 256 exponents: 2^22 in all
-BLOCK = 1 << 12
+PER_EXPONENT = 1 << 13  # sampled points of each sign in each of the 255 exponents: 2^22 in all
+BINADES = 10  # enumerated for each function on a CPU, in up to 3 s a binade; on a GPU all are
+EXPONENTS = range(255)  # as they are stored; the last one is of infinities and NaN
+BIAS = 127
+FRACTIONS = 1 << 23  # numbers of one sign in a binade
+PIECE = 1 << 20  # numbers of an enumeration at a time
 SPECIAL = (float("inf"), float("-inf"), float("nan"), 0.0, -0.0)
 
 
@@ -32,77 +42,180 @@ def _saved_sigmoid_gradient(x):
     return device.unpack_sigmoid(device.sigmoid_and_packed(x)[1])[2]
 
 
-def apply(function: Any, x: torch.Tensor) -> torch.Tensor:
+@triton.jit
+def _exp2(x):
+    return tl.exp2(x)
+
+
+def apply(function: Any, x: Tensor) -> Tensor:
     """A jit function of float32, applied by a kernel to every element of ``x``."""
+    x = x.contiguous()
     y = torch.full_like(x, float("nan"))
-    _apply[(triton.cdiv(x.numel(), BLOCK),)](x, y, x.numel(), function, BLOCK)
+    # The interpreter takes as long for a small block as for one of some thousand elements.
+    block = 1024 if x.is_cuda else min(1 << 18, triton.next_power_of_2(x.numel()))
+    _apply[(triton.cdiv(x.numel(), block),)](x, y, x.numel(), function, block)
     return y
 
 
-def points(per_exponent: int, seed: int = 0) -> torch.Tensor:
-    """Random float32 numbers of both signs and every exponent (subnormals too), and the smallest
-    and largest of each."""
-    draw = np.random.default_rng(seed)
-    found = []
-    for exponent in range(255):
-        bits = draw.integers(0, 1 << 23, per_exponent, dtype=np.uint32)
-        bits[0], bits[-1] = 0, (1 << 23) - 1
-        found.append((np.uint32(exponent) << np.uint32(23)) | bits)
-    positive = np.concatenate(found).view(np.float32)
-    return torch.from_numpy(np.concatenate([positive, -positive]))
+@dataclass(frozen=True)
+class Function:
+    """A jit function, its value in float64, the arguments at which it is tried, and torch's own."""
+
+    device: Any
+    truth: Callable[[Tensor], Tensor]
+    low: float = -math.inf
+    high: float = math.inf
+    torch: Callable[[Tensor], Tensor] | None = None
+
+    def takes(self, x: Tensor) -> Tensor:
+        """Where the function is tried at ``x``."""
+        return (x >= self.low) & (x <= self.high)
 
 
-def reference_values(x: torch.Tensor) -> dict[str, tuple[Any, torch.Tensor, torch.Tensor]]:
-    """For each function the jit function, its argument, and its value in float64.
+# The derivative of sigmoid goes through the packed form in which gates are saved. That of tanh is a
+# function of tanh's float32 output, as in the RNN's backward kernel, so that only the formula's own
+# error counts. From 88.73 on exp is infinite. exp2 is the device's, where the others compute it.
+FUNCTIONS = {
+    "exp2": Function(_exp2, torch.exp2, -0.5, 0.5, torch.exp2),
+    "sigmoid": Function(device.sigmoid, torch.sigmoid, torch=torch.sigmoid),
+    "tanh": Function(device.tanh, torch.tanh, torch=torch.tanh),
+    "exp": Function(device.exp, torch.exp, high=88.72, torch=torch.exp),
+    "log_sigmoid": Function(device.log_sigmoid, logsigmoid, torch=logsigmoid),
+    "sigmoid_gradient": Function(
+        _saved_sigmoid_gradient, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)
+    ),
+    "tanh_gradient": Function(device.tanh_gradient, lambda y: (1 - y) * (1 + y), -1.0, 1.0),
+}
 
-    The derivative of sigmoid goes through the packed form in which gates are saved. That of tanh
-    takes tanh's float32 output, as the RNN's backward kernel does; its float64 value is of that
-    same output, so that only the formula's own error counts.
+
+def points(per_exponent: int, seed: int = 0) -> Tensor:
+    """Random float32 numbers of every exponent, the subnormal one too: [255, 2 per_exponent].
+
+    Both signs, and of each the smallest and the largest number of the exponent.
     """
-    exact = x.double()
-    sigmoid, tanh = torch.sigmoid(exact), torch.tanh(exact)
-    t = tanh.float()
+    draw = np.random.default_rng(seed)
+    found = draw.integers(0, FRACTIONS, (len(EXPONENTS), per_exponent), dtype=np.uint32)
+    found[:, 0], found[:, -1] = 0, FRACTIONS - 1
+    found |= np.array(EXPONENTS, np.uint32)[:, None] << 23
+    positive = found.view(np.float32)
+    return torch.from_numpy(np.concatenate([positive, -positive], axis=1))
+
+
+def binade(exponent: int, where: torch.device | str = "cpu") -> Iterator[Tensor]:
+    """Every float32 of both signs with this stored exponent, in pieces."""
+    for start in range(exponent * FRACTIONS, (exponent + 1) * FRACTIONS, PIECE):
+        bits = torch.arange(start, start + PIECE, dtype=torch.int32, device=where)
+        positive = bits.view(torch.float32)
+        yield positive
+        yield -positive
+
+
+def units(got: Tensor, truth: Tensor) -> Tensor:
+    """|got - truth| in ULP of float32, for a float64 truth."""
+    return (got.double() - truth).abs() / metrics.ulp(truth, torch.float32)
+
+
+def order_statistic(values: Tensor, share: float) -> float:
+    """The smallest of the values that at least this share of them does not exceed."""
+    place = max(1, math.ceil(share * values.numel()))
+    return float(np.partition(values.cpu().numpy(), place - 1)[place - 1])
+
+
+def exponential(where: torch.device) -> str:
+    """Whose exponential and reciprocal square root the kernels compute with on this device."""
+    if where.type == "cpu":
+        return f"NumPy {np.__version__}'s exp2 and sqrt in float32"
+    if torch.version.hip:
+        return "v_exp_f32 and v_rsq_f32"
+    return "ex2.approx.ftz.f32 and rsqrt.approx.ftz.f32"
+
+
+def measure(binades: int | None = None, per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
+    """Error of each activation in ULP of the correctly rounded float32 result.
+
+    Args:
+        binades: for each function, of how many binades every float32 is tried; by default
+            ``BINADES`` on a CPU, and all of them on a GPU.
+        per_exponent: the sampled points of each exponent and sign.
+
+    Returns:
+        Whose exponential it is, the number of sampled points and, per function, what
+        ``measure_function`` returns and the results for special values.
+    """
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if binades is None:
+        binades = BINADES if where.type == "cpu" else len(EXPONENTS)
+    sample = points(per_exponent).to(where)
     return {
-        "sigmoid": (device.sigmoid, x, sigmoid),
-        "tanh": (device.tanh, x, tanh),
-        "exp": (device.exp, x.clamp(max=88.0), exact.clamp(max=88.0).exp()),  # infinite above
-        "log_sigmoid": (device.log_sigmoid, x, logsigmoid(exact)),
-        "sigmoid_gradient": (_saved_sigmoid_gradient, x, sigmoid * torch.sigmoid(-exact)),
-        "tanh_gradient": (device.tanh_gradient, t, (1 - t.double()) * (1 + t.double())),
+        "exponential": exponential(where),
+        "points": sample.numel(),
+        "functions": {
+            name: measure_function(function, sample, binades)
+            | {"special": _special(function.device, where)}
+            for name, function in FUNCTIONS.items()
+        },
     }
 
 
-def measure(per_exponent: int = PER_EXPONENT) -> dict[str, Any]:
-    """Error of each activation in ULP of the correctly rounded float32 result.
+def measure_function(function: Function, sample: Tensor, binades: int) -> dict[str, Any]:
+    """The error of one activation, and of torch's own.
+
+    Args:
+        sample: [exponents, points] as ``points`` gives them.
+        binades: how many are enumerated, those with the largest sampled errors.
 
     Returns:
-        The number of points and, per function, the metrics of ``bench.measure.metrics.errors``, the
-        argument of the worst point, the maximum per binary exponent of the argument, the results
-        for special values, and the metrics of torch's own function.
+        ``max_ulp`` over all points and its argument ``worst_at``; the number ``n`` of sampled
+        points and the error ``p99_ulp`` that 99 % of them do not exceed; binary ``exponents`` of
+        the argument and the maximum in each; those ``enumerated`` and the largest error outside
+        them, ``elsewhere_ulp`` (None: all are); and the maximum of torch's function,
+        ``torch_max_ulp`` (None: it has none).
     """
-    x = points(per_exponent).to("cuda" if torch.cuda.is_available() else "cpu")
-    functions: dict[str, Any] = {}
-    for name, (function, argument, truth) in reference_values(x).items():
-        got = apply(function, argument)
-        units = (got.double() - truth).abs() / metrics.ulp(truth, torch.float32)
-        worst = int(units.argmax())
-        exponents = torch.frexp(argument.double())[1].cpu().numpy() - 1
-        order = np.argsort(exponents, kind="stable")
-        values, starts = np.unique(exponents[order], return_index=True)
-        per = np.maximum.reduceat(units.cpu().numpy()[order], starts)
-        functions[name] = metrics.errors(got, truth, torch.float32) | {
-            "worst_at": argument[worst].item(),
-            "exponents": values.tolist(),
-            "max_ulp_per_exponent": per.tolist(),
-            "special": _special(function, x.device),
-        }
-        library = getattr(torch, name, None)
-        if library is not None:
-            functions[name]["torch"] = metrics.errors(library(argument), truth, torch.float32)
-    return {"points": x.numel(), "functions": functions}
+    inside = function.takes(sample)
+    sampled, torch_most = _errors(function, sample)
+    most, at = (each.tolist() for each in sampled.max(1))
+    worst = [sample[k, column].item() for k, column in enumerate(at)]
+    tried = [k for k in EXPONENTS if inside[k].any()]
+    order = sorted(tried, key=lambda k: _size(most[k]), reverse=True)
+    chosen = sorted(order[:binades])
+    for k in chosen:
+        for x in binade(k, sample.device):
+            found, of_torch = _errors(function, x)
+            torch_most = max(torch_most, of_torch, key=_size)
+            place = int(found.argmax())
+            if _size(found[place].item()) > _size(most[k]):
+                most[k], worst[k] = found[place].item(), x[place].item()
+    top = max(tried, key=lambda k: _size(most[k]))
+    return {
+        "max_ulp": most[top],
+        "worst_at": worst[top],
+        "n": int(inside.sum()),
+        "p99_ulp": order_statistic(sampled[inside], 0.99),
+        "exponents": [k - BIAS for k in tried],
+        "max_ulp_per_exponent": [most[k] for k in tried],
+        "enumerated": [k - BIAS for k in chosen],
+        "elsewhere_ulp": max((most[k] for k in tried if k not in chosen), default=None),
+        "torch_max_ulp": torch_most if function.torch else None,
+    }
 
 
-def _special(function: Any, device: torch.device) -> dict[str, str]:
+def _size(error: float) -> float:
+    """For comparisons: NaN is the largest of errors."""
+    return math.inf if math.isnan(error) else error
+
+
+def _errors(function: Function, x: Tensor) -> tuple[Tensor, float]:
+    """The errors in ULP at ``x``, 0 where it is not tried, and the largest of torch's function."""
+    truth, inside = function.truth(x.double()), function.takes(x)
+
+    def off(got: Tensor) -> Tensor:
+        return torch.where(inside, units(got, truth), 0.0)
+
+    of_torch = off(function.torch(x)).max().item() if function.torch else 0.0
+    return off(apply(function.device, x)), of_torch
+
+
+def _special(function: Any, where: torch.device) -> dict[str, str]:
     """The results for infinities, NaN and zeros, as text, since JSON cannot hold them."""
-    got = apply(function, torch.tensor(SPECIAL, device=device))
+    got = apply(function, torch.tensor(SPECIAL, device=where))
     return {str(x): str(y) for x, y in zip(SPECIAL, got.tolist(), strict=True)}

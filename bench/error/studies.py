@@ -14,11 +14,11 @@ from bench.records import environment, files, store
 from bench.records.provenance import provenance
 
 
-def activations(folder: Path, per_exponent: int | None = None) -> Path:
-    """Measure the activations at ``per_exponent`` points of each sign and exponent."""
-    from bench.error.activations import PER_EXPONENT, measure
+def activations(folder: Path, binades: int | None = None) -> Path:
+    """Measure the activations, at every float32 of so many binades (None: see ``measure``)."""
+    from bench.error.activations import measure
 
-    return _run(folder, files.ACTIVATIONS, partial(measure, per_exponent or PER_EXPONENT))
+    return _run(folder, files.ACTIVATIONS, partial(measure, binades))
 
 
 def repeatability(folder: Path, filter: str = "") -> Path:

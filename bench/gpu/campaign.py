@@ -39,7 +39,7 @@ REHEARSAL = ("tiny",)
 STUDIED = ("campaign", "tiny")  # the studies below run after the speed of these presets
 # The studies of error, each run in a separate process, its file, and a rehearsal's argument.
 STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
-    (studies.activations, files.ACTIVATIONS, 64),
+    (studies.activations, files.ACTIVATIONS, 0),
     (studies.repeatability, files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
     (studies.training, files.TRAINING, ("rnn_tanh",)),
 )

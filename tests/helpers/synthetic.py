@@ -260,8 +260,15 @@ def activations() -> dict[str, Any]:
     rows = {}
     for k, name in enumerate(("sigmoid", "tanh", "sigmoid_gradient", "tanh_gradient")):
         units = 1 + np.abs(np.sin(np.add(exponents, k)))
-        rows[name] = {"exponents": list(exponents), "max_ulp_per_exponent": list(units)}
-    return {"functions": rows, "points": 1 << 22, "interpreted": True, **file_origin()}
+        rows[name] = {
+            "exponents": list(exponents), "max_ulp_per_exponent": list(units), "max_ulp": 2.0,
+            "worst_at": 0.5, "n": 1 << 22, "p99_ulp": 1.0, "enumerated": [-2, -1, 0, 2],
+            "elsewhere_ulp": 1.5, "torch_max_ulp": None, "special": {"inf": "1.0"},
+        }  # fmt: skip
+    return {
+        "functions": rows, "points": 1 << 22, "exponential": "exp2 and sqrt of a synthetic card",
+        "interpreted": True, **file_origin(),
+    }  # fmt: skip
 
 
 def training() -> dict[str, Any]:

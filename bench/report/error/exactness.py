@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.records import files
@@ -28,27 +29,54 @@ def _where(found: dict[str, Any]) -> str:
     return "in Triton's interpreter on the CPU" if found["interpreted"] else "on the device"
 
 
+def _ranges(numbers: list[int]) -> str:
+    """Sorted whole numbers in words.
+
+    >>> _ranges([-2, -1, 0, 3])
+    '-2 to 0, 3'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _tried(found: dict[str, Any]) -> str:
+    """In words, at which arguments the activations were measured, and by whose exponential."""
+    return (
+        f"{found['points']:,} sampled points of every exponent of float32 and both signs, and "
+        "every float32 of the binades where these show the largest errors. The functions compute "
+        f"with {found['exponential']}"
+    )
+
+
 def activation_table(found: dict[str, Any]) -> Table:
     """Error of each device function over the whole float32 range."""
     rows = []
     for name, errors in found["functions"].items():
-        library = errors.get("torch") or {}
+        whole = errors["enumerated"] == errors["exponents"]
         row = {
             "function": name.replace("_gradient", ", derivative"),
             "max. ULP": errors["max_ulp"],
-            "99 % within ULP": errors["p99_ulp"],
-            "max. abs.": errors["max_abs"],
             "worst at": errors["worst_at"],
-            "torch's max. ULP": library.get("max_ulp"),
+            "every float of exponents": "all" if whole else _ranges(errors["enumerated"]),
+            "elsewhere, sampled": errors["elsewhere_ulp"],
+            "99 % within ULP": errors["p99_ulp"],
+            "n": errors["n"],
+            "torch's max. ULP": errors["torch_max_ulp"],
         }
         row |= {f"of {x}": errors["special"].get(x) for x in ("inf", "-inf", "nan")}
         rows.append(row | frames.origin(found))
     full = pd.DataFrame(rows)
-    numbers = {"max. ULP": 3, "99 % within ULP": 3, "max. abs.": -2, "worst at": 4}
+    numbers = {"max. ULP": 4, "worst at": 4, "elsewhere, sampled": 3, "99 % within ULP": 3, "n": 0}
     return Table(
         "activations",
-        f"Error of the activation functions, {_where(found)}, against float64 at "
-        f"{found['points']:,} points of every exponent of float32 and both signs; ULP of float32.",
+        f"Error of the activation functions, {_where(found)}, against float64, in ULP of float32: "
+        f"at {_tried(found)}, whose own error is that of exp2. The 99th percentile is the smallest "
+        "of the n sampled errors that 99 % of them do not exceed.",
         full.drop(columns=list(frames.ORIGIN)),
         full,
         numbers | {"torch's max. ULP": 3},
@@ -98,7 +126,12 @@ def jobs(run: Run) -> Iterator[Job]:
 def activations(found: dict[str, Any], folder: Path) -> list[Path]:
     """The largest error in each binary exponent of the argument, in ULP."""
     curves = (
-        {"function": name, "exponent": each["exponents"], "max_ulp": each["max_ulp_per_exponent"]}
+        {
+            "function": name,
+            "exponent": each["exponents"],
+            "max_ulp": each["max_ulp_per_exponent"],
+            "enumerated": np.isin(each["exponents"], each["enumerated"]),
+        }
         for name, each in found["functions"].items()
     )
     data = pd.concat(map(pd.DataFrame, curves)).assign(**frames.origin(found))
@@ -109,22 +142,29 @@ def activations(found: dict[str, Any], folder: Path) -> list[Path]:
         origin=frames.provenance(data),
         handles=[looks.handle(name, **line) for name, line in looks.ACTIVATIONS.items()],
         notes=[
-            f"Largest error against float64 in each binary exponent of the argument, "
-            f"{found['points']:,} points of both signs, {_where(found)}. Derivatives are functions "
-            "of the rounded output."
+            "Largest error against float64 in each binary exponent of the argument, "
+            f"{_where(found)}: {_tried(found)}.",
+            "Dots: every float32 of the exponent was tried.",
         ],
         layout=Layout(share=False, row_gap=0.42),
     )
-    panels = (("function", "", "argument"), ("derivative", "_gradient", "output"))
+    panels = (
+        ("function", "", "binary exponent of the argument"),
+        ("derivative", "_gradient", "binary exponent of the argument; of tanh's, of its output"),
+    )
     for axes, (words, tail, across) in zip(sheet.axes[:, 0], panels, strict=True):
         top = 1.0
         for name, line in looks.ACTIVATIONS.items():
             rows = data[data["function"] == name + tail].dropna(subset="max_ulp")
             axes.step(rows["exponent"], rows["max_ulp"], where="mid", linewidth=0.9, **line)
+            whole = rows[rows["enumerated"]]
+            axes.plot(
+                whole["exponent"], whole["max_ulp"], color=line["color"], marker="o", linestyle=""
+            )
             top = max([top, *rows["max_ulp"]])
         axes.set_ylim(0, 1.08 * top)
         axes.set_ylabel("max. ULP")
-        axes.set_xlabel(f"the {across}'s binary exponent")
+        axes.set_xlabel(across)
         panel_title(axes, words)
     return sheet.save(folder, "activations", data)
 

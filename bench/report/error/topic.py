@@ -55,8 +55,9 @@ def headlines(run: Run) -> list[str]:
     if activations:
         units = {name: each["max_ulp"] for name, each in activations["functions"].items()}
         found.append(
-            f"Device activations over all of float32: tanh within {significant(units['tanh'])} "
-            f"ULP, sigmoid within {significant(units['sigmoid'])} ULP."
+            "Activations, at every float32 of the binades with the largest errors: tanh within "
+            f"{significant(units['tanh'])} ULP, sigmoid within {significant(units['sigmoid'])} ULP "
+            f"(with {activations['exponential']})."
         )
     found += memory.headlines(run.error, run.read(exactness.MEMORY))
     return found
