@@ -9,6 +9,7 @@ from torch import Tensor
 from bench.cases.cases import Case
 from bench.cases.numbers import ROUNDOFF, product_roundoff
 
+LEAST_STEPS, MOST_STEPS = 48, 32  # of a case whose error is kept by time step, and at most kept
 QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
 
 
@@ -74,6 +75,28 @@ def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict
         "max_ulp": units.max().item(),
         "p99_ulp": torch.quantile(units[::every], 0.99).item(),
     }
+
+
+def by_step(got: Tensor, truth: Tensor, from_last: bool = False) -> list[tuple[int, float]]:
+    """The relative L2 error at some time steps, closer together at the first of them.
+
+    Args:
+        got: [T, ...], any floating type.
+        truth: float64, the same shape.
+        from_last: count steps from the last one, as a gradient reaches them.
+
+    Returns:
+        At most ``MOST_STEPS`` pairs of a step, counted from 1, and the error there, to three
+        digits; absolute where the truth is zero.
+    """
+    T, norm = len(truth), torch.linalg.vector_norm
+    steps = torch.logspace(0, math.log2(T), MOST_STEPS, 2).round().int().unique().tolist()
+    found = []
+    for step in steps:
+        t = T - step if from_last else step - 1
+        off, size = norm(got[t].double() - truth[t]).item(), norm(truth[t]).item()
+        found.append((step, float(f"{off / size if size > 0 else off:.3g}")))
+    return found
 
 
 def tolerance(case: Case, name: str) -> float:

@@ -156,15 +156,39 @@ class Runner:
                 buffer.copy_(self.problem.upstream[name])
         return kept
 
-    def errors(self) -> dict[str, dict[str, float]]:
-        """The metrics of every output, gradient and part of a gradient against float64."""
-        exact, got = truth(self.problem, self.backward), self.checked_outputs()
+    def errors(self, got: dict[str, Tensor] | None = None) -> dict[str, dict[str, float]]:
+        """The metrics of every output, gradient and part of a gradient against float64.
+
+        Args:
+            got: what ``checked_outputs`` gave; computed here unless given.
+        """
+        exact, got = truth(self.problem, self.backward), got or self.checked_outputs()
         pairs = {name: (value, exact[name]) for name, value in got.items()}
         for part, (name, entries) in self.problem.parts.items():
             if name in got:
                 pairs[part] = (got[name][..., entries], exact[name][..., entries])
         dtype = DTYPE[self.case.dtype]
         return {name: metrics.errors(*pair, dtype) for name, pair in pairs.items()}
+
+    def errors_by_step(self, got: dict[str, Tensor]) -> dict[str, list[tuple[int, float]]] | None:
+        """The error of y by time step, and that of the input's gradient by distance from the end.
+
+        Of a backward case of ``metrics.LEAST_STEPS`` or more, of sequences that all begin and end
+        at the same step, in the first seed; None for any other.
+
+        Args:
+            got: what ``checked_outputs`` gave.
+        """
+        case, problem = self.case, self.problem
+        one_end = case.directions == 1 and problem.lengths is None
+        if not (one_end and self.backward and case.T >= metrics.LEAST_STEPS and problem.seed == 0):
+            return None
+        exact = truth(problem, self.backward)
+        return {
+            name: metrics.by_step(got[name], exact[name], from_last=name != "y")
+            for name in ("y", "dx", "dgx")
+            if name in got
+        }
 
     def sample(self, count: int) -> None:
         """Time ``count`` calls by this provider's clock.

@@ -79,6 +79,7 @@ FIELDS: dict[str, Field] = {
     "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
     "compile_s": Field("number", "seconds the first call took beyond a later one"),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),
+    "by_step": Field("object", "y, dx or dgx -> [step from the start, or the end; rel_l2]"),
     "plan": Field("object", "how ours ran: mode, reason, tiles"),
     "resources": Field("object", "counts of the compiled kernel: registers, stack, loop"),
     "algorithm": Field("string", "cuDNN's algorithm as torch's rule predicts it"),
@@ -145,6 +146,9 @@ def check(record: Mapping[str, Any]) -> None:
     for name, metrics in (record.get("errors") or {}).items():
         if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
             raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")
+    for name, pairs in (record.get("by_step") or {}).items():
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise BadRecord(f"by_step of {name} has an item that is no pair; accepted: step, error")
     number = (int, float)
     for name, item in (("samples_ms", number), ("warm_samples_ms", number), ("blocks", int)):
         if not all(isinstance(value, item) for value in record.get(name) or []):

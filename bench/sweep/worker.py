@@ -109,7 +109,8 @@ class Worker:
             runner = Runner(provider, problem, self.machine)
             if self._excluded(runner):
                 return
-            errors = runner.errors()
+            got = runner.checked_outputs()
+            errors, by_step = runner.errors(got), runner.errors_by_step(got)
         except Exception as fault:
             self._record_fault(name, fault)
             return
@@ -120,6 +121,7 @@ class Worker:
             reason=f"not finite where float64 is: {', '.join(bad)}" if bad else None,
             provider_version=provider.version(),
             errors=errors,
+            by_step=by_step,
             plan=runner.call.plan,
             algorithm=provider.algorithm(problem.case, self.machine),
             interpreted=self.machine.interpreted and name.startswith("ours"),

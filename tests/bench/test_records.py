@@ -42,6 +42,7 @@ def seeds(path: Path) -> list[int]:
         {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
         {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS, 0.5)}},
         {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS)}},
+        {"by_step": {"y": [[1, 0.5], (2, None)]}},
         {"status": "oom", "reason": "too large", "I": None},
     ],
 )
@@ -54,6 +55,7 @@ def test_a_record_of_the_right_fields_passes(values: dict[str, Any]):
     ("median_ms", 0.0), ("mode", "wall"), ("directions", 3), ("converged", 1), ("device", None),
     ("errors", {"y": {"max_abs": 1.0}}), ("samples_ms", ["1"]), ("samples_ms", 1.0),
     ("provider", "mine/fast"), ("provider", ""),
+    ("by_step", {"y": [[1, 0.5], [2]]}), ("by_step", {"y": [1, 0.5]}),
     ("versus", {"provider": "torch.nn", "ratio": 0.5}), ("colour", "red"),
 ])  # fmt: skip
 def test_a_wrong_or_missing_field_is_named(name: str, value: object):
