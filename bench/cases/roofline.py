@@ -1,7 +1,10 @@
-"""The least that a case takes: operations, bytes of memory traffic, and time (its floor).
+"""A model of what a case takes: operations, bytes of memory traffic, and time (its floor).
 
-bench/README.md has every formula too. Notation: G gates, D directions, b bytes of a number, and per
-layer I_l input features (I, then D*H).
+It is a model of this design, a persistent loop with the weights on chip and one barrier a step,
+with rates measured on the card; another design may take less. bench/README.md has every formula.
+
+Notation: G gates, D directions, b bytes of a number, and per layer I_l input features (I, then
+D*H).
 """
 
 import math
@@ -10,6 +13,10 @@ from typing import Any
 
 from bench.cases.cases import Case
 from bench.cases.numbers import ITEM_BYTES, PRODUCTS, product_format
+
+# The registers of one SM: 65,536 of 32 bits, of every NVIDIA GPU since Kepler; a compute unit of
+# AMD's CDNA has 512 of 64 lanes in each of its four SIMDs.
+REGISTER_BYTES = {"sm": 256 << 10, "gfx": 512 << 10}
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,12 @@ class Limits:
         rates = self.hbm_gbps, self.gather_gbps
         return None not in rates and bool(self.barrier_us) and self.tflops.keys() >= {*PRODUCTS}
 
+    @property
+    def on_chip_bytes(self) -> int:
+        """What one program can keep of the weights: shared memory and registers."""
+        kind = "sm" if self.architecture.startswith("sm") else "gfx"
+        return self.shared_bytes + REGISTER_BYTES[kind]
+
     def barrier_ms(self, programs: int) -> float:
         """A barrier's time: that of the largest measured group with at most ``programs``."""
         sizes = sorted(map(int, self.barrier_us))
@@ -88,25 +101,35 @@ def operations(case: Case) -> int:
     return forward if case.pass_ == "fwd" else 3 * forward
 
 
+def saved_numbers(case: Case) -> int:
+    """S: what the forward loop saves for the backward one per unit and step, besides y.
+
+    Every gate and every state other than h; of a cell with one gate, nothing: its derivative
+    follows from y.
+    """
+    cell = case.cell_info
+    return (cell.gates if cell.gates > 1 else 0) + len(cell.states) - 1
+
+
 def loop_bytes(case: Case) -> int:
-    """Bytes that the loops must move in device memory. Per layer, times b, with N = T B D:
+    """Bytes that this design's loops move in device memory. Per layer, times b, with N = T B D:
 
     Forward: read gx (N G H), write y (N H), read W (D G H^2). With backward also: write and
-    read what is saved (N S H each; S = G plus 1 for each state other than h), read dy (N H),
-    write dz (N G H), read W again.
+    read what is saved (N S H each, see ``saved_numbers``), read y where h is the only state (N H),
+    read dy (N H), write dz (N G H), read W again.
     """
     b, G, H = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H
     N = case.T * case.B * case.directions
     weights = case.directions * G * H * H
     total = N * (G + 1) * H + weights
     if case.pass_ != "fwd":
-        saved = G + len(case.cell_info.states) - 1
-        total += N * H * (2 * saved + 1 + G) + weights
+        history = len(case.cell_info.states) == 1  # y is the history of h
+        total += N * H * (2 * saved_numbers(case) + history + 1 + G) + weights
     return total * b * case.layers
 
 
 def gemm_bytes(case: Case) -> int:
-    """Bytes that the GEMMs outside the loop must move in device memory: b times what follows.
+    """Bytes that the GEMMs outside the loop move in device memory: b times what follows.
 
     Per layer, forward (layer track): read x (T B I_l) and W_ih (D G H I_l), write gx (N G H).
     With backward: dW_hh reads dz (N G H) and h (N H) and writes D G H^2; on the layer track dW_ih
@@ -127,29 +150,30 @@ def gemm_bytes(case: Case) -> int:
 
 
 def bytes_moved(case: Case) -> int:
-    """Bytes that a case must move in device memory."""
+    """Bytes that a case moves in device memory, every tensor once where it is used."""
     return loop_bytes(case) + gemm_bytes(case)
 
 
 def floor_ms(case: Case, limits: Limits) -> float:
-    """The least time of a persistent loop on this device, in ms.
+    """The time that this design's loop would take at the measured rates, in ms: a model.
 
-    A group of programs works on one batch tile and keeps one direction's weights on chip, which
-    takes at least w = ceil(G H^2 b / shared_bytes) programs. P SMs hold g = max(1, floor(P/(w D)))
-    groups, at most B. In each step every program reads its group's hidden state,
-    ceil(B / g) H b bytes, then multiplies. A step is
+    A group of programs works on one batch tile and keeps one direction's weights on chip, in shared
+    memory and registers, which takes at least w = ceil(G H^2 b / on_chip_bytes) programs. P SMs
+    hold g = max(1, floor(P/(w D))) groups, at most B. In each step every program reads its group's
+    hidden state, ceil(B / g) H b bytes, then multiplies. A step is
 
         barrier(w) + max(gather, multiply),   or only multiply where w = 1,
 
     with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / peak. The loop is T
     steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
-    add max(operations / peak, bytes / hbm_gbps).
+    add max(operations / peak, bytes / hbm_gbps). Activations, launches and latencies count
+    nothing.
     """
     assert limits.hbm_gbps and limits.gather_gbps
     b, G, H, D = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H, case.directions
     peak = limits.tflops[product_format(case.dtype, case.precision)] * 1e9  # operations per ms
     memory = limits.hbm_gbps * 1e6  # bytes per ms
-    programs = math.ceil(G * H * H * b / limits.shared_bytes)
+    programs = math.ceil(G * H * H * b / limits.on_chip_bytes)
     groups = min(case.B, max(1, limits.multiprocessors // (programs * D)))
     multiply = 2 * G * H * H * case.B * D / peak
     step = multiply

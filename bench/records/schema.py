@@ -75,7 +75,7 @@ FIELDS: dict[str, Field] = {
     "tokens_per_s": Field("number", "B * T / median"),
     "tflops": Field("number", "written formula's operations / median, 1e12 per second"),
     "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
-    "floor_share": Field("number", "least time by the roofline / median; 1 is the least"),
+    "floor_share": Field("number", "time by a model of this design / median (bench/README.md)"),
     "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
     "compile_s": Field("number", "seconds the first call took beyond a later one"),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, max_ulp, p99_ulp"),

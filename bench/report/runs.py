@@ -50,21 +50,23 @@ class Run:
     def time(self) -> pd.DataFrame:
         """``frames.flat`` of the time records, computed once; do not change it in place.
 
-        A share of the floor is filled in where the card's rates were measured after the time.
+        ``gbps`` is by today's formula, and so is ``floor_share`` where the folder has limits.
         """
-        return frames.flat(self.of("time"), self._floor_share)
+        return frames.flat(self.of("time"), self._modelled)
 
     @functools.cached_property
     def _limits(self) -> Limits | None:
         path = self.folder / LIMITS
         return limits.read(path) if path.exists() else None
 
-    def _floor_share(self, record: store.Record) -> dict[str, Any]:
-        share, known = record["floor_share"], record["cell"] in CELLS
-        if share is None and record["status"] == "ok" and known and self._limits is not None:
-            found = rates(Case.from_fields(record), record["median_ms"], self._limits)
-            share = found["floor_share"]
-        return {"floor_share": share}
+    def _modelled(self, record: store.Record) -> dict[str, Any]:
+        kept = {name: record[name] for name in ("gbps", "floor_share")}
+        if record["status"] != "ok" or record["cell"] not in CELLS:
+            return kept
+        found = rates(Case.from_fields(record), record["median_ms"], self._limits)
+        if self._limits is None:
+            return kept | {"gbps": found["gbps"]}
+        return {name: found[name] for name in kept}
 
     @functools.cached_property
     def error(self) -> pd.DataFrame:

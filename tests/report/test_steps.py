@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases.roofline import floor_ms
+from bench.cases.roofline import bytes_moved, floor_ms
 from bench.records import files, limits, store
 from bench.report.runs import Run
 from bench.report.speed.steps import step_table
@@ -59,9 +59,14 @@ def test_what_only_one_of_them_measured_is_no_row():
     assert step_table(run([timed(LSTM[0], "torch.nn")]).time) is None
 
 
-def test_a_floor_measured_after_the_time_counts_too(tmp_path: Path):
-    records = [timed(case, "ours", floor_share=None) for case in LSTM]
-    assert run(records, tmp_path).time["floor_share"].isna().all()
+def test_a_floor_is_of_todays_formula_and_the_limits_of_the_folder(tmp_path: Path):
+    records = [timed(case, "ours", floor_share=None if k else 0.25) for k, case in enumerate(LSTM)]
+    before = run(records, tmp_path).time
+    assert before["floor_share"].notna().sum() == 1 and before["floor_share"].max() == 0.25
+    moved = [
+        bytes_moved(case) / r["median_ms"] / 1e6 for case, r in zip(LSTM, records, strict=True)
+    ]
+    assert sorted(before["gbps"]) == pytest.approx(sorted(moved))
     rates = limits.of_floor(json.loads(json.dumps(floor())))
     store.write_state(tmp_path / files.LIMITS, dataclasses.asdict(rates))
     expected = [
@@ -69,8 +74,6 @@ def test_a_floor_measured_after_the_time_counts_too(tmp_path: Path):
     ]
     found = run(records, tmp_path).time
     assert sorted(found["floor_share"]) == sorted(expected)
-    kept = [timed(case, "ours", floor_share=0.25) for case in LSTM]
-    assert set(run(kept, tmp_path).time["floor_share"]) == {0.25}
 
 
 def test_cases_that_nothing_has_measured_yet_fill_no_table_with_blanks():

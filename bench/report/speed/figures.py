@@ -58,7 +58,7 @@ def throughput(
 def step_floor(
     rows: pd.DataFrame, setting: dict[str, Any], sizes: dict[str, int], folder: Path
 ) -> list[Path]:
-    """Microseconds per step (solid) and the cost model's floor for it (grey, one per panel)."""
+    """Microseconds per step (solid) and its floor (grey, one per panel)."""
     steps = 1e3 / rows["T"]
     drawn = rows.assign(
         y=rows["us_per_step"],
@@ -75,7 +75,7 @@ def step_floor(
 def _lines(rows: pd.DataFrame, axis: str, title: str, span: Sequence[str]) -> Sheet:
     """Each provider's ``y`` from ``low`` to ``high`` along a size, per cell and pass.
 
-    Below them the least ``floor``, where there is one. The axis holds the columns of ``span``.
+    Below them the smallest ``floor``, where there is one. The axis holds the columns of ``span``.
     """
     ok, failed = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]
     unable = terms.ordered_providers(failed["provider"])
@@ -84,7 +84,7 @@ def _lines(rows: pd.DataFrame, axis: str, title: str, span: Sequence[str]) -> Sh
     handles, notes = looks.legend(rows["provider"]), plots.mark_notes(failed)
     if "floor" in rows:
         handles = [*handles, looks.handle("floor", **looks.FLOOR)]
-        floor_note = "Floor: the least time that the cost model (bench/README.md) gives the step."
+        floor_note = "Floor: a model of this design at measured rates (bench/README.md)."
         notes = [floor_note, *notes]
     origin = frames.provenance(rows)
     sheet = Sheet(len(cells), len(passes), title=title, origin=origin, handles=handles, notes=notes)
