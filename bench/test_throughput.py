@@ -11,8 +11,9 @@ import pytest
 from bench.records.store import Record
 
 EXTRA = (
-    "mode", "converged", "us_per_step", "tokens_per_s", "tflops", "gbps", "floor_share",
-    "peak_bytes", "compile_s", "errors", "algorithm", "plan", "provider_version", "device",
+    "mode", "converged", "host_ms", "warm_ms", "settled", "checked_calls", "us_per_step",
+    "tokens_per_s", "tflops", "gbps", "floor_share", "peak_bytes", "compile_s", "errors",
+    "algorithm", "plan", "provider_version", "device",
 )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """The tensors of one case: inputs, upstream gradients, and the float64 truth."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +55,13 @@ class Problem:
     def forget_truth(self) -> None:
         """Free the truth's memory."""
         self._truths.clear()
+
+    def copy(self) -> Problem:
+        """The same problem in memory of its own."""
+        inputs = {name: value.clone() for name, value in self.inputs.items()}
+        upstream = {name: value.clone() for name, value in self.upstream.items()}
+        resets = None if self.resets is None else self.resets.clone()
+        return replace(self, inputs=inputs, upstream=upstream, resets=resets, _truths={})
 
 
 def weight_names(case: Case) -> list[tuple[str, str, str, str]]:
@@ -226,6 +235,53 @@ def take_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         name: value.index_select(1, rows) if BATCHED.fullmatch(name) else value
         for name, value in tensors.items()
     }
+
+
+def select_rows(problem: Problem, rows: Tensor) -> Problem:
+    """The same problem for some of its batch rows, in that order."""
+    return Problem(
+        replace(problem.case, B=len(rows)),
+        problem.device,
+        take_rows(problem.inputs, rows),
+        take_rows(problem.upstream, rows),
+        None if problem.resets is None else problem.resets[:, rows],
+        None if problem.lengths is None else problem.lengths[rows],
+        seed=problem.seed,
+    )
+
+
+@dataclass
+class Variant:
+    """A problem of the same case and weights with other inputs.
+
+    ``truth_of`` is the problem whose truth holds for it: row r of the truth's batch is row
+    r + ``shift`` (modulo B) of the variant's.
+    """
+
+    problem: Problem
+    truth_of: Problem
+    shift: int
+
+
+def variants(problem: Problem) -> list[Variant]:
+    """The problem itself, and one or two that a call of it must not be confused with.
+
+    Their batch rows are rotated, so that their truth is the same in another order: outputs and
+    gradients move with the rows, and weight gradients are sums over them. A batch of one row cannot
+    be rotated; its other variant is drawn from another seed and has a truth of its own.
+    """
+    first = Variant(problem, problem, 0)
+    B = problem.case.B
+    if B == 1:
+        other = make_problem(problem.case, problem.seed + 1, problem.device)
+        weights = {n: v for n, v in problem.inputs.items() if not BATCHED.fullmatch(n)}
+        other = replace(other, inputs=other.inputs | weights, resets=problem.resets)
+        return [first, Variant(other, other, 0)]
+    rows = torch.arange(B, device=problem.device)
+    return [first] + [
+        Variant(select_rows(problem, rows.roll(shift)), problem, shift)
+        for shift in range(1, min(B, 3))
+    ]
 
 
 def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:

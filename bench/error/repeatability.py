@@ -6,7 +6,6 @@ summation may depend on the batch.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,19 +13,12 @@ from torch import Tensor
 
 from bench import providers
 from bench.cases.cases import DEFAULTS, TRACKS, Case, make_case, matches
-from bench.cases.problem import BATCHED, Problem, make_problem, take_rows
+from bench.cases.problem import BATCHED, Problem, make_problem, select_rows
 from bench.measure.runner import Runner
 from bench.records import environment
 
 PROVIDERS = ("ours", "ours-persistent", "ours-stepwise", "ours-gemm", "torch.nn", "reference")
 FEW = 3  # batch rows of the smaller batch
-
-
-def select_rows(problem: Problem, rows: Tensor) -> Problem:
-    """The same problem for some of its batch rows, in that order."""
-    case = replace(problem.case, B=len(rows))
-    tensors = take_rows(problem.inputs, rows), take_rows(problem.upstream, rows)
-    return Problem(case, problem.device, *tensors, seed=problem.seed)
 
 
 def compare(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ LEAST_STEPS, MOST_STEPS = 48, 32  # of a case whose error is kept by time step, 
 QUANTILE_LIMIT = 1 << 24  # torch.quantile accepts no more
 
 
-class WrongShape(ValueError):
-    """A tensor has a wrong shape, or is missing."""
+class Incorrect(ValueError):
+    """A result is wrong in value or shape, or missing."""
 
 
 def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
@@ -24,16 +24,16 @@ def same_shapes(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: s
         what: "outputs" or "gradients", for the message.
 
     Raises:
-        WrongShape: if one is missing, too many, not a tensor or of another shape.
+        Incorrect: if one is missing, too many, no plain tensor or of another shape.
     """
     if got.keys() != wanted.keys():
-        raise WrongShape(f"{what} are {', '.join(got)}; accepted: {', '.join(wanted)}")
+        raise Incorrect(f"{what} are {', '.join(got)}; accepted: {', '.join(wanted)}")
     for name, value in got.items():
         shape = tuple(wanted[name].shape)
-        if not isinstance(value, Tensor):
-            raise WrongShape(f"{name} is a {type(value).__name__}; accepted: a tensor {shape}")
+        if type(value) not in (Tensor, torch.nn.Parameter):
+            raise Incorrect(f"{name} is a {type(value).__name__}; accepted: a tensor {shape}")
         if value.shape != shape:
-            raise WrongShape(f"{name} has shape {tuple(value.shape)}; accepted: {shape}")
+            raise Incorrect(f"{name} has shape {tuple(value.shape)}; accepted: {shape}")
 
 
 def ulp(truth: Tensor, dtype: torch.dtype) -> Tensor:
@@ -59,10 +59,10 @@ def errors(got: Tensor, truth: Tensor, dtype: torch.dtype | None = None) -> dict
         The five metrics; NaN or infinite where ``got`` is.
 
     Raises:
-        WrongShape: if the shapes differ.
+        Incorrect: if the shapes differ.
     """
     if got.shape != truth.shape:
-        raise WrongShape(f"got has shape {tuple(got.shape)}; accepted: {tuple(truth.shape)}")
+        raise Incorrect(f"got has shape {tuple(got.shape)}; accepted: {tuple(truth.shape)}")
     difference = (got.double() - truth).abs()
     units = (difference / ulp(truth, dtype or got.dtype)).flatten()
     norm = torch.linalg.vector_norm(truth)

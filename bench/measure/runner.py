@@ -1,34 +1,40 @@
-"""One provider on one case: its results are checked against float64, then its calls are timed."""
+"""One provider on one case: its call is built, warmed up, and compared with float64."""
 
-import contextlib
-import functools
-import gc
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable
+from time import perf_counter  # by value: a plugin that patches time changes none
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.cases.cases import Case
-from bench.cases.problem import DTYPE, Problem, checked_rows, take_rows, torch_precision, truth
+from bench.cases.problem import (
+    BATCHED,
+    DTYPE,
+    Problem,
+    checked_rows,
+    take_rows,
+    torch_precision,
+    truth,
+)
 from bench.measure import metrics
-from bench.measure.statistics import half_width
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
 
-VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
-MOST_PER_VISIT = 20  # samples
+# Times have settled when the median of this many calls is no longer below that of as many before
+# them by more than a share.
+SETTLED_CALLS, SETTLED_SHARE = 5, 0.02
 
 
 class Runner:
     """A provider prepared for one case.
 
-    ``run`` computes once, ``errors`` compares with float64, ``prepare`` and then ``sample`` time.
+    ``run`` computes once and ``errors`` compares with float64; ``bench.measure.sampler`` times.
     What is checked and what is timed is the same call: forward under ``no_grad``, or forward and
     ``torch.autograd.grad`` of all outputs with respect to all inputs and weights, so that nothing
-    accumulates from call to call. The call of a graph provider is captured once and replayed.
+    accumulates from call to call. The call of a graph provider is captured once and replayed. A
+    provider gets tensors of its own, so that whatever it does to them affects no other's.
 
     Raises:
         Exception: any that the provider raises while it is built.
@@ -38,27 +44,38 @@ class Runner:
         self.provider, self.problem, self.machine = provider, problem, machine
         self.case = problem.case
         self.mode = provider.mode(machine)
-        self.samples: list[float] = []
-        self.blocks: list[int] = []
-        self.spent = 0.0
-        self._upstream: dict[str, Tensor] = {}
+        self.upstream: dict[str, Tensor] = {}  # laid out as the provider's outputs
         self._graph: Any = None
         self._static: dict[str, Tensor] = {}
         self.compile_s = self.call_ms = 0.0
+        self.warmup_calls, self.settled = 0, False
+        self.own = problem.copy()
         with torch_precision(self.case.precision):
-            self.call: Call = provider.build(problem)
+            self.call: Call = provider.build(self.own)
         for leaf in self.call.leaves.values():
             leaf.requires_grad_(self.backward)
 
-    def prepare(self) -> None:
-        """Warm up: compile, time a call roughly, and capture it if the provider is a graph."""
+    def prepare(self, warmup_seconds: float = 0.0) -> None:
+        """Warm up: compile, capture if the provider is a graph, and call until times have settled.
+
+        Args:
+            warmup_seconds: after which warming up ends even if times are still falling.
+        """
         with torch_precision(self.case.precision):
             first = self._seconds(self._step)
             later = self._seconds(self._step)
             self.compile_s = max(0.0, first - later)
-            self.call_ms = later * 1e3
             if self.provider.graph:
                 self._capture()
+            taken = [self._seconds(self.run_once)] if self.provider.graph else [later]
+            until, n = perf_counter() + warmup_seconds, SETTLED_CALLS
+            while not self.settled and perf_counter() < until:
+                taken.append(self._seconds(self.run_once))
+                if len(taken) >= 2 * n:
+                    before, now = (statistics.median(t) for t in (taken[-2 * n : -n], taken[-n:]))
+                    self.settled = now >= (1 - SETTLED_SHARE) * before
+        self.warmup_calls = 1 + len(taken) + self.provider.graph
+        self.call_ms = statistics.median(taken[-SETTLED_CALLS:]) * 1e3
 
     @property
     def backward(self) -> bool:
@@ -67,9 +84,10 @@ class Runner:
     def run(self) -> dict[str, Tensor]:
         """Compute once: outputs and, in a backward case, gradients in the provider's layout."""
         with torch_precision(self.case.precision):
-            return self._once()
+            return self.run_once()
 
-    def _once(self) -> dict[str, Tensor]:
+    def run_once(self) -> dict[str, Tensor]:
+        """``run`` with torch's precision as it is; a graph gives the same memory every time."""
         if self._graph is None:
             return self._step()
         self._graph.replay()
@@ -80,17 +98,17 @@ class Runner:
             with torch.no_grad():
                 return self.call.forward()
         outputs = self.call.forward()
-        if not self._upstream:
+        if not self.upstream:
             metrics.same_shapes(outputs, self.problem.upstream, "outputs")
             # Laid out as the provider lays out its outputs, so that no copy is timed.
-            self._upstream = {
+            self.upstream = {
                 name: torch.empty_like(value).copy_(self.problem.upstream[name])
                 for name, value in outputs.items()
             }
         gradients = torch.autograd.grad(
             list(outputs.values()),
             list(self.call.leaves.values()),
-            list(self._upstream.values()),
+            list(self.upstream.values()),
         )
         found = {name: value.detach() for name, value in outputs.items()}
         names = (f"d{name}" for name in self.call.leaves)
@@ -117,11 +135,11 @@ class Runner:
 
     def _seconds(self, function: Callable[[], Any]) -> float:
         self._synchronize()
-        start = time.perf_counter()
+        start = perf_counter()
         function()
         self._synchronize()
         self.call.after()
-        return time.perf_counter() - start
+        return perf_counter() - start
 
     def checked_outputs(self) -> dict[str, Tensor]:
         """Outputs and gradients of the checked rows in torch's layout, by the call that is timed.
@@ -132,16 +150,29 @@ class Runner:
         rows = checked_rows(self.problem)
         partial = len(rows) < self.case.B
         if partial:
-            if self.backward and not self._upstream:
+            if self.backward and not self.upstream:
                 self.run()  # lays out the upstream gradients
-            for name, buffer in self._upstream.items():
+            for name, buffer in self.upstream.items():
                 some = self.problem.upstream[name].index_select(1, rows)
                 buffer.zero_().index_copy_(1, rows, some)
-        outputs = dict(self.run())
+        found = self.run()
         self._synchronize()
         self.call.after()
-        leaves = self.call.leaves if self.backward else ()
-        gradients = {name: outputs.pop(f"d{name}") for name in leaves}
+        kept = self.in_torchs_layout(found, rows)
+        if partial:
+            for name, buffer in self.upstream.items():
+                buffer.copy_(self.problem.upstream[name])
+        return kept
+
+    def in_torchs_layout(self, found: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """Copies of a call's outputs and gradients in torch's layout, of the given batch rows.
+
+        Raises:
+            metrics.Incorrect: if one is missing, too many, of another shape, or no plain tensor: a
+                subclass could compute its values later, when no clock runs.
+        """
+        outputs = dict(found)
+        gradients = {name: outputs.pop(f"d{name}") for name in self.call.leaves if self.backward}
         # Before rows are selected, which would hide that there are too many.
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
         if self.backward:
@@ -150,11 +181,7 @@ class Runner:
             wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
             metrics.same_shapes(named, wanted, "gradients")
             outputs |= named
-        kept = {name: t.detach().clone() for name, t in take_rows(outputs, rows).items()}
-        if partial:
-            for name, buffer in self._upstream.items():
-                buffer.copy_(self.problem.upstream[name])
-        return kept
+        return {name: t.detach().clone() for name, t in take_rows(outputs, rows).items()}
 
     def errors(self, got: dict[str, Tensor] | None = None) -> dict[str, dict[str, float]]:
         """The metrics of every output, gradient and part of a gradient against float64.
@@ -190,44 +217,23 @@ class Runner:
             if name in got
         }
 
-    def sample(self, count: int) -> None:
-        """Time ``count`` calls by this provider's clock.
+    def check_timed(self, found: dict[str, Tensor], of: Problem, shift: int) -> None:
+        """Compare what a timed call gave with the truth of a problem, whose rows are shifted.
+
+        Where only some rows have a truth, weight gradients, which sum over all, are left out.
 
         Raises:
-            RuntimeError: in Triton's interpreter, whose times mean nothing; also what the
-                provider's ``after`` raises, such as after a barrier's time-out.
+            metrics.Incorrect: if it is off by more than is accepted of any call.
         """
-        if self.machine.interpreted:
-            raise RuntimeError("times in Triton's interpreter are meaningless and not measured")
-        started = time.perf_counter()
-        with torch_precision(self.case.precision):
-            clock = self._device_ms if self.machine.is_cuda else self._host_ms
-            for _ in range(count):
-                self.samples.append(clock())
-                self.call.after()
-        if self._graph is not None and not self._static["y"].isfinite().all():
-            # A barrier that timed out leaves NaN, as other faults may.
-            raise RuntimeError("the replayed graph gave values that are not finite")
-        self.blocks.append(count)
-        self.spent += time.perf_counter() - started
-
-    def _host_ms(self) -> float:
-        start = time.perf_counter_ns()
-        self._once()
-        return (time.perf_counter_ns() - start) / 1e6
-
-    def _device_ms(self) -> float:
-        """Device time of one call between two events, after the L2 cache is emptied."""
-        from triton.runtime import driver
-
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        driver.active.clear_cache(_cache())
-        start.record()
-        self._once()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
+        rows = checked_rows(of)
+        got = self.in_torchs_layout(found, (rows + shift) % self.case.B)
+        if len(rows) < self.case.B:
+            got = {name: value for name, value in got.items() if BATCHED.fullmatch(name)}
+        exact = truth(of, self.backward)
+        dtype = DTYPE[self.case.dtype]
+        errors = {name: metrics.errors(value, exact[name], dtype) for name, value in got.items()}
+        if wrong := verdict(errors, self.case):
+            raise metrics.Incorrect(f"in a timed call {wrong}")
 
     def peak_bytes(self) -> int | None:
         """Peak device memory of one call beyond what was allocated before it.
@@ -244,25 +250,6 @@ class Runner:
         return torch.cuda.max_memory_allocated() - before
 
 
-@functools.cache
-def _cache() -> Any:
-    """A tensor as large as the L2 cache; writing it empties the cache."""
-    from triton.runtime import driver
-
-    return driver.active.get_empty_cache_for_benchmark()
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Keep Python's garbage collector from running during samples."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
     """Why a provider with these errors is incorrect and not timed; None if it is correct."""
     for name, found in errors.items():
@@ -271,41 +258,3 @@ def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
         if not off <= allowed:  # also when it is NaN
             return f"{name} is off by {off:.3g} (relative L2) from float64; accepted: {allowed:.3g}"
     return None
-
-
-def interleave(
-    runners: Sequence[Runner],
-    target: float,
-    seconds: float,
-    seed: int = 0,
-    note: Callable[[Runner], None] = lambda runner: None,
-    failed: Callable[[Runner, Exception], None] | None = None,
-) -> None:
-    """Sample providers in turn, in a seeded random order, until all medians are precise enough.
-
-    Every round visits each provider that has time left, so that drift of the machine affects all
-    alike and samples of the same visit number are close in time. Sampling stops when every
-    provider's median has a relative 95 % half-width of at most ``target`` or the provider has used
-    up its ``seconds``.
-
-    Args:
-        note: called with the provider that is sampled next.
-        failed: called with a provider that raised, which is not sampled again; without it the
-            exception is raised.
-    """
-    active, order = list(runners), random.Random(seed)
-    with _no_garbage():
-        while turn := [runner for runner in active if runner.spent < seconds]:
-            if all(half_width(runner.samples) <= target for runner in turn):
-                return
-            order.shuffle(turn)
-            for runner in turn:
-                note(runner)
-                count = round(VISIT_MS / max(runner.call_ms, 1e-3))
-                try:
-                    runner.sample(max(1, min(MOST_PER_VISIT, count)))
-                except Exception as problem:
-                    if failed is None:
-                        raise
-                    failed(runner, problem)
-                    active.remove(runner)

@@ -132,6 +132,7 @@ def device_facts() -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
             "multiprocessors": here.multiprocessors,
             "memory_bytes": here.memory_bytes,
+            "max_sm_mhz": _max_sm_mhz(),
         }
     else:
         facts |= {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
@@ -144,6 +145,16 @@ def _driver() -> str | None:
         if found is not None:
             with contextlib.suppress(found[0].NVMLError):
                 return found[0].nvmlSystemGetDriverVersion()
+    return None
+
+
+@functools.cache
+def _max_sm_mhz() -> int | None:
+    with _nvml() as found:
+        if found is not None:
+            nvml, handle = found
+            with contextlib.suppress(nvml.NVMLError):
+                return nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
     return None
 
 

@@ -24,6 +24,7 @@ MEASURED = (
     "bench/cases/regimes.py",
     "bench/measure/runner.py",
     "bench/measure/metrics.py",
+    "bench/measure/sampler.py",
 )
 _SOURCES = ("kernels", "reference", "bench", "pyproject.toml")
 

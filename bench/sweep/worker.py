@@ -9,22 +9,27 @@ import gc
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from bench import providers
 from bench.cases import roofline
+from bench.cases.peaks import why_impossible
 from bench.cases.presets import Request
-from bench.cases.problem import Problem, make_problem
+from bench.cases.problem import Problem, make_problem, truth
 from bench.cases.regimes import apply_regime
 from bench.measure import metrics
-from bench.measure.runner import Runner, interleave, verdict
-from bench.measure.statistics import paired_ratio, summary, visit_medians
+from bench.measure.runner import Runner, verdict
+from bench.measure.sampler import Sampler, interleave
+from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, schema
 from bench.records.failed_checks import from_json, why_not_measured
 from bench.sweep.process import Answer, is_out_of_memory
 
+# Of the sampling time, the most that a provider may take to warm up.
+WARMUP_SHARE = 1 / 3
 POISONED = 3  # exit code after an error that leaves the device unusable
 
 
@@ -82,7 +87,7 @@ class Worker:
 
     def _record_fault(self, name: str, fault: BaseException) -> None:
         text = " ".join(str(fault).split())[:500]
-        if isinstance(fault, metrics.WrongShape):
+        if isinstance(fault, metrics.Incorrect):
             self._record(name, status="incorrect", reason=text)
             return
         status = "oom" if is_out_of_memory(fault) else "error"
@@ -140,7 +145,7 @@ class Worker:
         runner = Runner(provider, problem, self.machine)
         if self._excluded(runner):
             return None
-        runner.prepare()
+        runner.prepare(WARMUP_SHARE * self.settings.seconds)
         errors = runner.errors()
         if wrong := verdict(errors, problem.case):
             facts = {"provider_version": provider.version(), "mode": runner.mode}
@@ -158,6 +163,7 @@ class Worker:
         Returns:
             Third, with ``retry``, those that ran out of memory, which may fit by themselves.
         """
+        truth(problem, problem.case.pass_ != "fwd")  # before a provider could change its inputs
         ready: dict[str, Runner] = {}
         errors: dict[str, Any] = {}
         retried: list[str] = []
@@ -173,7 +179,6 @@ class Worker:
                 continue
             if checked is not None:
                 ready[name], errors[name] = checked
-        problem.forget_truth()
         return ready, errors, retried
 
     def _time(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
@@ -190,15 +195,20 @@ class Worker:
             self._record_fault(runner.provider.name, fault)
 
         before, settings = environment.sensors(), self.settings
-        interleave(
+        samplers = interleave(
             list(ready.values()), settings.target, settings.seconds, settings.seed,
             note=lambda runner: self.send(turn=runner.provider.name, doing="time"), failed=fail,
         )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
         for name, runner in ready.items():
             self.send(turn=name, doing="memory")
+            sampler = samplers[name]
+            figures = summary(sampler.samples, sampler.blocks, settings.target)
+            if wrong := why_impossible(case, figures["median_ms"], self.facts):
+                facts = {"provider_version": runner.provider.version(), "mode": runner.mode}
+                self._record(name, status="incorrect", reason=wrong, errors=errors[name], **facts)
+                continue
             compiled_before = settings.compiled_before and runner.call.plan is not None
-            figures = summary(runner.samples, runner.blocks, settings.target)
             self._record(
                 name,
                 provider_version=runner.provider.version(),
@@ -207,24 +217,30 @@ class Worker:
                 errors=errors[name],
                 peak_bytes=runner.peak_bytes(),
                 compile_s=None if compiled_before else runner.compile_s,
+                warmup_calls=runner.warmup_calls,
+                settled=runner.settled,
+                checked_calls=sampler.checked,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
-                samples_ms=runner.samples,
-                blocks=runner.blocks,
-                versus=self._versus(runner, ready),
+                samples_ms=sampler.samples,
+                blocks=sampler.blocks,
+                host_ms=median(sampler.host) if sampler.host else None,
+                warm_ms=median(sampler.warm) if sampler.warm else None,
+                warm_samples_ms=sampler.warm or None,
+                versus=self._versus(name, samplers, runner.mode),
                 **figures,
                 **roofline.rates(case, figures["median_ms"], self.limits),
             )
+        problem.forget_truth()
         return retried
 
-    def _versus(self, runner: Runner, done: dict[str, Runner]) -> dict[str, Any] | None:
+    def _versus(self, name: str, samplers: dict[str, Sampler], mode: str) -> dict[str, Any] | None:
         """The provider's time over its clock's baseline's; None unless both were timed together."""
-        name = providers.baselines()[runner.mode]
-        other = done.get(name, runner)
-        if other is runner:
+        baseline = providers.baselines()[mode]
+        if name == baseline or baseline not in samplers:
             return None
-        medians = (visit_medians(each.samples, each.blocks) for each in (runner, other))
-        return {"provider": name} | paired_ratio(*medians)
+        medians = (samplers[each].medians for each in (name, baseline))
+        return {"provider": baseline} | paired_ratio(*medians)
 
 
 def _free() -> None:

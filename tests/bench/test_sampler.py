@@ -1,0 +1,410 @@
+"""Timing that cannot be cheated: every shortcut that kernel benchmarks were fooled with is refused.
+
+bench/README.md lists them with their sources.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+
+from bench.cases import peaks
+from bench.cases.cases import DEFAULTS, Case, make_case
+from bench.cases.problem import Problem, make_problem, take_rows, truth, variants
+from bench.measure import metrics, sampler
+from bench.measure.runner import Runner
+from bench.measure.sampler import CHECKED_CALLS, MOST_PER_VISIT, interleave
+from bench.measure.statistics import MIN_VISITS
+from bench.providers import PROVIDERS, Call, Provider, load
+from bench.records.environment import Machine, device_facts
+
+CPU = Machine("cpu", "test")
+load()
+reference = PROVIDERS["reference"].build
+
+
+def case(**values: object) -> Case:
+    small = {"B": 4, "T": 3, "I": 5, "H": 6, "dtype": "fp32", "pass": "fwd+bwd"}
+    return make_case(**DEFAULTS | small | values)
+
+
+def measure(build: Callable[[Problem], Call], of: Case, name: str = "p") -> sampler.Sampler:
+    """A provider's sampler after the least number of visits; its check before passes."""
+    runner = Runner(Provider(name, build), make_problem(of), CPU)
+    runner.prepare()
+    truth(runner.problem, runner.backward)
+    errors = runner.errors()
+    assert all(found["rel_l2"] < 1e-4 for found in errors.values()), "wrong before it is timed"
+    return interleave([runner], target=1.0, seconds=0.0)[name]
+
+
+@pytest.mark.parametrize("values", [
+    {}, {"B": 1}, {"B": 2}, {"pass": "fwd"}, {"track": "recurrence"}, {"directions": 2},
+    {"cell": "slstm"}, {"cell": "gru", "layers": 2}, {"resets": 0.4}, {"dtype": "bf16"},
+], ids=str)  # fmt: skip
+def test_an_honest_provider_passes_and_gets_its_inputs_back(values: dict[str, Any]):
+    of = case(**values)
+    problem = make_problem(of)
+    names = ["reference"] + ["torch.nn"] * (PROVIDERS["torch.nn"].supports(of, CPU) is None)
+    runners = [Runner(PROVIDERS[name], problem, CPU) for name in names]
+    before = []
+    for runner in runners:
+        runner.prepare()
+        runner.call_ms = 1.0  # whatever the machine
+        before.append({k: leaf.detach().clone() for k, leaf in runner.call.leaves.items()})
+    found = interleave(runners, target=1.0, seconds=0.0)
+    assert list(found) == names
+    for runner, leaves in zip(runners, before, strict=True):
+        each = found[runner.provider.name]
+        assert each.checked == CHECKED_CALLS
+        assert each.blocks == [MOST_PER_VISIT] * MIN_VISITS
+        assert len(each.samples) == sum(each.blocks) and min(each.samples) > 0
+        assert each.medians == [
+            sorted(each.samples[k : k + 5])[2] for k in range(0, len(each.samples), 5)
+        ]
+        assert all(torch.equal(runner.call.leaves[name], leaf) for name, leaf in leaves.items())
+
+
+def test_variants_have_the_truth_that_they_state():
+    for B in (1, 2, 5):
+        problem = make_problem(case(B=B, resets=0.3))
+        found = variants(problem)
+        assert len(found) == (2 if B < 3 else 3)
+        for k, each in enumerate(found):
+            assert all(torch.equal(each.problem.inputs["x"], o.problem.inputs["x"]) == (j == k)
+                       for j, o in enumerate(found))  # fmt: skip
+            exact = truth(each.truth_of, True)
+            rows = (torch.arange(B) + each.shift) % B
+            mine = take_rows(truth(each.problem, True), rows)
+            for name, value in exact.items():
+                torch.testing.assert_close(mine[name], value, msg=f"{name}, {B} rows, variant {k}")
+
+
+def _cached(build: Callable[[], dict[str, Tensor]], key: Callable[[], Any]) -> Callable:
+    kept: dict[Any, dict[str, Tensor]] = {}
+
+    def forward() -> dict[str, Tensor]:
+        if key() not in kept:
+            kept[key()] = build()
+        return kept[key()]
+
+    return forward
+
+
+def first_result(problem: Problem) -> Call:
+    """Returns what it computed first."""
+    call = reference(problem)
+    return Call(_cached(call.forward, lambda: 0), call.leaves)
+
+
+def by_address(problem: Problem) -> Call:
+    """Returns what it computed first for inputs at the same address."""
+    call = reference(problem)
+    return Call(_cached(call.forward, lambda: call.leaves["x"].data_ptr()), call.leaves)
+
+
+def every_fifteenth(problem: Problem) -> Call:
+    """Computes in one call of fifteen, as if they had been batched."""
+    call, calls = reference(problem), [0]
+
+    def key() -> int:
+        return calls[0] // 15
+
+    cached = _cached(call.forward, key)
+
+    def forward() -> dict[str, Tensor]:
+        calls[0] += 1
+        return cached()
+
+    return Call(forward, call.leaves)
+
+
+def inputs_at_build(problem: Problem) -> Call:
+    """Transforms its inputs when it is built, where no clock runs."""
+    call = reference(problem)
+    early = reference(problem.copy())
+    return Call(early.forward, call.leaves)
+
+
+def stale_memory(problem: Problem) -> Call:
+    """Gives the values of the call before, as memory that was freed and not written does."""
+    call, last = reference(problem), []
+
+    def forward() -> dict[str, Tensor]:
+        last.append(call.forward())
+        return last[max(0, len(last) - 2)]
+
+    return Call(forward, call.leaves)
+
+
+def in_the_background(problem: Problem) -> Call:
+    """Returns at once; a thread computes while no clock runs."""
+    call = reference(problem)
+
+    def forward() -> dict[str, Tensor]:
+        found = {name: torch.zeros_like(value) for name, value in problem.upstream.items()}
+
+        def work() -> None:
+            time.sleep(0.02)
+            with torch.no_grad():
+                for name, value in call.forward().items():
+                    found[name].copy_(value)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        if not forward.timed:  # type: ignore[attr-defined]
+            worker.join()
+        return found
+
+    first = call.leaves["x"].clone()
+
+    def watched() -> dict[str, Tensor]:
+        forward.timed = not torch.equal(call.leaves["x"], first)  # type: ignore[attr-defined]
+        return forward()
+
+    return Call(watched, call.leaves)
+
+
+def zeroed_inputs(problem: Problem) -> Call:
+    """From its second timed call on, zeroes its inputs and returns zeros."""
+    call = reference(problem)
+    first = call.leaves["x"].clone()
+
+    def forward() -> dict[str, Tensor]:
+        with torch.no_grad():
+            if not torch.equal(call.leaves["x"], first):
+                call.leaves["x"].zero_()
+                return {name: torch.zeros_like(v) for name, v in problem.upstream.items()}
+        return call.forward()
+
+    return Call(forward, call.leaves)
+
+
+CHEATS = (
+    *(first_result, by_address, every_fifteenth, inputs_at_build, stale_memory),
+    *(in_the_background, zeroed_inputs),
+)
+
+
+@pytest.mark.parametrize("B", [1, 2, 5])
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_shortcut_in_a_timed_call_is_refused(cheat: Callable[[Problem], Call], B: int):
+    with pytest.raises(metrics.Incorrect, match="in a timed call y is off by"):
+        measure(cheat, case(B=B, **{"pass": "fwd"}))
+
+
+def test_a_shortcut_in_the_backward_pass_only_is_refused():
+    kept: dict[str, Tensor] = {}
+
+    class Kept(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return kept.setdefault("x", gradient)
+
+    def build(problem: Problem) -> Call:
+        from bench.cases.problem import run_reference
+
+        call = reference(problem)
+        leaves = call.leaves
+        return Call(
+            lambda: run_reference(problem.case, leaves | {"x": Kept.apply(leaves["x"])}), leaves
+        )
+
+    with pytest.raises(metrics.Incorrect, match="in a timed call dx is off by"):
+        measure(build, case())
+
+
+def test_a_tensor_that_computes_later_is_refused():
+    class Lazy(Tensor):
+        pass
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        return Call(
+            lambda: {n: v.as_subclass(Lazy) for n, v in call.forward().items()}, call.leaves
+        )
+
+    with pytest.raises(metrics.Incorrect, match="y is a Lazy; accepted: a tensor"):
+        Runner(Provider("p", build), make_problem(case(**{"pass": "fwd"})), CPU).errors()
+
+
+def test_a_provider_cannot_change_what_others_get():
+    def spoils(problem: Problem) -> Call:
+        call = reference(problem)
+        for value in problem.inputs.values():
+            value.zero_()
+        return call
+
+    problem = make_problem(case())
+    truth(problem, True)
+    kept = {name: value.clone() for name, value in problem.inputs.items()}
+    spoiler = Runner(Provider("p", spoils), problem, CPU)
+    spoiler.prepare()
+    assert spoiler.errors()["y"]["rel_l2"] > 0.5
+    assert all(torch.equal(problem.inputs[name], value) for name, value in kept.items())
+
+
+def test_a_provider_without_its_inputs_among_the_leaves_is_refused():
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        return Call(call.forward, {n: v for n, v in call.leaves.items() if n.startswith("w")})
+
+    with pytest.raises(ValueError, match="leaves hold no input that depends on the batch; accept"):
+        measure(build, case(**{"pass": "fwd"}))
+
+
+def test_a_patched_clock_changes_no_sample(monkeypatch: pytest.MonkeyPatch):
+    for name in ("perf_counter", "perf_counter_ns", "time", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: 0)
+    assert min(measure(reference, case(**{"pass": "fwd"})).samples) > 0
+
+
+class Card:
+    """What a sampler needs of torch.cuda, with a clock of its own and work on two streams."""
+
+    def __init__(self, other_stream_ms: float) -> None:
+        self.now, self.other_stream_ms = 0.0, other_stream_ms
+
+    def event(self, enable_timing: bool) -> Any:
+        card = self
+
+        class Event:
+            def record(self) -> None:
+                self.at = card.now
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, end: Any) -> float:
+                return end.at - self.at
+
+        return Event()
+
+    def synchronize(self) -> None:
+        """Waits for all streams, so that work on another one takes time here."""
+        self.now += self.other_stream_ms
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], Card]]:
+    def make(other_stream_ms: float) -> Card:
+        found = Card(other_stream_ms)
+        monkeypatch.setattr(torch.cuda, "Event", found.event)
+        monkeypatch.setattr(torch.cuda, "synchronize", found.synchronize)
+        monkeypatch.setattr(sampler, "perf_counter_ns", lambda: found.now * 1e6)
+        monkeypatch.setattr(sampler, "_cache", lambda: None)
+        fake = SimpleNamespace(active=SimpleNamespace(clear_cache=lambda cache: None))
+        monkeypatch.setattr(triton.runtime, "driver", fake)
+        return found
+
+    yield make
+
+
+@pytest.mark.parametrize(("left", "refused"), [(0.0, False), (0.01, False), (3.0, True)])
+def test_work_on_another_stream_is_refused(card: Any, left: float, refused: bool):
+    """Events see 1 ms; what the device still does when they are done is 3 ms of work elsewhere."""
+    device = card(left)
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def forward() -> dict[str, Tensor]:
+            device.now += 1.0
+            return call.forward()
+
+        return Call(forward, call.leaves)
+
+    problem = make_problem(case(**{"pass": "fwd"}))
+    runner = Runner(Provider("p", build), problem, Machine("cuda", "a card", (9, 0), 132))
+    runner.call_ms = 1.0
+    if refused:
+        with pytest.raises(RuntimeError, match="the device worked on for 3 ms after a call's end"):
+            interleave([runner], target=1.0, seconds=0.0)
+        return
+    found = interleave([runner], target=1.0, seconds=0.0)["p"]
+    for taken in (found.samples, found.host):
+        assert taken == [pytest.approx(1.0)] * MOST_PER_VISIT * MIN_VISITS
+    assert found.warm == [pytest.approx(1.0)] * MIN_VISITS
+
+
+def test_slow_providers_get_their_least_number_of_visits_whatever_the_budget():
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def slow() -> dict[str, Tensor]:
+            time.sleep(0.04)
+            return call.forward()
+
+        return Call(slow, call.leaves)
+
+    found = measure(build, case(**{"pass": "fwd"}))
+    assert found.blocks == [1] * MIN_VISITS and found.checked == CHECKED_CALLS
+
+
+def test_one_that_fails_leaves_the_others():
+    problem = make_problem(case(**{"pass": "fwd"}))
+    bad = Runner(Provider("bad", first_result), problem, CPU)
+    runners = [bad, Runner(PROVIDERS["reference"], problem, CPU)]
+    for runner in runners:
+        runner.prepare()
+    faults = []
+    found = interleave(runners, 1.0, 0.0, failed=lambda *fault: faults.append(fault))
+    assert list(found) == ["reference"] and len(found["reference"].blocks) == MIN_VISITS
+    assert [runner for runner, _ in faults] == [bad]
+
+
+def test_warming_up_ends_when_times_have_settled():
+    waits = iter([0.03, 0.02, 0.01, *[0.001] * 1000])
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def forward() -> dict[str, Tensor]:
+            time.sleep(next(waits))
+            return call.forward()
+
+        return Call(forward, call.leaves)
+
+    problem = make_problem(case(**{"pass": "fwd"}))
+    runner = Runner(Provider("p", build), problem, CPU)
+    runner.prepare(warmup_seconds=60.0)
+    assert runner.settled and 10 <= runner.warmup_calls < 1000
+    hasty = Runner(Provider("p", build), problem, CPU)
+    hasty.prepare()
+    assert not hasty.settled and hasty.warmup_calls == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "number", "peak"),
+    [
+        ({"kind": "cuda", "capability": "9.0", "multiprocessors": 132, "max_sm_mhz": 1980},
+         ("bf16", "none"), 1070.5),
+        ({"kind": "cuda", "capability": "9.0", "multiprocessors": 132, "max_sm_mhz": 1980},
+         ("fp32", "ieee"), 66.9),
+        ({"kind": "cuda", "capability": "8.0", "multiprocessors": 108, "max_sm_mhz": 1410},
+         ("fp16", "none"), 311.9),
+    ],
+)  # fmt: skip
+def test_peaks_are_those_of_the_data_sheets(device: dict, number: tuple[str, str], peak: float):
+    """H100 SXM: 1,979 TFLOP/s with sparsity, half of it dense, at 1,830 MHz; A100: 312."""
+    assert peaks.peak_tflops(device, *number) == pytest.approx(peak, rel=1e-3)
+
+
+def test_a_rate_above_the_peak_is_refused_and_no_device_is_too_slow_for_the_truth():
+    here = device_facts()
+    of = case(B=64, T=64, I=512, H=512)
+    assert peaks.why_impossible(of, 1e4, here) is None
+    words = peaks.why_impossible(of, 1e-4, here)
+    assert words is not None and "TFLOP/s in 0.0001 ms is more than the device can do" in words
+    unknown = {"kind": "cuda", "capability": "42.0", "multiprocessors": 100}
+    assert peaks.peak_tflops(unknown, "bf16", "none") >= 100 * 8192 * 2000 / 1e6
