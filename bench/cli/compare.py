@@ -8,7 +8,6 @@ import typer
 from bench.cases.arguments import PERCENT
 from bench.cli.options import number
 from bench.records import files
-from bench.report import compare
 
 
 def command(
@@ -26,6 +25,8 @@ def command(
     changes times too. Exit codes: 0 nothing is slower, 1 something is slower or broke, 3 something
     is undecided, 2 the runs cannot be compared.
     """
+    from bench.report import compare
+
     share = threshold / 100
     before, after = (compare.find(run, results) for run in (first, second))
     pairs = compare.compare(before, after, share, any_device)
