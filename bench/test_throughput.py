@@ -1,7 +1,8 @@
 """Throughput in pytest-benchmark, which shows and stores the samples of the suite's own engine.
 
 pytest-benchmark times with the host's clock, and a GPU launch returns before it ends. So the engine
-measures, and a timer replays its samples: ``pedantic`` reads the timer exactly twice a round.
+measures, and a timer replays its samples: ``pedantic`` reads the timer exactly twice a round. Its
+own median is of all samples; ``median_ms`` and its interval are over the medians of visits.
 """
 
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 from bench.records.store import Record
 
 EXTRA = (
-    "mode", "converged", "host_ms", "warm_ms", "settled", "checked_calls", "us_per_step",
-    "tokens_per_s", "tflops", "gbps", "floor_share", "peak_bytes", "compile_s", "errors",
-    "algorithm", "plan", "provider_version", "device",
+    "mode", "median_ms", "ci_low_ms", "ci_high_ms", "converged", "blocks", "host_ms", "warm_ms",
+    "settled", "checked_calls", "us_per_step", "tokens_per_s", "tflops", "gbps", "floor_share",
+    "peak_bytes", "compile_s", "errors", "algorithm", "plan", "provider_version", "device",
 )  # fmt: skip
 
 
