@@ -39,6 +39,7 @@ _VALUE_ORDERS: dict[str, Sequence[str]] = {
     "provider": terms.PROVIDER_ORDER,
     "part": terms.PART_ORDER,
     "step": terms.EFFECT_ORDER,
+    "product": terms.PRODUCT_ORDER,
 }
 
 
@@ -131,7 +132,7 @@ def comparable(errors: pd.DataFrame) -> pd.DataFrame:
     cell that one lacks, of all): a provider measured at larger shapes would else look worse.
     """
     ok = errors[errors["status"].eq("ok") & errors["tensor"].notna() & errors["regime"].isna()]
-    ok = ok[~ok["provider"].str.startswith(terms.EFFECT)]
+    ok = ok[~ok["provider"].str.startswith(terms.MODELS)]
     kept = []
     for _, group in ok.groupby(["cell", "number"], sort=False):
         both = [set(group.loc[group["provider"] == name, "case_id"]) for name in COMPARED]

@@ -26,9 +26,12 @@ NUMBER_ORDER = ("fp32", "fp32:tf32x3", "fp32:tf32", "fp16", "bf16")
 PROVIDER_ORDER = (
     *("ours", "ours-persistent", "ours-stepwise", "ours-stepwise-graph", "ours-gemm"),
     *("ours-graph", "torch.nn", "torch.nn-graph", "reference", "reference-compiled"),
-    *("flashrnn-fused", "flashrnn-alternating", "flashrnn-triton", "torchrl-triton"),
+    *("flashrnn-fused", "flashrnn-alternating", "flashrnn-triton", "torchrl-triton", "emulated"),
 )
 EFFECT = "effect-"  # begins a provider that rounds in one place only
+EMULATED = "emulated-"  # and one that emulates the products of a format, whose name follows
+MODELS = (EFFECT, EMULATED)  # begin the providers that are models, no implementations
+PRODUCT_ORDER = ("ieee", "tf32x3", "bf16x3", "tf32", "tf32-truncated")
 EFFECT_ORDER = (
     *("effect-inputs", "effect-projection", "effect-product", "effect-sum"),
     *("effect-activation", "effect-carry-fp32", "effect-carry-io", "effect-output"),

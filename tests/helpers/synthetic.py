@@ -177,6 +177,9 @@ def error_records() -> Iterator[store.Record]:
     for case in cases(cell=cells, dtype=["fp32", "bf16"], B=4, T=48, H=32, **{"pass": "fwd+bwd"}):
         for bias, provider in itertools.product((3, 5, 7), names):
             yield erroneous(case, provider, regime=f"memory-{bias}")
+    for case in cases(cell=cells, dtype="fp32", B=4, T=[16, 64], H=32, **{"pass": "fwd+bwd"}):
+        for product, seed in itertools.product(("tf32", "tf32x3", "bf16x3"), range(3)):
+            yield erroneous(case, f"emulated-{product}", seed)
     for case in cases(cell=cells, dtype="bf16", B=4, T=[16, 64], H=64):
         for effect in ("inputs", "product", "carry-fp32", "carry-io", "all"):
             yield erroneous(case, f"effect-{effect}")

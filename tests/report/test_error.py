@@ -70,7 +70,8 @@ def test_error_is_mapped_over_batch_and_hidden_size(error, tmp_path):
 def test_growth_regimes_and_effects_are_tabulated(error):
     found = {table.name: table for table in tables.tables(error)}
     assert set(found) == {
-        *("error", "error-growth", "error-regimes", "error-memory", "error-effects")
+        *("error", "error-growth", "error-regimes", "error-memory"),
+        *("error-products", "error-effects"),
     }
     growth = found["error-growth"].shown
     assert {"T=1", "T=4", "T=16", "T=64"} <= set(growth.columns)
@@ -128,6 +129,11 @@ def sheets(monkeypatch, tmp_path):
 def words(sheet: Sheet) -> str:
     """The text around the panels, in one line."""
     return " ".join(text.get_text().replace("\n", " ") for text in sheet.figure.texts)
+
+
+def labels(sheet: Sheet) -> str:
+    """The labels of the legend, in one line."""
+    return str([text.get_text() for legend in sheet.figure.legends for text in legend.get_texts()])
 
 
 def letters(axes) -> list[tuple[float, str]]:
@@ -263,3 +269,34 @@ def test_the_page_states_what_long_memory_gave(error):
     last = "`ours` in bf16 9.0e-3, `torch.nn` in bf16 4.8e-1, `torch.nn` in fp32 9.0e-3"
     assert last in found[2] and "T=12, B=8, H=16, 30 steps" in found[2]
     assert list(memory.headlines(error[error["regime"].isna()], None)) == []
+
+
+def test_formats_of_products_are_compared_with_what_was_measured(error, sheets, tmp_path):
+    """In a figure and a table of their own, and in no other; with a GPU's tf32 beside them."""
+    tf32 = [
+        synthetic.erroneous(case, "ours", seed)
+        for case in synthetic.cases(
+            cell="gru", dtype="fp32:tf32", B=4, T=[16, 64], H=32, **{"pass": "fwd+bwd"}
+        )
+        for seed in range(3)
+    ]
+    both = pd.concat([error, frames.errors(tf32)])
+    rows = selection.by_product(both)
+    pairs = set(zip(rows["provider"], rows["product"], strict=True))
+    assert pairs == {
+        *((name, "ieee") for name in NAMES), ("ours", "tf32"),
+        *(("emulated", name) for name in ("tf32", "tf32x3", "bf16x3")),
+    }  # fmt: skip
+    found = {table.name: table.shown for table in tables.tables(both)}
+    shown = found.pop("error-products")
+    assert list(shown.columns[3:]) == ["ieee", "tf32x3", "bf16x3", "tf32"]
+    line = shown[shown["cell"].eq("GRU") & shown["part"].eq("output")].set_index("provider")
+    one = both[both["cell"].eq("gru") & both["provider"].eq("emulated-tf32")]
+    assert line.loc["emulated", "tf32"] == one.loc[one["tensor"] == "y", "rel_l2"].median()
+    assert line.loc["ours"].notna().tolist() == [True, True, True, False, False, True]
+    assert not any("emulated" in str(table.to_dict()) for table in found.values())
+    drawn = sheets([*figures.curve_jobs(both), *figures.category_jobs(both), *maps.jobs(both)])
+    sheet = drawn.pop("error-products-layer-1dir")
+    assert "'emulated'" in labels(sheet) and len(drawn) > 5
+    assert not any("emulated" in labels(other) for other in drawn.values())
+    assert selection.by_product(error[error["provider"].isin(NAMES)]).empty

@@ -25,7 +25,21 @@ CATEGORIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "number": ("dtype", "against the number format", terms.NUMBER_ORDER),
     "regime": ("regime", "under other weights and inputs", terms.REGIME_ORDER),
     "memory": ("memory", "against the bias of the gate that keeps the state", ()),
+    "product": ("products", "by format of the products", terms.PRODUCT_ORDER),
     "step": ("effects", "of one rounding at a time", terms.EFFECT_ORDER),
+}
+# Of a number, and of a product's operand, in one piece or two.
+ROUNDOFFS = ROUNDOFF | {
+    "ieee": ROUNDOFF["fp32"], "tf32-truncated": 2 * ROUNDOFF["tf32"],
+    "tf32x3": ROUNDOFF["tf32"] ** 2, "bf16x3": ROUNDOFF["bf16"] ** 2,
+}  # fmt: skip
+NOTES = {
+    "memory": ["Gradients of the last state only."],
+    "product": [
+        "Emulated: the reference in fp32, with operands of the products in that format; a tensor "
+        "core's accumulation is not emulated. bf16x3 is no precision of our kernels. Unit "
+        "roundoff: that of an operand; of one in two pieces the square of a piece's."
+    ],
 }
 
 
@@ -36,7 +50,7 @@ def zero_notes(rows: pd.DataFrame) -> list[str]:
 
 def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
     """Error along T, H and B, per setting."""
-    parts = selection.by_part(error[~error["provider"].str.startswith(terms.EFFECT)])
+    parts = selection.by_part(error[~error["provider"].str.startswith(terms.MODELS)])
     if parts.empty:
         return
     for setting, rows in frames.settings(parts, selection.SETTING):
@@ -161,13 +175,14 @@ def curves(
 def category_jobs(error: pd.DataFrame) -> Iterator[Job]:
     """Error against the number format, weights and inputs, a gate's bias, and single roundings."""
     yield from _memory_jobs(selection.of_memory(error))
+    yield from _product_jobs(selection.by_product(error))
     error = error[~error["regime"].str.startswith(MEMORY, na=False)]
     parts = selection.by_part(error)
     if parts.empty:
         return
     effects = parts[parts["provider"].str.startswith(terms.EFFECT)]
-    parts = parts[~parts["provider"].str.startswith(terms.EFFECT)]
-    failed = error[(error["status"] != "ok") & ~error["provider"].str.startswith(terms.EFFECT)]
+    parts = parts[~parts["provider"].str.startswith(terms.MODELS)]
+    failed = error[(error["status"] != "ok") & ~error["provider"].str.startswith(terms.MODELS)]
     for column in ("number", "regime"):
         names = tuple(name for name in selection.SETTING if name != column)
         if column == "regime":
@@ -196,6 +211,14 @@ def _memory_jobs(error: pd.DataFrame) -> Iterator[Job]:
         yield functools.partial(dots, rows, bad, "memory", setting | {"regime": None})
 
 
+def _product_jobs(products: pd.DataFrame) -> Iterator[Job]:
+    """Error of fp32 tensors by the format of their products, emulated and measured."""
+    names = tuple(name for name in selection.SETTING if name != "number")
+    for setting, rows in frames.settings(products, names):
+        rows = selection.same_shapes(selection.one_pass(rows), "product")
+        yield functools.partial(dots, rows, products.iloc[:0], "product", setting)
+
+
 def dots(
     rows: pd.DataFrame, failed: pd.DataFrame, column: str, setting: dict[str, Any], folder: Path
 ) -> list[Path]:
@@ -205,7 +228,7 @@ def dots(
     cells = terms.ordered_cells(rows["cell"])
     parts = terms.ordered_parts(rows["part"])
     ticks = [name.removeprefix(terms.EFFECT).replace(":", "\n") for name in names]
-    upright = column in ("regime", "step")
+    upright = column in ("regime", "step", "product")
     drawn = rows.assign(provider=terms.EFFECT) if column == "step" else rows
     providers = terms.ordered_providers(drawn["provider"])
     if column == "regime":
@@ -225,14 +248,14 @@ def dots(
         notes=[
             "Relative L2 error against float64 on the same rounded inputs. Mark: median over "
             f"shapes and seeds; bar: least to largest. Shapes: {shapes}.",
-            *(["Gradients of the last state only."] if column == "memory" else []),
+            *NOTES.get(column, []),
             *zero_notes(rows),
             *selection.notes(rows),
             *plots.failure_notes(failed),
         ],
         layout=Layout(bottom=0.1 + 0.05 * max(map(len, ticks)) if upright else 0.22),
     )
-    roundoffs = [ROUNDOFF.get(name if column == "number" else setting["number"]) for name in names]
+    roundoffs = [ROUNDOFFS.get(setting.get("number", name)) for name in names]
     sheet.shared.set_xticks(range(len(names)), ticks)
     for axes in sheet.axes[-1]:
         axes.tick_params(axis="x", labelrotation=90 if upright else 0)

@@ -37,6 +37,23 @@ def of_memory(error: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def by_product(error: pd.DataFrame) -> pd.DataFrame:
+    """The errors of fp32 tensors under default weights and inputs, by the format of their products.
+
+    All emulations are the provider "emulated". Empty unless one was measured.
+    """
+    rows = error[error["number"].str.startswith("fp32") & error["regime"].isna()]
+    rows = by_part(rows[~rows["provider"].str.startswith(terms.EFFECT)])
+    emulated = rows["provider"].str.startswith(terms.EMULATED)
+    named = rows["provider"].str.removeprefix(terms.EMULATED)
+    precision = rows["number"].str.partition(":")[2].replace("", "ieee") if len(rows) else named
+    rows = rows.assign(
+        product=named.where(emulated, precision),
+        provider=rows["provider"].mask(emulated, terms.EMULATED.removesuffix("-")),
+    )
+    return rows if emulated.any() else rows.iloc[:0]
+
+
 def one_pass(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of forward and backward where both passes were measured: bands are of seeds only."""
     both = rows[rows["pass"] == "fwd+bwd"]

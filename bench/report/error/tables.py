@@ -28,9 +28,10 @@ def tables(error: pd.DataFrame) -> list[Table]:
         regime=parts["regime"].astype(object).where(parts["regime"].notna(), "default"),
     )
     effects = parts["provider"].str.startswith(terms.EFFECT)
+    measured = parts[~parts["provider"].str.startswith(terms.MODELS)]
     made = (
-        *(largest(error), growth(parts[~effects]), regimes(parts[~effects])),
-        *(memory(base), single_roundings(parts[effects])),
+        *(largest(error), growth(measured), regimes(measured), memory(base)),
+        *(products(selection.by_product(base)), single_roundings(parts[effects])),
     )
     return [table for table in made if table is not None]
 
@@ -161,6 +162,23 @@ def memory(error: pd.DataFrame) -> Table | None:
     )
     names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
     return wide_table("error-memory", caption, rows, "regime", names, KEYS, "rel_l2")
+
+
+def products(rows: pd.DataFrame) -> Table | None:
+    """Error of fp32 tensors by the format of their products; None if none was emulated."""
+    rows = selection.same_shapes(selection.one_pass(rows), "product")
+    if rows.empty:
+        return None
+    shapes = "; ".join(f"{n} {', '.join(map(str, sorted(set(rows[n]))))}" for n in terms.SIZES)
+    caption = (
+        "Error of fp32 layers by the format of their products, measured, and emulated by the "
+        "reference with operands in that format: relative L2 error against float64 on the same "
+        f"inputs; median over shapes and seeds ({shapes}). bf16x3 is no precision of our "
+        f"kernels.{_interpreted(rows)}"
+    )
+    names = terms.in_order(rows["product"], terms.PRODUCT_ORDER)
+    keys = ["cell", "part", "provider"]
+    return wide_table("error-products", caption, rows, "product", names, keys, "rel_l2")
 
 
 def single_roundings(effects: pd.DataFrame) -> Table | None:

@@ -15,7 +15,8 @@ SECTION = Section(
     "Against float64 on the same rounded inputs; see [bench/ERROR.md](../../bench/ERROR.md).",
     figures=("error-", "activations", "training"),
     tables=(
-        *("error", "error-growth", "error-regimes", "error-memory", "error-effects"),
+        *("error", "error-growth", "error-regimes", "error-memory"),
+        *("error-products", "error-effects"),
         *("activations", "repeatability", "training", "training-memory"),
     ),
 )

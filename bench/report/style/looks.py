@@ -71,6 +71,7 @@ LOOKS = {
     "flashrnn-alternating": Look("#832db6", "X", "--"),
     "flashrnn-triton": Look("#832db6", "p", ":"),
     "torchrl-triton": Look("#b9ac70", "*", "-"),
+    "emulated": Look(DARK, "s", "-"),
 }
 PLAIN = Look(DARK, "o", "-")  # where no provider is meant
 SPARE = [
@@ -93,7 +94,7 @@ def assign(providers: Iterable[str]) -> None:
     """
     _given.clear()
     for name in sorted(set(providers)):
-        if not name.startswith(terms.EFFECT):  # which are never drawn as providers
+        if not name.startswith(terms.MODELS):  # which are never drawn as providers
             look(name)
 
 
