@@ -92,12 +92,12 @@ def errors(records: Sequence[store.Record]) -> pd.DataFrame:
         base = {name: record[name] for name in _ERROR_FLAT} | _named(record)
         for tensor, metrics in (record["errors"] or {None: {}}).items():
             values = {name: metrics.get(name) for name in schema.ERROR_FIELDS}
-            rows.append(base | {"tensor": tensor, "part": tensor and _part(tensor)} | values)
+            rows.append(base | {"tensor": tensor, "part": tensor and part(tensor)} | values)
     columns = [*_ERROR_FLAT, *_NAMED, "tensor", "part", *schema.ERROR_FIELDS]
     return ordered(pd.DataFrame(rows, columns=columns))
 
 
-def _part(tensor: str) -> str:
+def part(tensor: str) -> str:
     """Of which kind a tensor is: output, gradient, or part of a bias's gradient, one gate's."""
     if tensor.endswith(".gate"):
         return "gate"

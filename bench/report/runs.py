@@ -55,7 +55,8 @@ class Run:
         return frames.flat(self.of("time"), self._modelled)
 
     @functools.cached_property
-    def _limits(self) -> Limits | None:
+    def limits(self) -> Limits | None:
+        """The card's measured rates, None if they were not measured."""
         path = self.folder / LIMITS
         return limits.read(path) if path.exists() else None
 
@@ -63,8 +64,8 @@ class Run:
         kept = {name: record[name] for name in ("gbps", "floor_share")}
         if record["status"] != "ok" or record["cell"] not in CELLS:
             return kept
-        found = rates(Case.from_fields(record), record["median_ms"], self._limits)
-        if self._limits is None:
+        found = rates(Case.from_fields(record), record["median_ms"], self.limits)
+        if self.limits is None:
             return kept | {"gbps": found["gbps"]}
         return {name: found[name] for name in kept}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cases.cases import DEFAULTS, Case, make_case
-from bench.cases.numbers import ROUNDOFF
+from bench.cases.numbers import ROUNDOFF, product_format, product_roundoff
 from bench.records import schema, store
 from bench.report.device.compiler import COUNTS
 
@@ -29,6 +29,8 @@ SPEED = {
     "torchrl-triton": (15.0, 0.15),
     "reference": (120.0, 0.3),
 }
+# Invented operations per second of products, by their operands' format.
+PEAK = {"ieee": 5e13, "tf32x3": 8e13, "tf32": 2e14, "fp16": 4e14, "bf16": 4e14}
 
 
 def facts() -> dict[str, Any]:
@@ -73,7 +75,7 @@ def timed(case: Case, provider: str, **changes: Any) -> store.Record:
     latency, share = SPEED[provider]
     gates = case.cell_info.gates
     passes = 1 if case.pass_ == "fwd" else 3
-    rate = {"fp32": 5e13, "fp16": 4e14, "bf16": 4e14}[case.dtype] * share
+    rate = PEAK[product_format(case.dtype, case.precision)] * share
     step = latency * 1e-3 + passes * 4 * gates * case.H**2 * case.B / rate * 1e3
     noise = _noise(case.case_id, provider)
     samples = step * case.T * (1 + 0.02 * np.abs(noise.standard_normal(12)))
@@ -114,7 +116,12 @@ def failed(case: Case, provider: str, status: str, reason: str, **changes: Any) 
 def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store.Record:
     """One invented error record."""
     noise = _noise(case.case_id, provider, seed, changes.get("regime"))
-    base = ROUNDOFF[case.dtype] * {"ours": 0.9, "torch.nn": 1.1}.get(provider, 1.4)
+    u = (
+        4 * ROUNDOFF["fp32"]
+        if case.precision == "tf32x3"
+        else product_roundoff(case.dtype, case.precision)
+    )
+    base = u * {"ours": 0.9, "torch.nn": 1.1}.get(provider, 1.4)
     tensors = ["y", "h_n"] + (["dx", "dw_hh_l0"] if case.pass_ != "fwd" else [])
     if (changes.get("regime") or "").startswith("memory"):
         tensors.append("db_ih_l0.gate")
@@ -161,6 +168,21 @@ def small() -> list[store.Record]:
             else:
                 found.append(timed(case, provider))
     return [*found, *error_records(), *compiled()]
+
+
+def number_types() -> list[store.Record]:
+    """Times with errors in every number type, at one shape in fewer types than at another."""
+    rows = []
+    axes = {"cell": ["lstm", "gru"], "pass": ["fwd", "fwd+bwd"], "B": 16, "T": 256}
+    names = ("torch.nn-graph", "ours-graph", "ours-stepwise-graph", "ours-gemm", "torch.nn", "ours")
+    wide = cases(**axes, H=512, dtype=["fp32", "fp32:tf32x3", "fp32:tf32", "fp16", "bf16"])
+    for case in (*wide, *cases(**axes, H=[256, 1024], dtype=["fp16", "bf16"])):
+        for name in names:
+            if name.startswith("torch.nn") and case.precision == "tf32x3":
+                rows.append(failed(case, name, "unsupported", "torch has no tf32x3 products"))
+            else:
+                rows.append(timed(case, name, errors=erroneous(case, name)["errors"]))
+    return rows
 
 
 def error_records() -> Iterator[store.Record]:

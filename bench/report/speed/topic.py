@@ -8,10 +8,11 @@ import pandas as pd
 
 from bench.report import frames, terms
 from bench.report.runs import Run
-from bench.report.speed import figures, maps, tables
+from bench.report.speed import figures, maps, pareto, pareto_figure, roofline, tables
 from bench.report.speed.derived import speedups
 from bench.report.style.numbers import interval, significant
 from bench.report.style.sheet import Job
+from bench.report.style.typeset import Table
 from bench.report.topic import Section, Topic
 
 SECTIONS = (
@@ -35,6 +36,20 @@ SECTIONS = (
         figures=("step-", "growth-"),
         tables=("growth", "floor"),
     ),
+    Section(
+        "Speed at equal accuracy",
+        "A faster number type is less exact, so that times compare at equal error only. Time and "
+        "error are of the same record, at the shape that was measured in most number types.",
+        figures=("pareto-",),
+        tables=("pareto",),
+    ),
+    Section(
+        "Roofline",
+        "Operations per second against operations per byte, under what the card was measured to "
+        "do and what the model of a persistent loop allows.",
+        figures=("roofline-",),
+        tables=("roofline",),
+    ),
 )
 
 
@@ -44,6 +59,14 @@ def jobs(run: Run) -> Iterator[Job]:
         yield from figures.line_jobs(run.time)
         yield from figures.growth_jobs(run.time)
         yield from maps.speedup_jobs(run.time)
+        yield from pareto_figure.jobs(run)
+        yield from roofline.jobs(run)
+
+
+def all_tables(run: Run) -> list[Table]:
+    """The tables of the time records."""
+    more = (pareto.table(run), roofline.table(run)) if run.ok("time") else ()
+    return [*tables.tables(run), *filter(None, more)]
 
 
 def headlines(run: Run) -> list[str]:
@@ -156,7 +179,8 @@ def missing(run: Run) -> list[str]:
         ("algorithm", "cuDNN's algorithms: need an NVIDIA GPU"),
     )
     found = [] if ours else ["speed of our kernels: needs a GPU"]
-    return found + [words for column, words in columns if ok[column].isna().all()]
+    found += [words for column, words in columns if ok[column].isna().all()]
+    return found + pareto.missing(run) + roofline.missing(run)
 
 
-TOPIC = Topic(SECTIONS, jobs, tables.tables, headlines, protocol, caveats, missing)
+TOPIC = Topic(SECTIONS, jobs, all_tables, headlines, protocol, caveats, missing)

@@ -62,6 +62,21 @@ def value_axis(
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(_error_tick if powers else engineering))
 
 
+def number_axis(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis around values that are not sizes."""
+    axes.set_xscale("log")
+    span = max(math.log10(high / low), 0.3)
+    left, right = low / 10 ** (0.1 * span), high * 10 ** (0.1 * span)
+    axes.set_xlim(left, right)
+    subs = (1,) if span > 1.8 else (1, 2, 5) if span > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    whole = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+    ticks = [factor * 10.0**power for power in whole for factor in subs]
+    ticks = [value for value in ticks if left <= value <= right]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(engineering))
+
+
 def error_axis(axes: Axes, errors: pd.Series, limits: Sequence[float], marks: int) -> None:
     """A logarithmic y axis around the errors and limits; errors of zero are left out."""
     values = [*errors[errors > 0], *limits] or [1e-8, 1e-6]
