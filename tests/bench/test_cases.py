@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from bench.cases import presets
 from bench.cases.cases import CELLS, DEFAULTS, Case, Cell, find_cell, make_case, matches, shard
+from bench.cases.numbers import number_type
 from bench.cases.presets import Request, coarse_first, expand, load_preset
 from bench.cli import app
 
@@ -40,6 +41,24 @@ def test_every_preset_has_distinct_cases_which_their_records_restore():
         cases = preset.cases("time")
         assert len(cases) == len({each.case_id for each in cases})
         assert [Case.from_fields(each.fields()) for each in cases] == cases
+
+
+@pytest.mark.parametrize("name", ["quick-gpu", "campaign", "paper"])
+def test_a_cards_presets_measure_every_number_type_at_one_shape(name: str):
+    """In both passes, for speed at equal accuracy; graphs of both where the preset has graphs."""
+    preset = load_preset(name)
+    graphs = {"ours-graph", "torch.nn-graph"}
+    assert {"ours", "torch.nn"} <= set(preset.providers)
+    assert name == "paper" or graphs <= set(preset.providers)
+    found: dict[tuple, set[str]] = {}
+    for each in preset.cases("time"):
+        shape = (each.cell, each.pass_, each.track, each.directions, each.B, each.T, each.I, each.H)
+        found.setdefault(shape, set()).add(number_type(each.dtype, each.precision))
+    full = {shape[:2] for shape, numbers in found.items() if len(numbers) == 5}
+    assert {("lstm", "fwd"), ("lstm", "fwd+bwd")} <= full
+    if name == "campaign":  # early, since a call may end any time
+        first = preset.cases("time")[:10]
+        assert len({(each.dtype, each.precision, each.pass_) for each in first}) == 10
 
 
 def test_deepbench_is_all_its_shapes_and_names_its_source():

@@ -57,8 +57,8 @@ def _errors(record: store.Record) -> dict[str, float | None]:
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with both a time and errors."""
-    return rows[rows["status"].eq("ok") & rows["rel_l2"].notna()]
+    """The rows with errors and a time of enough samples for an interval; others enter no ratio."""
+    return rows[rows["status"].eq("ok") & rows["rel_l2"].notna() & rows["ci_low_ms"].notna()]
 
 
 def on_front(time: Any, error: Any) -> np.ndarray:
@@ -159,7 +159,7 @@ def table(run: Run) -> Table | None:
         "whose output (in fwd+bwd also its worst gradient) is within it, and torch.nn's fastest "
         "under the same clock. Error: relative L2, the larger of both. 4 x fp32: four times "
         "torch.nn's own in fp32 with ieee products. Speed: ratio of the medians of two cases, "
-        f"which did not always take turns. {TRUTH}" + f" {same}." * bool(same),
+        f"within one run, which did not always take turns. {TRUTH}" + f" {same}." * bool(same),
         words,
         full,
         dict.fromkeys(terms.SIZES, 0) | {"µs per step": 3, "error": -2, "its µs": 3, "speed": 3},

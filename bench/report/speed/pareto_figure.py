@@ -21,7 +21,7 @@ TAG_SIZE = (6.5, 4.6)  # their width and height in points
 # Where they may be, in points from the mark's middle: the first place that is free. Left of the
 # front and below it there is no point.
 PLACES = ((-5.5, -3.5), (5.5, 3.5), (5.5, -3.5), (-5.5, 3.5), (0, 5.5), (0, -5.5), (9, 0), (-9, 0))
-PARTS = {"fwd": "forward, output", "fwd+bwd": "fwd+bwd, worst tensor"}
+PARTS = {"fwd": "forward, output", "fwd+bwd": "fwd+bwd, worst"}
 
 
 def jobs(run: Run) -> Iterator[Job]:
@@ -37,6 +37,7 @@ def draw(
     ok = pareto.measured(rows)
     cells, passes = terms.ordered_cells(ok["cell"]), terms.ordered_passes(ok["pass"])
     numbers = terms.ordered_numbers(ok["number"])
+    few = int(rows["status"].eq("ok").sum()) - len(ok)
     what = "output and, in fwd+bwd, gradients" if "fwd+bwd" in passes else "output"
     sheet = Sheet(
         len(cells),
@@ -51,6 +52,7 @@ def draw(
             f"Letters: {', '.join(f'{TAGS[name]} {name}' for name in numbers)}. "
             "Nothing is both faster and more exact than a point on the front.",
             f"Largest relative L2 error of the timed call's {what}. {pareto.TRUTH}",
+            *([f"Left out for too few samples: {few} points."] if few else []),
             *plots.failure_notes(rows[rows["status"] != "ok"]),
         ],
         layout=Layout(panel_height=1.25),
@@ -72,8 +74,13 @@ def draw(
         )  # fmt: skip
         for provider in terms.ordered_providers(here["provider"]):
             mine = here[here["provider"] == provider]
+            steps, time = 1e3 / mine["T"], mine["us_per_step"]
+            bars = [time - mine["ci_low_ms"] * steps, mine["ci_high_ms"] * steps - time]
             look = vars(looks.look(provider)) | {"linestyle": "", "zorder": 2.5}
-            axes.plot(mine["us_per_step"], mine["rel_l2"].clip(lower=least), **look)
+            axes.errorbar(
+                time, mine["rel_l2"].clip(lower=least), xerr=np.maximum(np.array(bars, float), 0),
+                elinewidth=0.9, **look,
+            )  # fmt: skip
         placed = here.sort_values("front", ascending=False)
         at = np.column_stack([placed["us_per_step"], placed["rel_l2"].clip(lower=least)])
         write_tags(axes, at, [TAGS[number] for number in placed["number"]])

@@ -45,7 +45,7 @@ def points(run: Run) -> pd.DataFrame:
     rows = rows[rows["status"].eq("ok") & rows["case_id"].isin(cases)]
     limits = run.limits
     if limits is None or rows.empty:
-        return pd.DataFrame(columns=DATA)
+        return rows.iloc[:0].reindex(columns=list(dict.fromkeys((*rows, *DATA))))
     facts = {
         name: (
             operations(case) / 1e12,
