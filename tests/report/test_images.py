@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from bench.records import limits
 from bench.report import frames
 from bench.report.device import compiler
 from bench.report.error import exactness, figures
@@ -21,6 +22,7 @@ from bench.report.error import maps as error_maps
 from bench.report.runs import Run
 from bench.report.speed import figures as speed_figures
 from bench.report.speed import maps as speed_maps
+from bench.report.speed import pareto_figure, roofline
 from bench.report.style import looks
 from bench.report.style.sheet import Job
 from tests.helpers import synthetic
@@ -36,6 +38,9 @@ TOLERANCE = 2.0
 def jobs() -> dict[str, Job]:
     """One figure of each kind, by the stored picture's name."""
     run = Run(synthetic.DEVICE, Path("x"), synthetic.small())
+    limited = Run(synthetic.DEVICE, Path("x"), run.records)
+    limited.limits = limits.of_floor(synthetic.floor())
+    typed = Run(synthetic.DEVICE, Path("x"), synthetic.number_types())
     lines, dots = list(speed_figures.line_jobs(run.time)), list(figures.category_jobs(run.error))
     maps = {job.args[1]: job for job in speed_maps.speedup_jobs(run.time)}  # type: ignore[attr-defined]
     return {
@@ -43,6 +48,8 @@ def jobs() -> dict[str, Job]:
         "step": lines[1],
         "growth": next(speed_figures.growth_jobs(run.time)),
         "speedup": maps["ours-stepwise"],
+        "pareto": list(pareto_figure.jobs(typed))[-1],
+        "roofline": next(roofline.jobs(limited)),
         "error": next(figures.curve_jobs(run.error)),
         "dtype": next(job for job in dots if job.args[2] == "number"),  # type: ignore[attr-defined]
         "regime": next(job for job in dots if job.args[2] == "regime"),  # type: ignore[attr-defined]
