@@ -48,11 +48,14 @@ def test_the_model_is_drawn_beside_ours(error):
     one = selection.one_pass(selection.by_part(error))
     one = one[(one["number"] == "bf16") & (one["H"] == 32) & one["regime"].isna()]
     models = figures.models(one, "T")
-    assert set(models) == {"gru", "lstm"}
+    assert set(models) == set(itertools.product(("gru", "lstm"), ("output", "gradient")))
     for sizes, curve in models.values():
         assert sizes == [1, 4, 16, 64]
         assert all(0.2 * 2**-8 < value < 2 * 2**-8 for value in curve)
     assert figures.models(one.assign(cell="slstm"), "T") == {}
+    # A rectifier's gradient is a matter of few elements; the gradient's model has one direction.
+    for other in ({"cell": "rnn_relu"}, {"directions": 2}):
+        assert {part for _, part in figures.models(one.assign(**other), "T")} == {"output"}
     assert figures.models(one.assign(regime="large"), "T") == {}
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.cases.cases import MEMORY, make_case
 from bench.cases.numbers import ROUNDOFF
-from bench.error import rounding_model
+from bench.error import gradient_model, rounding_model
 from bench.report import frames, terms
 from bench.report.error import selection
 from bench.report.style import looks, plots
@@ -66,27 +66,37 @@ def curve_jobs(error: pd.DataFrame) -> Iterator[Job]:
             yield functools.partial(curves, here, bad, axis, setting, sizes)
 
 
-def models(rows: pd.DataFrame, axis: str) -> dict[str, tuple[list[int], list[float]]]:
-    """By cell: the sizes along an axis, and the model's relative L2 output error at each.
+Curve = tuple[list[int], list[float]]
 
-    Only one layer without resets, for cells and regimes that the model (bench/ERROR.md) covers.
+
+def models(rows: pd.DataFrame, axis: str) -> dict[tuple[str, str], Curve]:
+    """By cell and part: the sizes along an axis, and the model's relative L2 error at each.
+
+    Only one layer without resets, for cells and regimes that the model (bench/ERROR.md) covers; of
+    the gradients the worst, in one direction. None for those of rnn_relu, which are a matter of few
+    elements.
     """
-    found = {}
+    found: dict[tuple[str, str], Curve] = {}
     names = ("cell", "track", "directions", "layers", "resets", *terms.SIZES)
-    for cell, here in rows[rows["part"] == "output"].groupby("cell"):
+    for (cell, part), here in rows.groupby(["cell", "part"]):
         row = here.to_dict("records")[0]
         regime = row["regime"] if isinstance(row["regime"], str) else None
         odd = regime is not None and not regime.startswith("orthogonal")
         if cell not in rounding_model.CELLS or row["layers"] != 1 or row["resets"] or odd:
             continue
+        if part != "output" and (part != "gradient" or cell == "rnn_relu" or row["directions"] > 1):
+            continue
         inputs = "H" if row["inputs"] == "H" else int(row["inputs"])
         same = {name: row[name] for name in names} | {"I": inputs, "dtype": row["number"]}
         sizes, curve = sorted({int(size) for size in here[axis]}), []
         for size in sizes:
-            case = make_case(**same | {axis: size, "pass": "fwd"})
-            steps = rounding_model.growth(case, case.T, regime)
-            curve.append(float(np.sqrt(np.mean(steps**2))))
-        found[str(cell)] = (sizes, curve)
+            case = make_case(**same | {axis: size, "pass": "fwd+bwd"})
+            if part == "output":
+                steps = rounding_model.growth(case, case.T, regime)
+                curve.append(float(np.sqrt(np.mean(steps**2))))
+            else:
+                curve.append(max(gradient_model.gradient_errors(case, regime).values()))
+        found[str(cell), str(part)] = (sizes, curve)
     return found
 
 
@@ -161,8 +171,8 @@ def curves(
             if several:
                 color = looks.look(provider).color
                 axes.fill_between(at, least, most, color=color, alpha=0.18, linewidth=0)
-        if part == "output" and cell in modelled:
-            axes.plot(*modelled[cell], **looks.MODEL)
+        if (cell, part) in modelled:
+            axes.plot(*modelled[cell, part], **looks.MODEL)
         if roundoff:
             axes.axhline(roundoff, zorder=1, **looks.LIMIT)
         plots.mark_failures(axes, failed[failed["cell"] == cell], axis, unable)
