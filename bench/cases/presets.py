@@ -13,13 +13,13 @@ from bench.cases.cases import DEFAULTS, PASSES, REGIMES, Case, check_regime, mak
 
 HERE = Path(__file__).parent
 PRESETS = HERE / "presets.toml"
-KINDS = ("time", "error")
+KINDS = ("time", "error", "energy")
 SIZES = ("B", "T", "I", "H")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One case to measure: its time or its error, for some providers.
+    """One case to measure: its time, its error or its energy, for some providers.
 
     Args:
         kind: of ``KINDS``.
@@ -166,7 +166,7 @@ def _string_list(table: Mapping[str, Any], key: str, accepted: Choices = ()) -> 
 def _requests(grid: Mapping[str, Any]) -> Iterator[Request]:
     kind = grid.get("kind", "time")
     check_choice("kind", kind, KINDS)
-    if kind == "time" and ("regimes" in grid or "seeds" in grid):
+    if kind != "error" and ("regimes" in grid or "seeds" in grid):
         raise ValueError("regimes and seeds belong to grids of kind error")
     providers = _string_list(grid, "providers")
     regimes = _string_list(grid, "regimes", REGIMES) or (None,)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bench.cases.arguments import SECONDS, TARGET
-from bench.cases.presets import preset_names
+from bench.cases.presets import KINDS, preset_names
 from bench.cli.options import RunOptions, number
 from bench.cli.progress import bar
 from bench.providers import load
@@ -14,7 +14,9 @@ from bench.records import environment, provenance
 from bench.sweep import sweep
 from bench.sweep.plan import Plan, describe, make_plan
 
-Kind = Annotated[str, typer.Option(help="What to measure: time, error, or time,error.")]
+Kind = Annotated[
+    str, typer.Option(help="What to measure: time, error, energy, or several: time,error.")
+]
 
 
 def command(
@@ -73,5 +75,5 @@ def check_not_empty(plan: Plan) -> None:
     """Raise ValueError if a preset has no case of the given kinds."""
     if not plan.matched:
         raise ValueError(
-            "the preset has no cases of that kind; accepted: --kind time, error or both"
+            f"the preset has no cases of that kind; accepted: --kind with any of {', '.join(KINDS)}"
         )

@@ -1,8 +1,9 @@
 """A campaign: everything that a device's page shows, measured in as many calls as it takes.
 
-Its order: compile what comes next, check-gpu, the floor, the first-contact preset's speed, then
-speed and error of the campaign and paper presets. Each step gets a share of the time that is left,
-so that a call of three minutes still measures speed. A call resumes where the last one ended.
+Its order: compile what comes next, check-gpu, the floor, the first-contact preset's speed, speed
+and error of the campaign preset, energy, then speed and error of the paper preset. Each step gets a
+share of the time that is left, so that a call of three minutes still measures speed. A call resumes
+where the last one ended.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ SPEED = 0.75, float("inf")  # if the preset's errors are measured too
 ALL = 1.0, float("inf")
 
 FIRST_PRESET = "first-contact"
-PRESETS = (FIRST_PRESET, "campaign", "paper")
+PRESETS = (FIRST_PRESET, "campaign", "energy", "paper")
 REHEARSAL = ("tiny",)
 STUDIED = ("campaign", "tiny")  # the studies below run after the speed of these presets
 # The studies of error, each run in a separate process, its file, and a rehearsal's argument.
@@ -126,7 +127,10 @@ class Campaign:
                 with Pool(run_checks.worker_count()) as pool:
                     self.step(self.precompile, preset, self.uses(preset), pool)
             kinds = {request.kind for request in load_preset(preset).requests}
-            self.step(self.sweep, preset, "time", SPEED if "error" in kinds else ALL)
+            if "time" in kinds:
+                self.step(self.sweep, preset, "time", SPEED if "error" in kinds else ALL)
+            if "energy" in kinds:
+                self.step(self.sweep, preset, "energy", ALL)
             if "error" in kinds:
                 if preset in STUDIED:
                     self.step(self.run_studies)
@@ -161,9 +165,9 @@ class Campaign:
         self.precompile("checks", uses + precompile.of_comparisons(rest), pool)
 
     def uses(self, preset: str) -> list[precompile.Use]:
-        """The kernels that a preset's speed needs."""
+        """The kernels that a preset's speed and energy need."""
         loaded = load_preset(preset)
-        requests = [request for request in loaded.requests if request.kind == "time"]
+        requests = [request for request in loaded.requests if request.kind != "error"]
         return precompile.of_requests(requests, loaded.providers)
 
     def precompile(self, what: str, uses: list[precompile.Use], pool: Pool) -> None:
@@ -271,7 +275,7 @@ class Campaign:
             print(f"{study.__name__}: left for the next call, since the time was up")
 
     def sweep(self, preset: str, kind: str, share: tuple[float, float]) -> None:
-        """Measure a preset's speed or error for a share of the time left."""
+        """Measure a preset's speed, energy or error for a share of the time left."""
         title, seconds = f"{preset} {kind}", self.seconds_for(*share)
         if seconds < (0 if self.rehearse else LEAST_SWEEP_SECONDS):
             print(f"{title}: left for the next call")

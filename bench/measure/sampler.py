@@ -119,9 +119,7 @@ class Sampler:
                 found = self._timed()
                 runner.call.after()
                 if checked:
-                    of = self._problems[self._now]
-                    runner.check_timed(found, of.truth_of, of.shift)
-                    self.checked += 1
+                    self.check(found)
             if runner.machine.is_cuda:
                 self.warm.append(self._event_ms(cold=False)[0])
                 runner.call.after()
@@ -132,6 +130,25 @@ class Sampler:
         self.medians.append(statistics.median(self.samples[-self.per_visit :]))
         self._refuse_work_elsewhere()
         self.spent += perf_counter() - started
+
+    def call(self) -> dict[str, Tensor]:
+        """Start a call with other inputs than the last, neither timed nor checked; no wait for it.
+
+        Torch's precision must be the case's.
+        """
+        others = [k for k in range(len(self._problems)) if k != self._now]
+        self._load(self._draw.choice(others))
+        return self.runner.run_once()
+
+    def check(self, found: dict[str, Tensor]) -> None:
+        """Compare the last call's results with float64.
+
+        Raises:
+            metrics.Incorrect: if they are wrong.
+        """
+        of = self._problems[self._now]
+        self.runner.check_timed(found, of.truth_of, of.shift)
+        self.checked += 1
 
     def finish(self) -> None:
         """Give the leaves their first contents again."""

@@ -8,10 +8,14 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+class NoEnergyCounter(RuntimeError):
+    """The energy of torch's first device cannot be read, for the reason in the message."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,52 @@ def sensors() -> dict[str, Any]:
             with contextlib.suppress(nvml.NVMLError, AttributeError):
                 facts[name] = query()
         return facts
+
+
+@contextlib.contextmanager
+def energy_counter() -> Iterator[Callable[[], float]]:
+    """NVML's energy counter of torch's first device, as a function that reads it, in joules.
+
+    It counts since the driver was loaded, the whole board, in steps of 1 mJ.
+
+    Raises:
+        NoEnergyCounter: without an NVIDIA GPU, its driver, nvidia-ml-py or the counter, and for a
+            slice of a GPU (MIG), since the board's counter has the other slices too. What the
+            function raises later (NVML's own error) is left as it is.
+    """
+    with _nvml() as found:
+        if found is None:
+            raise NoEnergyCounter(
+                "energy is read from NVML's counter: needs an NVIDIA GPU and nvidia-ml-py"
+            )
+        nvml, handle = found
+
+        def read() -> float:
+            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+        try:
+            read()
+        except (nvml.NVMLError, AttributeError) as fault:  # an old GPU; an old nvidia-ml-py
+            raise NoEnergyCounter(
+                f"NVML gives no energy counter here ({fault}): needs Volta or newer"
+            ) from None
+        with contextlib.suppress(nvml.NVMLError, AttributeError):  # a board without MIG
+            if nvml.nvmlDeviceGetMigMode(handle)[0] == 1:
+                raise NoEnergyCounter(
+                    "the energy counter is the whole board's, and MIG shares the board"
+                )
+        yield read
+
+
+def why_no_energy(machine: Machine) -> str | None:
+    """Why this machine's device has no energy that can be read; None if it has. No torch."""
+    if not machine.is_cuda:
+        return f"energy is read from NVML's counter of an NVIDIA GPU, and this is {machine.name}"
+    try:
+        with energy_counter():
+            return None
+    except NoEnergyCounter as reason:
+        return str(reason)
 
 
 def _throttle(nvml: Any, handle: Any) -> list[str]:

@@ -16,7 +16,7 @@ from bench.cases.numbers import DTYPES, PRECISIONS
 
 Record = dict[str, Any]
 
-KINDS = ("time", "error", "resources")
+KINDS = ("time", "error", "energy", "resources")
 STATUSES = ("ok", "oom", "unsupported", "error", "timeout", "incorrect")
 MODES = ("event", "graph", "host")
 
@@ -93,13 +93,23 @@ FIELDS: dict[str, Field] = {
     "samples_ms": Field("array", "every sample in the order taken, ms"),
     "warm_samples_ms": Field("array", "a sample of each visit for warm_ms"),
     "blocks": Field("array", "samples per visit; providers take turns by visits"),
-    "versus": Field("object", "time over the baseline's by visits: provider, ratio, low, high"),
+    "versus": Field(
+        "object", "time or energy over the baseline's by visits: provider, ratio, low, high"
+    ),
+    "energy": Field(
+        "object",
+        "J per call, in all and above idle, with intervals; of each window J, calls, s, W idle",
+    ),
     "regime": Field("string", "weights and inputs of an error case"),
     "interpreted": Field("boolean", "whether ours ran in Triton's interpreter on the CPU"),
 }
 
 REQUIRED = {name for name, field in FIELDS.items() if not field.null}
 VERSUS = ("provider", "ratio", "low", "high")
+ENERGY = (
+    *("joules", "low", "high", "idle_watts", "above_idle", "above_low", "above_high"),
+    *("windows", "calls", "seconds", "idle"),
+)
 ERROR_FIELDS = ("max_abs", "mean_abs", "rel_l2", "max_ulp", "p99_ulp")
 _PYTHON: dict[str, Any] = {
     "string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict,
@@ -141,8 +151,9 @@ def check(record: Mapping[str, Any]) -> None:
         raise BadRecord(str(fault)) from None
     if record.get("median_ms") is not None and not record["median_ms"] > 0:
         raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
-    if record.get("versus") is not None and set(VERSUS) - record["versus"].keys():
-        raise BadRecord(f"versus lacks one of {', '.join(VERSUS)}")
+    for name, parts in (("versus", VERSUS), ("energy", ENERGY)):
+        if record.get(name) is not None and set(parts) - record[name].keys():
+            raise BadRecord(f"{name} lacks one of {', '.join(parts)}")
     for name, metrics in (record.get("errors") or {}).items():
         if not isinstance(metrics, dict) or set(ERROR_FIELDS) - metrics.keys():
             raise BadRecord(f"errors of {name} lack one of {', '.join(ERROR_FIELDS)}")

@@ -70,7 +70,8 @@ def build_report(paths: Sequence[Path]) -> list[Path]:
     tasks = (
         (job, run.folder / "figures") for run in runs for topic in TOPICS for job in topic.jobs(run)
     )
-    measured = (record for run in runs for record in (*run.of("time"), *run.of("error")))
+    drawn = ("time", "error", "energy")
+    measured = (record for run in runs for kind in drawn for record in run.of(kind))
     providers = sorted({record["provider"] for record in measured})
     # The tables and the results page are made while other processes draw.
     with drawing(tasks, providers) as finished:

@@ -51,8 +51,8 @@ def number(record: store.Record) -> str:
 
 
 def clock(record: store.Record) -> str | None:
-    """The clock of a time record; of one that failed earlier, the clock it would have had."""
-    if record["mode"] or record["kind"] != "time":
+    """The clock of a time or energy record; of one that failed, the clock it would have had."""
+    if record["mode"] or record["kind"] not in ("time", "energy"):
         return record["mode"]
     if record["provider"].endswith("-graph"):
         return "graph"

@@ -31,7 +31,7 @@ class Run:
     aside: dict[str, int] = field(default_factory=dict)
 
     def of(self, kind: str) -> list[store.Record]:
-        """The records of one kind: time, error or resources."""
+        """The records of one kind, one of ``schema.KINDS``."""
         return [record for record in self.records if record["kind"] == kind]
 
     def ok(self, kind: str) -> list[store.Record]:

@@ -14,10 +14,11 @@ from bench.cases.arguments import check_name, parse_choices
 from bench.cases.cases import matches, shard
 from bench.cases.presets import KINDS, PRESETS, Preset, Request, load_preset
 from bench.records import provenance, schema, store
-from bench.records.environment import Machine
+from bench.records.environment import Machine, why_no_energy
 
 FAILED = ("error", "oom", "timeout", "incorrect")
 CASE_SECONDS = 1.0  # the float64 results and the checks, for the estimate
+ENERGY_SECONDS = 5.0  # all windows of a provider (bench.measure.energy), for the estimate
 USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # if neither options nor preset name any
 
 
@@ -70,7 +71,8 @@ def request_seconds(request: Request, machine: Machine, per_provider: float) -> 
     case, total = request.case, CASE_SECONDS
     for name in request.providers:
         call = roofline.guess_ms(case, name, machine.is_cuda) / 1e3
-        total += 4 * call + (0 if request.kind == "error" else max(per_provider, call))
+        samples = {"time": max(per_provider, call), "energy": ENERGY_SECONDS, "error": 0.0}
+        total += 4 * call + samples[request.kind]
         if name.endswith("compiled"):
             total += case.T * case.layers * case.directions
     return total
@@ -102,7 +104,9 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     statuses = finished(folder, plan.run_id)
     again = statuses_to_rerun(options.rerun)
     # Where there is no GPU, errors are measured in the interpreter; times never are.
-    machines = {"time": machine, "error": replace(machine, interpreted=not machine.is_cuda)}
+    machines = dict.fromkeys(KINDS, machine)
+    machines["error"] = replace(machine, interpreted=not machine.is_cuda)
+    no_energy = why_no_energy(machine) if any(r.kind == "energy" for r in requests) else None
     select = functools.cache(providers.select)
     for request in shard(requests, options.shard):
         names = options.providers or request.providers or preset.providers or USUAL_PROVIDERS
@@ -117,7 +121,10 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
             if status and status not in again:
                 plan.done += 1
                 continue
-            why_not = providers.unsupported(provider, request.case, machines[request.kind])
+            if request.kind == "energy" and no_energy:
+                why_not: tuple[str, str] | None = ("unsupported", no_energy)
+            else:
+                why_not = providers.unsupported(provider, request.case, machines[request.kind])
             if why_not:
                 plan.not_measured.append(NotMeasured(request, name, *why_not))
             else:

@@ -65,8 +65,8 @@ def run_plan(
         except Stopped:
             return counts, total - index
         for answer in answers:
-            timed = request.kind == "time"
-            mode = providers.PROVIDERS[answer["provider"]].mode(machine) if timed else None
+            provider = providers.PROVIDERS[answer["provider"]]
+            mode = None if request.kind == "error" else provider.mode(machine)
             write(request, {"mode": mode} | answer)
     return counts, 0
 

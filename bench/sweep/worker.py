@@ -18,9 +18,9 @@ from bench import providers
 from bench.cases import roofline
 from bench.cases.peaks import why_impossible
 from bench.cases.presets import Request
-from bench.cases.problem import Problem, make_problem, truth
+from bench.cases.problem import Problem, make_problem, truth, variants
 from bench.cases.regimes import apply_regime
-from bench.measure import metrics
+from bench.measure import energy, metrics
 from bench.measure.runner import Runner, verdict
 from bench.measure.sampler import Sampler, interleave
 from bench.measure.statistics import paired_ratio, summary
@@ -75,9 +75,10 @@ class Worker:
             for name in request.providers:
                 self._measure_error(problem, name)
         else:
-            for name in self._time(problem, request.providers, retry=len(request.providers) > 1):
+            measure = self._energy if request.kind == "energy" else self._time
+            for name in measure(problem, request.providers, retry=len(request.providers) > 1):
                 _free()
-                self._time(problem, (name,), retry=False)
+                measure(problem, (name,), retry=False)
         del problem
         _free()
         self.send(done=request.case.case_id)
@@ -200,6 +201,7 @@ class Worker:
             note=lambda runner: self.send(turn=runner.provider.name, doing="time"), failed=fail,
         )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
+        medians = {name: sampler.medians for name, sampler in samplers.items()}
         for name, runner in ready.items():
             self.send(turn=name, doing="memory")
             sampler = samplers[name]
@@ -227,20 +229,69 @@ class Worker:
                 host_ms=median(sampler.host) if sampler.host else None,
                 warm_ms=median(sampler.warm) if sampler.warm else None,
                 warm_samples_ms=sampler.warm or None,
-                versus=self._versus(name, samplers, runner.mode),
+                versus=self._versus(name, medians, runner.mode),
                 **figures,
                 **roofline.rates(case, figures["median_ms"], self.limits),
             )
         problem.forget_truth()
         return retried
 
-    def _versus(self, name: str, samplers: dict[str, Sampler], mode: str) -> dict[str, Any] | None:
-        """The provider's time over its clock's baseline's; None unless both were timed together."""
+    def _energy(self, problem: Problem, names: tuple[str, ...], retry: bool) -> list[str]:
+        """Check, then measure the energy of providers together; as :meth:`_time`."""
+        ready, errors, retried = self._ready(problem, names, retry)
+
+        def fail(name: str, fault: Exception) -> None:
+            del ready[name]
+            self._record_fault(name, fault)
+
+        before, seed = environment.sensors(), self.settings.seed
+        problems, works = variants(problem), {}
+        for name, runner in list(ready.items()):
+            try:
+                works[name] = energy.Calls(Sampler(runner, problems, seed))
+            except Exception as fault:
+                fail(name, fault)
+        try:
+            with environment.energy_counter() as read:
+                windows, idle = energy.take_turns(
+                    works, energy.Meter(read), seed,
+                    note=lambda name: self.send(turn=name, doing="energy"), failed=fail,
+                )  # fmt: skip
+        except Exception as fault:  # of the counter: no provider can be measured
+            for name in list(ready):
+                fail(name, fault)
+        device = environment.with_sensors(self.facts, before, environment.sensors())
+        for name, runner in ready.items():
+            facts = {
+                "provider_version": runner.provider.version(), "mode": runner.mode,
+                "device": device, "errors": errors[name], "plan": runner.call.plan,
+            }  # fmt: skip
+            call_ms = median(1e3 * each.seconds / each.calls for each in windows[name])
+            if wrong := why_impossible(problem.case, call_ms, self.facts):
+                self._record(name, status="incorrect", reason=wrong, **facts)
+                continue
+            joules = {each: [w.joules for w in found] for each, found in windows.items()}
+            self._record(
+                name,
+                algorithm=runner.provider.algorithm(problem.case, self.machine),
+                energy=energy.summary(windows[name], idle),
+                versus=self._versus(name, joules, runner.mode),
+                checked_calls=energy.WINDOWS,
+                **facts,
+            )
+        problem.forget_truth()
+        return retried
+
+    def _versus(self, name: str, found: dict[str, list[float]], mode: str) -> dict[str, Any] | None:
+        """The provider's values over its clock's baseline's, by visits; None unless both have some.
+
+        Args:
+            found: times or energies of all providers that took turns, by name, one of each visit.
+        """
         baseline = providers.baselines()[mode]
-        if name == baseline or baseline not in samplers:
+        if name == baseline or baseline not in found:
             return None
-        medians = (samplers[each].medians for each in (name, baseline))
-        return {"provider": baseline} | paired_ratio(*medians)
+        return {"provider": baseline} | paired_ratio(found[name], found[baseline])
 
 
 def _free() -> None:

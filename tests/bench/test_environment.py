@@ -4,6 +4,8 @@ import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import pytest
+
 from bench.records import environment, provenance
 
 
@@ -17,7 +19,8 @@ def nvml(refused: str = "nvmlOther") -> MagicMock:
     for name, value in (
         ("Name", "NVIDIA H100 80GB HBM3"), ("CudaComputeCapability", (9, 0)),
         ("MemoryInfo", SimpleNamespace(total=80 << 30)), ("ClockInfo", 1980),
-        ("Temperature", 40), ("PowerUsage", 100_000),
+        ("Temperature", 40), ("PowerUsage", 100_000), ("TotalEnergyConsumption", 7_654_321),
+        ("MigMode", [0, 0]),
     ):  # fmt: skip
         getattr(made, f"nvmlDeviceGet{name}").return_value = value
     getattr(made, refused).side_effect = NVMLError
@@ -44,6 +47,44 @@ def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert not environment.probe().is_cuda
+
+
+CARD = environment.Machine("cuda", "a card", (9, 0))
+
+
+def test_energy_is_read_in_joules(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    # A board without MIG refuses to say whether it is on.
+    for refused in ("nvmlOther", "nvmlDeviceGetMigMode"):
+        monkeypatch.setitem(sys.modules, "pynvml", nvml(refused))
+        assert environment.why_no_energy(CARD) is None
+        with environment.energy_counter() as read:
+            assert read() == 7654.321
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("nvmlInit", "needs an NVIDIA GPU and nvidia-ml-py"),
+        ("nvmlDeviceGetTotalEnergyConsumption", "needs Volta or newer"),
+        ("absent", "needs Volta or newer"),  # from an old nvidia-ml-py
+        ("uninstalled", "needs an NVIDIA GPU and nvidia-ml-py"),
+        ("MIG", "MIG shares the board"),
+    ],
+)
+def test_no_energy_has_a_reason(broken: str, reason: str, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made = nvml(broken)
+    if broken == "absent":
+        del made.nvmlDeviceGetTotalEnergyConsumption
+    elif broken == "MIG":
+        made.nvmlDeviceGetMigMode.return_value = [1, 1]
+    monkeypatch.setitem(sys.modules, "pynvml", None if broken == "uninstalled" else made)
+    assert reason in (environment.why_no_energy(CARD) or "")
+    processor = environment.Machine("cpu", "a processor")
+    assert "this is a processor" in (environment.why_no_energy(processor) or "")
+    with pytest.raises(environment.NoEnergyCounter, match=reason), environment.energy_counter():
+        raise AssertionError("nothing may be measured")
 
 
 def test_a_card_is_found_without_nvidia_ml_py(monkeypatch, tmp_path):

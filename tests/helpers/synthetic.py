@@ -107,6 +107,30 @@ def timed(case: Case, provider: str, **changes: Any) -> store.Record:
     )  # fmt: skip
 
 
+def energetic(case: Case, provider: str, **changes: Any) -> store.Record:
+    """One invented energy record: a board that takes 90 W idle, and 250 to 450 W else."""
+    seconds = timed(case, provider)["median_ms"] / 1e3
+    watts = 250 + 200 * SPEED[provider][1]
+    noise = _noise(case.case_id, provider, "energy")
+    windows = [float(f"{w:.6g}") for w in watts * seconds * (1 + noise.normal(0, 0.005, 9))]
+    middle, count = float(np.median(windows)), int(0.3 / seconds) + 1
+    rest, base = 90.0 * seconds, f"torch.nn{'-graph' * provider.endswith('-graph')}"
+    theirs = SPEED[base][0] / SPEED[provider][0]
+    versus = {"provider": base, "ratio": 1 / theirs, "low": 0.98 / theirs, "high": 1.02 / theirs}
+    fields = {
+        "kind": "energy", "status": "ok", "provider": provider, "provider_version": "0.0",
+        "mode": "graph" if provider.endswith("-graph") else "event",
+        "versus": None if provider == base else versus,
+        "energy": {
+            "joules": middle, "low": 0.99 * middle, "high": 1.01 * middle, "idle_watts": 90.0,
+            "above_idle": middle - rest, "above_low": 0.98 * middle - rest,
+            "above_high": 1.02 * middle - rest, "windows": windows, "calls": [count] * 9,
+            "seconds": [count * seconds] * 9, "idle": [90.0] * 9,
+        },
+    }  # fmt: skip
+    return schema.new_record(**facts() | case.fields() | fields | changes)
+
+
 def failed(case: Case, provider: str, status: str, reason: str, **changes: Any) -> store.Record:
     """One invented failure."""
     fields = {"kind": "time", "status": status, "reason": reason, "provider": provider}
@@ -167,7 +191,20 @@ def small() -> list[store.Record]:
                 found.append(failed(case, provider, "timeout", "no answer in 180 s"))
             else:
                 found.append(timed(case, provider))
-    return [*found, *error_records(), *compiled()]
+    return [*found, *energy_records(), *error_records(), *compiled()]
+
+
+def energy_records() -> Iterator[store.Record]:
+    """Energy of eager calls and graphs along H, with one case that failed."""
+    for case in cases(
+        cell=["lstm", "gru"], T=512, H=[256, 512, 1024], **{"pass": ["fwd", "fwd+bwd"]}
+    ):
+        for provider in ("torch.nn", "ours", "torch.nn-graph", "ours-graph"):
+            if case.cell == "gru" and case.H == 1024 and provider == "ours-graph":
+                reason = "CounterFault: the energy counter was 7.000 J for 2.0 s"
+                yield failed(case, provider, "error", reason, kind="energy")
+            else:
+                yield energetic(case, provider)
 
 
 def number_types() -> list[store.Record]:

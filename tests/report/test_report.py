@@ -48,7 +48,7 @@ def test_every_kind_of_figure_and_table_is_made_and_names_its_origin(made):
     for start in (
         *("throughput-H", "throughput-B", "throughput-T", "speedup-ours", "step-H"),
         *("growth-T-fwd-layer", "growth-T-fwd-bwd", "error-T", "error-dtype", "error-regime"),
-        *("error-effects", "resources-registers", "resources-loop-instructions"),
+        *("error-effects", "resources-registers", "resources-loop-instructions", "energy-H"),
     ):
         assert any(name.startswith(start) for name in names), f"no figure {start}"
     drawn = {path.name for path in (made / "figures").iterdir()}
@@ -57,7 +57,7 @@ def test_every_kind_of_figure_and_table_is_made_and_names_its_origin(made):
     found = {Path(name).stem for name in written}
     assert written == {f"{name}.{kind}" for name in found for kind in ("md", "tex")}
     assert found >= {
-        *("time", "speedup", "growth", "error", "error-growth", "failures", "resources")
+        *("time", "speedup", "growth", "energy", "error", "error-growth", "failures", "resources")
     }
     assert set(zipfile.ZipFile(made / device_page.DOWNLOAD).namelist()) == {
         *(f"figures/{name}.csv" for name in names),

@@ -77,6 +77,8 @@ def commands(run: Run) -> list[str]:
             found.append("python -m bench resources" + (f" --device {target}" if target else ""))
         else:
             found += [f"python -m bench sweep --preset {preset}"] * ("time" in kinds)
+            energy = f"python -m bench sweep --preset {preset} --kind energy"
+            found += [energy] * ("energy" in kinds)
             found += [f"python -m bench error --preset {preset}"] * ("error" in kinds)
     return list(dict.fromkeys(found))
 

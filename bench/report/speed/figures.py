@@ -50,7 +50,7 @@ def throughput(
         high=tokens / rows["ci_low_ms"],
     )
     title = f"Throughput against {terms.AXIS_NAMES[axis]}: {terms.where(setting, sizes)}"
-    sheet = _lines(drawn, axis, title, ("low", "high", "tokens_per_s"))
+    sheet = draw_lines(drawn, axis, title, ("low", "high", "tokens_per_s"))
     sheet.label(terms.AXIS_NAMES[axis], "tokens/s")
     return sheet.save(folder, f"throughput-{axis}-{terms.setting_slug(setting)}", rows[DATA])
 
@@ -67,12 +67,12 @@ def step_floor(
         floor=rows["us_per_step"] * rows["floor_share"],
     )
     title = f"Time per step beside its floor: {terms.where(setting, sizes)}"
-    sheet = _lines(drawn, "H", title, ("y", "floor"))
+    sheet = draw_lines(drawn, "H", title, ("y", "floor"))
     sheet.label(terms.AXIS_NAMES["H"], "µs per step")
     return sheet.save(folder, f"step-H-{terms.setting_slug(setting)}", rows[DATA])
 
 
-def _lines(rows: pd.DataFrame, axis: str, title: str, span: Sequence[str]) -> Sheet:
+def draw_lines(rows: pd.DataFrame, axis: str, title: str, span: Sequence[str]) -> Sheet:
     """Each provider's ``y`` from ``low`` to ``high`` along a size, per cell and pass.
 
     Below them the smallest ``floor``, where there is one. The axis holds the columns of ``span``.
