@@ -121,6 +121,15 @@ def gradient_errors(case: Case, regime: str | None = None) -> dict[str, float]:
     Raises:
         ValueError: for a cell the model does not know.
     """
+    return {name: found.relative for name, found in gradients(case, regime).items()}
+
+
+def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
+    """By name as ``gradient_errors``: the squared norm over B H, and that of the error.
+
+    That of dx is dgx's, which W_ih only scales; that of weights, over B H^2, takes the terms of
+    successive steps as independent, in the gradient as in its error.
+    """
     layer, errors = Layer(case, regime), Errors()
     for _ in range(case.T):
         errors = step(case.cell, layer, errors)
@@ -174,4 +183,4 @@ def gradient_errors(case: Case, regime: str | None = None) -> dict[str, float]:
         found = {"dx": dx, "dh0": found["dh0"], "dw_hh_l0": dw}
     if case.cell == "lstm":
         found["dc0"] = dc.rounded(io2)
-    return {name: gradient.relative for name, gradient in found.items()}
+    return found
