@@ -131,15 +131,18 @@ def test_providers_take_turns_in_an_order_that_the_seed_decides():
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_a_provider_that_fails_leaves_the_others_their_windows():
-    class Fails(SimulatedCalls):
-        def advance(self) -> int:
-            if self.finished == 2:
-                raise RuntimeError("broke in its third window")
-            return super().advance()
-
+@pytest.mark.parametrize("where", ["advance", "check"])
+def test_a_provider_that_fails_leaves_the_others_their_windows(where: str, monkeypatch):
     board, failures = Board(), list[tuple[str, str]]()
-    works = {"bad": Fails(board, 300.0, 2e-3), "good": SimulatedCalls(board, 200.0, 2e-3)}
+    works = {name: SimulatedCalls(board, 200.0, 2e-3) for name in ("bad", "good")}
+    right = getattr(works["bad"], where)
+
+    def broken() -> int:
+        if works["bad"].finished == (2 if where == "advance" else 3):
+            raise RuntimeError("broke in its third window")
+        return right()
+
+    monkeypatch.setattr(works["bad"], where, broken)
     found, _ = energy.take_turns(
         works, board.meter, 0, lambda name: None,
         lambda name, fault: failures.append((name, str(fault))),

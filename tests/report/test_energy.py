@@ -6,6 +6,7 @@ import pytest
 
 from bench.records import store
 from bench.report import frames
+from bench.report.pages import cite
 from bench.report.runs import Run
 from bench.report.speed import energy
 from tests.helpers import synthetic
@@ -67,6 +68,7 @@ def test_sentences_name_the_pair_and_what_is_missing():
     assert "`ours` takes" in eager and "(1 case)" in eager
     (how,) = energy.protocol(measured)
     assert "9 windows" in how and energy.missing(measured) == []
+    assert how in cite.methods(measured)
     nothing = run([synthetic.timed(next(synthetic.cases()), "ours")])
     assert not list(energy.tables(nothing)) and not list(energy.jobs(nothing))
     assert not list(energy.headlines(nothing)) and not list(energy.protocol(nothing))

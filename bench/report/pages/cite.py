@@ -9,6 +9,7 @@ from bench.records.provenance import ROOT
 from bench.report import frames, terms
 from bench.report.pages import device_page
 from bench.report.runs import Run
+from bench.report.speed import energy
 from bench.report.text import as_latex
 
 CITATION = ROOT / "CITATION.cff"
@@ -109,6 +110,7 @@ def methods(run: Run) -> str:
             f"width {share:.0%} of the medians met. Each implementation's outputs and gradients "
             "were checked against a float64 reference at the same shape before it was timed."
         )
+    found += energy.protocol(run)
     if errors:
         seeds = terms.plural(len({r["seed"] for r in errors}), "seed")
         interpreted = any(r["interpreted"] for r in errors)
