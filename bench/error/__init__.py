@@ -1,4 +1,5 @@
-"""Studies of numerical error, apart from the sweep: activations, repeatability, training, a model.
+"""Studies of numerical error, apart from the sweep: activations, repeatability, training, models.
 
-Import `rounding_model`, which needs no torch; and `studies`, which runs the others.
+Import `rounding_model`, `gradient_model` and `tensor_core`, which need no torch; and `studies`,
+which runs the others.
 """

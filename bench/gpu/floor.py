@@ -2,7 +2,7 @@
 
 Each kernel's result is checked before it is timed; without a GPU it is only checked, in Triton's
 interpreter. After each microbenchmark all samples are written to ``floor.json``; the rates are
-written to ``limits.json`` once there are enough to compute a least time (``roofline.floor_ms``).
+written to ``limits.json`` once there are enough to compute a floor (``roofline.floor_ms``).
 
 The microbenchmarks run in a separate process, which is replaced when one fails, so that a crash
 loses only one. ``floor.json`` says under ``problems`` why one is missing or incomplete; the next
