@@ -36,9 +36,9 @@ DATA = [
 def points(run: Run) -> pd.DataFrame:
     """Every timing with its intensity, rate and ceilings; none without the card's rates.
 
-    ``intensity`` is operations per byte that the pass must at least move. ``achieved_tflops`` has
-    three ceilings: ``product_tflops``, ``memory_tflops`` (intensity times bandwidth) and
-    ``loop_tflops``; a share is it over one of them.
+    ``intensity`` is operations per byte of device memory that this design's pass moves.
+    ``achieved_tflops`` has three ceilings: ``product_tflops``, ``memory_tflops`` (intensity times
+    bandwidth) and ``loop_tflops``; a share is it over one of them.
     """
     cases = {r["case_id"]: Case.from_fields(r) for r in run.ok("time") if r["cell"] in CELLS}
     rows = run.time
@@ -111,7 +111,7 @@ def draw(
             "GB/s. Loop model: the least time of a persistent loop of this design "
             "(bench/README.md).",
             f"A line joins the sizes H = {', '.join(map(str, sorted(set(rows['H']))))} of {which}. "
-            "Operations and bytes are the least that the pass needs.",
+            "Bytes: those that this design's pass moves.",
         ],
         layout=Layout(panel_height=1.25),
     )
@@ -160,7 +160,7 @@ def table(run: Run) -> Table | None:
     return Table(
         "roofline",
         f"Roofline, {terms.where(setting, sizes)}: of each case the fastest provider, operations "
-        "per byte that the pass must at least move, and the share it reaches of each ceiling: "
+        "per byte that this design's pass moves, and the share it reaches of each ceiling: "
         "large products in the number type, device memory at that intensity (both measured), and "
         "the model of a persistent loop of this design. The largest share is that of the nearest "
         "limit.",

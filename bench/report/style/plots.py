@@ -71,7 +71,9 @@ def number_axis(axes: Axes, low: float, high: float) -> None:
     subs = (1,) if span > 1.8 else (1, 2, 5) if span > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
     whole = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
     ticks = [factor * 10.0**power for power in whole for factor in subs]
-    ticks = [value for value in ticks if left <= value <= right]
+    # None near the ends, where labels would touch those of the panel beside it.
+    inner = 10 ** (0.05 * span)
+    ticks = [value for value in ticks if left * inner <= value <= right / inner]
     axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(engineering))
