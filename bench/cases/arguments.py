@@ -47,6 +47,7 @@ MINUTES = Number(0, 30_000, above=True)  # three weeks; the system's longest wai
 SECONDS = Number(0, 60 * MINUTES.most, above=True)
 TARGET = Number(0, 1, above=True)  # a relative half-width
 SEED = Number(0, 2**31 - 1, whole=True)  # a case's own is added; torch's generator takes 32 bits
+STARTS = Number(1, 100, whole=True)  # of the measuring process, per case
 # Beyond these one layer's weights, or one step's states, fill any GPU's memory.
 HIDDEN, BATCH = Number(1, 1 << 16, whole=True), Number(1, 1 << 22, whole=True)
 DIRECTIONS = Number(1, 2, whole=True)

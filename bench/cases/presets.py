@@ -26,6 +26,7 @@ class Request:
         regime: of ``bench.cases.regimes``; None for the default one.
         seed: of the inputs; in a preset it is added to the sweep's first seed.
         providers: in a preset, none means the preset's own.
+        start: of the measuring process; each start of a case is measured in a process of its own.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Request:
     regime: str | None = None
     seed: int = 0
     providers: tuple[str, ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True)

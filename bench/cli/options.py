@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cases.arguments import MINUTES, SEED, Number
+from bench.cases.arguments import MINUTES, SECONDS, SEED, STARTS, TARGET, Number
 from bench.cases.presets import PRESETS
 from bench.records import files
 from bench.sweep.plan import Options
@@ -50,6 +50,20 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     flat_command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     flat_command.__annotations__ = {each.name: each.annotation for each in flat}
     return flat_command
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How long and how often `sweep` times a case."""
+
+    seconds: Annotated[float, number(SECONDS, "Sampling time per provider and case.")] = 1.0
+    target: Annotated[
+        float, number(TARGET, "Relative half-width of the median's interval to stop at.")
+    ] = 0.01
+    starts: Annotated[
+        int, number(STARTS, "Times each case is timed, in a process of its own; compare needs 2.")
+    ] = 1
+    timeout: Annotated[float, number(SECONDS, "Seconds of silence that mean a hang.")] = 180.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """``python -m bench sweep``: the command around ``bench.sweep.sweep``."""
 
 import gc
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from bench.cases.arguments import SECONDS, TARGET
 from bench.cases.presets import KINDS, preset_names
-from bench.cli.options import RunOptions, number
+from bench.cli.options import RunOptions, SamplingOptions
 from bench.cli.progress import bar
 from bench.providers import load
 from bench.records import environment, provenance
@@ -25,11 +25,7 @@ def command(
     kind: Kind = "time",
     dry_run: Annotated[bool, typer.Option(help="Only list cases and estimate the time.")] = False,
     shard: Annotated[str, typer.Option(help="Only the i-th of n parts: i/n.")] = "1/1",
-    seconds: Annotated[float, number(SECONDS, "Sampling time per provider and case.")] = 1.0,
-    target: Annotated[
-        float, number(TARGET, "Relative half-width of the median's interval to stop at.")
-    ] = 0.01,
-    timeout: Annotated[float, number(SECONDS, "Seconds of silence that mean a hang.")] = 180.0,
+    sampling: SamplingOptions,
     chosen: RunOptions,
 ) -> None:
     """Measure a preset's cases for its providers, the most informative first.
@@ -41,9 +37,11 @@ def command(
         for name in preset_names(chosen.preset_file):
             print(name)
         return
-    settings = {"seconds": seconds, "target": target, "seed": chosen.seed}
+    settings = {"seconds": sampling.seconds, "target": sampling.target, "seed": chosen.seed}
     sweep.check_results(chosen.results)
-    options = chosen.of_sweep(preset, tuple(kind.split(",")), shard)
+    options = replace(
+        chosen.of_sweep(preset, tuple(kind.split(",")), shard), starts=sampling.starts
+    )
     if dry_run:
         gc.disable()  # collecting garbage among so many cases would double the time
         machine = environment.probe()
@@ -51,7 +49,7 @@ def command(
         load(options.plugins)
         plan = make_plan(options, machine, folder)
         check_not_empty(plan)
-        print(*describe(plan, machine, seconds), sep="\n")
+        print(*describe(plan, machine, sampling.seconds), sep="\n")
         return
     try:
         with bar(f"sweep {preset}", chosen.max_minutes and chosen.max_minutes * 60) as progress:
@@ -60,7 +58,7 @@ def command(
                 settings,
                 chosen.results,
                 chosen.max_minutes,
-                timeout,
+                sampling.timeout,
                 progress,
                 announce=check_not_empty,
             )

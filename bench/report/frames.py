@@ -22,6 +22,7 @@ _ERROR_FLAT = (
 )
 _NAMED = ("mode", "number", "inputs", *ORIGIN)
 _PLANNED = ("plan_mode", "expected_us")
+_SAMPLED = ("visits", "starts")
 _FLAT = (
     *(name for name, field in schema.FIELDS.items() if field.type not in ("object", "array")),
     "versus",
@@ -63,15 +64,16 @@ def flat(
     records: Sequence[store.Record],
     more: Callable[[store.Record], dict[str, Any]] = lambda record: {},
 ) -> pd.DataFrame:
-    """One row per record: its scalar fields and the columns of ``_named``, ``_planned``, ``more``.
+    """One row per record: its scalar fields and the columns of the functions below and ``more``.
 
     ``inputs`` is "H" where the input has as many features as the layer has units (or there is no
     input projection), else the number of features.
     """
     if not records:
-        return pd.DataFrame(columns=list(dict.fromkeys((*_FLAT, *_NAMED, *_PLANNED))))
+        return pd.DataFrame(columns=list(dict.fromkeys((*_FLAT, *_NAMED, *_PLANNED, *_SAMPLED))))
     rows = [
-        {name: record[name] for name in _FLAT} | _named(record) | _planned(record) | more(record)
+        {name: record[name] for name in _FLAT}
+        | (_named(record) | _planned(record) | _sampled(record) | more(record))
         for record in records
     ]
     return ordered(pd.DataFrame(rows))
@@ -83,6 +85,11 @@ def _planned(record: store.Record) -> dict[str, Any]:
     costs = [each["cost"] for each in (plan, plan.get("backward") or {}) if each.get("cost")]
     expected = record["layers"] * sum(cost["floor_us"] for cost in costs) if costs else None
     return dict(zip(_PLANNED, (plan.get("mode"), expected), strict=True))
+
+
+def _sampled(record: store.Record) -> dict[str, Any]:
+    """The number of visits, and of starts of the measuring process, behind a time."""
+    return {"visits": len(record["blocks"] or []), "starts": record.get("starts", 1)}
 
 
 def errors(records: Sequence[store.Record]) -> pd.DataFrame:

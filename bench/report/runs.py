@@ -14,6 +14,7 @@ from bench.cases.roofline import Limits, rates
 from bench.records import limits, store
 from bench.records.files import LIMITS
 from bench.report import frames
+from bench.report.starts import pooled
 from bench.report.text import plain_values
 
 
@@ -114,7 +115,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
                 "holds one device's"
             )
         kept, aside = latest_consistent(records)
-        runs.append(Run(devices[0], folder, kept, files, aside))
+        runs.append(Run(devices[0], folder, pooled(kept), files, aside))
     return runs
 
 

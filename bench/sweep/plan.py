@@ -64,6 +64,7 @@ class Options:
     rerun: str | None = None
     plugins: tuple[Path, ...] = ()
     seed: int = 0
+    starts: int = 1
 
 
 def request_seconds(request: Request, machine: Machine, per_provider: float) -> float:
@@ -108,16 +109,21 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
     machines["error"] = replace(machine, interpreted=not machine.is_cuda)
     no_energy = why_no_energy(machine) if any(r.kind == "energy" for r in requests) else None
     select = functools.cache(providers.select)
-    for request in shard(requests, options.shard):
+    starts = (
+        replace(request, start=start)
+        for start in range(options.starts)  # so that a run that is cut short has whole starts
+        for request in shard(requests, options.shard)
+        if start == 0 or request.kind == "time"
+    )
+    for request in starts:
         names = options.providers or request.providers or preset.providers or USUAL_PROVIDERS
         request = replace(request, seed=options.seed + request.seed)
         able = []
         for name, provider in select(names).items():
             if request.kind == "error" and (provider.graph or name.endswith("compiled")):
                 continue  # same arithmetic as without a graph or compilation
-            status = statuses and statuses.get(
-                (request.kind, request.case.case_id, name, request.regime, request.seed)
-            )
+            asked = request.kind, request.case.case_id, name, request.regime, request.seed
+            status = statuses and statuses.get((*asked, request.start))
             if status and status not in again:
                 plan.done += 1
                 continue
@@ -125,9 +131,9 @@ def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
                 why_not: tuple[str, str] | None = ("unsupported", no_energy)
             else:
                 why_not = providers.unsupported(provider, request.case, machines[request.kind])
-            if why_not:
+            if why_not and request.start == 0:
                 plan.not_measured.append(NotMeasured(request, name, *why_not))
-            else:
+            elif not why_not:
                 able.append(name)
         if able:
             plan.requests.append(replace(request, providers=tuple(able)))
@@ -183,13 +189,15 @@ def finished(folder: Path, run_id: str) -> dict[tuple[Any, ...], str]:
 
 def _key(record: store.Record) -> tuple[Any, ...]:
     """What identifies a request and a provider in a record."""
-    return tuple(record[name] for name in ("kind", "case_id", "provider", "regime", "seed"))
+    names = ("kind", "case_id", "provider", "regime", "seed")
+    return (*(record[name] for name in names), record["start"] or 0)
 
 
 def describe(plan: Plan, machine: Machine, per_provider: float) -> Iterable[str]:
     """A dry run's lines."""
     for each in plan.requests:
         words = [each.case.case_id, each.regime, f"seed {each.seed}" if each.seed else None]
+        words += [f"start {each.start}"] if each.start else []
         yield f"{each.kind:5} {' '.join(filter(None, words))}: {', '.join(each.providers)}"
     for word, status in (("skip ", "unsupported"), ("error", "error")):
         reasons = Counter(

@@ -44,7 +44,8 @@ def run_plan(
 
     def write(request: Request, values: dict[str, Any], sync: bool = True) -> None:
         common = {"run_id": plan.run_id, "interpreted": False, "kind": request.kind}
-        common |= {"regime": request.regime, "seed": request.seed}
+        start = request.start if request.kind == "time" else None
+        common |= {"regime": request.regime, "seed": request.seed, "start": start}
         facts = provenance.provenance(values["device"])
         record = schema.new_record(**common | facts | request.case.fields() | values)
         writer.append(record, sync=sync)

@@ -52,6 +52,7 @@ class Isolated:
     _child: Child | None = None
     _open: ExitStack = field(default_factory=ExitStack)
     _served: int = 0
+    _start_number: int = 0  # of the request before
     _hello: dict[str, Any] = field(default_factory=dict)
 
     def hello(self, deadline: float | None = None) -> dict[str, Any]:
@@ -87,8 +88,9 @@ class Isolated:
         Raises:
             Stopped: when the deadline comes first; the case's records are then dropped.
         """
-        if self._served >= CASES_PER_WORKER:
+        if self._served >= CASES_PER_WORKER or request.start != self._start_number:
             self.close()
+        self._start_number = request.start
         self._served += 1
         waiting = list(request.providers)
         records: list[dict[str, Any]] = []

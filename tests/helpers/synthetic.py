@@ -78,7 +78,7 @@ def timed(case: Case, provider: str, **changes: Any) -> store.Record:
     rate = PEAK[product_format(case.dtype, case.precision)] * share
     step = latency * 1e-3 + passes * 4 * gates * case.H**2 * case.B / rate * 1e3
     noise = _noise(case.case_id, provider)
-    samples = step * case.T * (1 + 0.02 * np.abs(noise.standard_normal(12)))
+    samples = step * case.T * (1 + 0.02 * np.abs(noise.standard_normal(16)))
     median = float(np.median(samples))
     algorithm = None
     if provider.startswith("torch.nn"):
@@ -100,8 +100,10 @@ def timed(case: Case, provider: str, **changes: Any) -> store.Record:
             "tflops": 1.0, "gbps": 1.0,
             "floor_share": min(1.0, 1.4 * case.T * 1e-3 / median + 0.1),
             "peak_bytes": case.T * case.B * case.H * 8 * passes + 2**20,
-            "compile_s": 1.0, "algorithm": algorithm,
-            "samples_ms": [float(f"{value:.6g}") for value in samples], "blocks": [4, 4, 4],
+            "compile_s": 1.0, "algorithm": algorithm, "warm_ms": median * 0.95,
+            "host_ms": min(0.65, 0.95 * median) if not provider.endswith("-graph") else 0.01,
+            "warmup_calls": 12, "settled": True, "checked_calls": 3,
+            "samples_ms": [float(f"{value:.6g}") for value in samples], "blocks": [2] * 8,
         }
         | changes
     )  # fmt: skip

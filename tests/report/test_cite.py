@@ -51,7 +51,14 @@ def test_the_methods_paragraph_is_filled_from_the_run():
     said = cite.methods(run())
     for words in (
         *("commit 000000000", synthetic.DEVICE, "torch 2.13.0", "Triton 3.7.1", "cuDNN 9.20.0"),
-        *("GRU and LSTM", "bf16", "B 1 to 64", "T 64 to 512", "H 64 to 1024", "12 samples"),
+        *(
+            "GRU and LSTM",
+            "bf16",
+            "B 1 to 64",
+            "T 64 to 512",
+            "H 64 to 1024",
+            "8 visits (16 samples)",
+        ),
         *("CUDA events", "3 seeds", "interpreter"),
     ):
         assert words in said, words

@@ -101,14 +101,16 @@ def methods(run: Run) -> str:
         numbers = _joined(terms.ordered_numbers(frames.number(r) for r in timed))
         sizes = ", ".join(f"{name} {_value_range(r[name] for r in timed)}" for name in terms.SIZES)
         counts = _value_range(r["n"] for r in timed if r["n"])
+        visits = _value_range(len(r["blocks"] or []) for r in timed)
         clocks = _joined([terms.CLOCKS.get(m, m) for m in terms.distinct(r["mode"] for r in timed)])
         share = sum(bool(r["converged"]) for r in timed) / len(timed)
         found.append(
             f"We timed {cells} in {numbers} for {sizes} (batch, time steps, hidden units), by "
             f"{clocks}, after warming up. Providers of one case took turns in random order; we "
-            f"report the median of {counts} samples with a 95 % bootstrap interval, whose target "
-            f"width {share:.0%} of the medians met. Each implementation's outputs and gradients "
-            "were checked against a float64 reference at the same shape before it was timed."
+            f"report the median over {visits} visits ({counts} samples) with a 95 % interval by "
+            f"order statistics, whose target width {share:.0%} of the medians met. Inputs changed "
+            "before every call. Each implementation's outputs and gradients were checked against a "
+            "float64 reference at the same shape, before it was timed and in timed calls."
         )
     found += energy.protocol(run)
     if errors:

@@ -1,15 +1,16 @@
 """What is computed from time records: speed over torch.nn, and growth with the steps T."""
 
-from collections.abc import Sequence
+import math
 from statistics import linear_regression
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.measure.statistics import MIN_VISITS
 from bench.report import terms
 
-RESAMPLES = 1000
+LAUNCH_BOUND = 0.9  # share of a call's time in which the host is still launching it
 
 
 def speedups(time: pd.DataFrame) -> pd.DataFrame:
@@ -17,42 +18,34 @@ def speedups(time: pd.DataFrame) -> pd.DataFrame:
 
     ``speedup`` is over torch.nn, or torch.nn-graph for times of replayed graphs: one over the
     paired ratio by visits that the record holds where both took turns (``versus``), else torch.nn's
-    median over the provider's, whose interval joins the two medians' 95 % intervals as independent
-    errors, in quadrature of the logarithms. ``algorithm`` is cuDNN's, as predicted for torch.nn.
+    median over the provider's, which has no interval, because nothing says how much the machine
+    changed between the two. Without enough visits of both there is no ratio. ``algorithm`` is
+    cuDNN's, as predicted for torch.nn.
     """
     keys = ["case_id", "mode"]
     is_base = time["provider"] == time["mode"].map(terms.BASELINES)
     base = time[is_base].drop_duplicates(keys, keep="last").set_index(keys)
-    base = base[["status", "reason", "median_ms", "ci_low_ms", "ci_high_ms", "algorithm"]]
+    base = base[["status", "reason", "median_ms", "algorithm", "visits"]]
     others = time[~is_base].drop(columns="algorithm")
     both = others.join(base.rename(columns=lambda name: f"base_{name}"), on=keys)
     both = both.rename(columns={"base_algorithm": "algorithm"})
+    enough = (both[["visits", "base_visits"]] >= MIN_VISITS).all(axis="columns")
     ratio = both["base_median_ms"].astype(float) / both["median_ms"].astype(float)
-
-    def half(prefix: str) -> pd.Series:
-        low, high = (both[f"{prefix}{name}"].astype(float) for name in ("ci_low_ms", "ci_high_ms"))
-        return np.log(high / low) / 2
-
-    width = np.hypot(half(""), half("base_"))
-    both = both.assign(
-        speedup=ratio, speedup_low=ratio * np.exp(-width), speedup_high=ratio * np.exp(width)
-    )
+    both = both.assign(speedup=ratio.where(enough), speedup_low=math.nan, speedup_high=math.nan)
     # Where the two took turns, the record has the ratio of paired visits, in which drifts cancel.
     paired = both["versus"].map(lambda found: isinstance(found, dict) and bool(found.get("ratio")))
     for column, name in (("speedup", "ratio"), ("speedup_low", "high"), ("speedup_high", "low")):
-        inverse = both.loc[paired, "versus"].map(lambda found, name=name: found[name])
-        both.loc[paired, column] = 1 / inverse.astype(float)
+        inverse = both.loc[paired & enough, "versus"].map(lambda found, name=name: found[name])
+        both.loc[paired & enough, column] = 1 / inverse.astype(float)
     return both.drop(columns="versus")
 
 
-def mean_interval(ratios: Sequence[float] | pd.Series) -> tuple[float | None, float | None]:
-    """The geometric mean's 95 % bootstrap interval over shapes; None for a single one."""
-    logs = np.log(np.asarray(ratios, float))
-    if len(logs) < 2:
-        return None, None
-    draw = np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))
-    low, high = np.exp(np.percentile(logs[draw].mean(axis=1), (2.5, 97.5)))
-    return float(low), float(high)
+def host_share(time: pd.DataFrame) -> pd.Series:
+    """The share of each call's time after which it returns to the host; NaN where not measured.
+
+    From ``LAUNCH_BOUND`` on the host, which launches the kernels, determines the time.
+    """
+    return time["host_ms"].astype(float) / time["median_ms"].astype(float)
 
 
 def growth_table(time: pd.DataFrame) -> pd.DataFrame:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from bench.measure.statistics import MIN_VISITS
 from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed import figures, maps, pareto, pareto_figure, roofline, tables
-from bench.report.speed.derived import speedups
-from bench.report.style.numbers import interval, significant
+from bench.report.speed.derived import LAUNCH_BOUND, host_share, speedups
+from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
 from bench.report.style.typeset import Table
 from bench.report.topic import Section, Topic
@@ -21,12 +22,12 @@ SECTIONS = (
         "Median with its 95 % interval, logarithmic axes. A letter at the bottom of a panel is "
         "a point that could not be measured; the reason is below the figure.",
         figures=("throughput-",),
-        tables=("time",),
+        tables=("time", "calls"),
     ),
     Section(
         "Speed over torch.nn",
         "torch.nn's time over the provider's at the same case and clock: paired by visits where "
-        "recorded, else the ratio of the medians.",
+        "recorded, else the ratio of the medians; fewer visits than the least number enter none.",
         figures=("speedup-",),
         tables=("speedup", "steps"),
     ),
@@ -107,7 +108,7 @@ def _headline(row: dict[Any, Any], rows: pd.DataFrame, time: pd.DataFrame) -> st
 
 def _speed(row: dict[Any, Any]) -> str:
     """One provider's speed over torch.nn under the same clock."""
-    mean = interval(row["geomean"], row["geomean_low"], row["geomean_high"])
+    mean = significant(row["geomean"])
     where = f"at {row['most_at']}"
     if row["shapes"] > 1:
         where = (
@@ -134,11 +135,12 @@ def protocol(run: Run) -> list[str]:
         f"Clock: {clocks}. Times of different clocks are never compared.",
         f"{len(timed):,} timings of {counts[0]} to {counts[-1]} samples each (half have at "
         f"least {counts[len(counts) // 2]}), taken in turns: providers of one case are visited "
-        f"in random order ({visits[0]} to {visits[-1]} visits). Median with a 95 % bootstrap "
-        f"interval; {converged:,} of {len(timed):,} reached the interval's target "
-        "width in time.",
+        f"in random order ({visits[0]} to {visits[-1]} visits). The median of the visits' medians "
+        f"has a 95 % interval by order statistics; {converged:,} of {len(timed):,} reached the "
+        "interval's target width in time.",
         "Before its time is taken, each provider's outputs and gradients are checked against "
-        "a float64 reference at that very shape.",
+        "a float64 reference at that very shape, and so are those of timed calls drawn at random; "
+        "inputs change before every call.",
     ]
 
 
@@ -157,6 +159,19 @@ def caveats(run: Run) -> list[str]:
         found.append(
             f"{unsure:,} of {len(timed):,} medians did not reach the target width of the "
             "interval (`converged` in the download's time.csv)."
+        )
+    few = sum(len(r["blocks"] or []) < MIN_VISITS for r in timed)
+    if few:
+        found.append(
+            f"{few:,} of {len(timed):,} times are of fewer than {MIN_VISITS} visits (too few) and "
+            "enter no ratio."
+        )
+    bound = int((host_share(run.time) >= LAUNCH_BOUND).sum())
+    if bound:
+        found.append(
+            f"{bound:,} times are launch-bound: for {LAUNCH_BOUND:.0%} of them or more the host is "
+            "still launching, so they say how fast Python is (`host_share` in the download's "
+            "time.csv)."
         )
     if timed and all(r["mode"] == "host" for r in timed):
         found.append(
