@@ -306,3 +306,19 @@ def test_quick_measures_also_where_its_records_are_committed(tmp_path: Path):
     for k, file in ((2, f"{name}.jsonl"), (3, f"{name}-2.jsonl"), (4, f"{name}-3.jsonl.gz")):
         subprocess.run(["git", "add", f"records/{file}"], cwd=tmp_path, check=True)
         assert quick.run_name("tiny", tmp_path) == f"{name}-{k}"
+
+
+@pytest.mark.slow
+def test_each_start_of_a_case_is_timed_in_a_process_of_its_own(tmp_path: Path):
+    """All first starts come first, unsupported cases are recorded once, and a run resumes."""
+    chosen = options(preset="passes", providers="good,refuses,process", starts=3)
+    providers.load(chosen.plugins)
+    plan = make_plan(chosen, environment.probe(), tmp_path / "nowhere")
+    assert [each.start for each in plan.requests] == [0, 0, 1, 1, 2, 2]
+    counts, _ = measure(chosen, tmp_path)
+    assert counts == {"ok": 12, "unsupported": 2}
+    records = [r for r in store.read(tmp_path) if r["provider"] == "process"]
+    processes = {(r["start"], r["plan"]["pid"]) for r in records}
+    assert len(processes) == len({pid for _, pid in processes}) == 3
+    counts, _ = measure(replace(chosen, starts=4), tmp_path)
+    assert counts == {"ok": 4}, "only the fourth start is missing"

@@ -18,6 +18,14 @@ def _reference(problem):
     return Call(lambda: run_reference(problem.case, leaves, problem.resets), leaves)
 
 
+@provider("process")
+def process(problem):
+    """States which process it ran in."""
+    call = _reference(problem)
+    call.plan = {"pid": os.getpid()}
+    return call
+
+
 def _never_called(problem):
     raise AssertionError("an unsupported provider was called")
 

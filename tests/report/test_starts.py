@@ -1,0 +1,60 @@
+"""Cases timed in several starts of the measuring process."""
+
+import math
+
+import pytest
+from scipy.stats import ttest_1samp
+
+from bench.records import store
+from bench.report import frames, starts
+from bench.report.speed import derived, tables
+from tests.helpers import synthetic
+
+CASE = next(synthetic.cases())
+MEDIANS = (1.0, 1.1, 1.05)
+
+
+def timed(provider: str = "ours", **values: object) -> list[store.Record]:
+    return [
+        synthetic.timed(CASE, provider, median_ms=median, start=k, **values)
+        for k, median in enumerate(MEDIANS)
+    ]
+
+
+def test_starts_become_one_time_with_an_interval_across_them():
+    (record,) = starts.pooled(timed())
+    interval = ttest_1samp([math.log(m) for m in MEDIANS], 0).confidence_interval()
+    assert record["median_ms"] == pytest.approx(math.prod(MEDIANS) ** (1 / 3))
+    assert record["ci_low_ms"] == pytest.approx(math.exp(interval.low))
+    assert record["ci_high_ms"] == pytest.approx(math.exp(interval.high))
+    assert record["starts"] == 3 and record["n"] == 48 and record["blocks"] == [2] * 24
+    for name in ("us_per_step", "tokens_per_s"):
+        (alone,) = timed()[:1]
+        ratio = record["median_ms"] / alone["median_ms"]
+        wanted = alone[name] * (ratio if name == "us_per_step" else 1 / ratio)
+        assert record[name] == pytest.approx(wanted), name
+
+
+def test_one_start_stays_as_it_is():
+    found = [*timed()[:1], synthetic.failed(CASE, "reference", "oom", "too large")]
+    assert starts.pooled(found) == found
+
+
+def test_a_ratio_over_starts_has_its_own_interval():
+    ratios = (0.5, 0.6, 0.55)
+    records = [
+        record | {"versus": {"provider": "torch.nn", "ratio": r, "low": r / 1.01, "high": r * 1.01}}
+        for record, r in zip(timed(), ratios, strict=True)
+    ]
+    rows = frames.flat(starts.pooled([*records, *timed("torch.nn")]))
+    (row,) = derived.speedups(rows).to_dict("records")
+    assert row["speedup"] == pytest.approx(math.prod(ratios) ** (-1 / 3))
+    assert row["speedup_low"] < 1.6 < 2.1 < row["speedup_high"], "as wide as starts differ"
+    assert "across 3 starts of the measuring process" in tables.time_table(rows).caption
+
+
+def test_a_failure_in_one_start_is_not_hidden_by_the_others():
+    records = timed()
+    records[1] = synthetic.failed(CASE, "ours", "error", "died", mode="event", start=1)
+    (record,) = starts.pooled(records)
+    assert (record["status"], record["reason"]) == ("error", "died")
