@@ -105,8 +105,9 @@ class Saved:
             bend_c * errors.c + 4 * TANH * u2 * mean_square(lambda x: np.tanh(x) ** 2, m.c),
         )
         recurrent = layer.gain * m.h
+        # In a GRU's W h: h in the I/O type, the product's operands, and what is saved.
         self.q = Square(
-            recurrent, layer.gain * errors.h + (layer.operand2 + io2) * recurrent
+            recurrent, layer.gain * errors.h + (2 * io2 + layer.operand2) * recurrent
         )  # fmt: skip
 
 
@@ -140,10 +141,9 @@ def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
         return gate.rounded(io2 + POINTWISE * layer.u2)
 
     def product(gates: Square) -> Square:
-        """Of R^T times the gates' gradients, which are rounded already but for tf32."""
-        operand2 = layer.operand2 if case.precision == "tf32" else 0.0
+        """Of R^T times the gates' gradients."""
         found = Square(layer.gain) * gates
-        return found.rounded(operand2 + layer.sum2(K, 1.0))
+        return found.rounded(layer.operand2 + layer.sum2(K, 1.0))
 
     one = Square(1.0)
     dh = dc = one  # of the last states
@@ -176,10 +176,10 @@ def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
         gate_sum = sum(recurrent, nothing)
         dgx, dr = dgx + sum(gates, nothing), dr + gate_sum
         dh = product(gate_sum) + direct
-    dw = (dr * saved.h).rounded(io2 + layer.sum2(case.T * case.B, 1.0))
+    dw = (dr * saved.h).rounded(io2 + layer.operand2 + layer.sum2(case.T * case.B, 1.0))
     found = {"dgx": dgx, "dh0": dh.rounded(io2), "dw_hh": dw}
     if case.track == "layer":
-        dx = dgx.rounded(io2 + layer.sum2(K, 1.0))  # W^T dgx, summed in fp32 and rounded
+        dx = dgx.rounded(io2 + layer.operand2 + layer.sum2(K, 1.0))  # W^T dgx
         found = {"dx": dx, "dh0": found["dh0"], "dw_hh_l0": dw}
     if case.cell == "lstm":
         found["dc0"] = dc.rounded(io2)

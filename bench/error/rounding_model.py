@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.cases.cases import Case
-from bench.cases.numbers import ROUNDOFF, product_roundoff
+from bench.cases.numbers import ROUNDOFF
 
 # A rounding to nearest is uniform over one spacing, whose half is u 2^e: its mean square is
 # (u 2^e)^2 / 3. The number itself is m 2^e with m in [1, 2), whose mean square is 3 / (2 ln 2) if m
@@ -113,8 +113,8 @@ class Layer:
     Attributes:
         gain: see ``recurrent_gain``.
         m: the stationary mean squares.
-        io2, u2, operand2: mean squares of a rounding over its number's, to the I/O type, to fp32,
-            and of the loop's product's operands.
+        io2, u2: mean squares of a rounding over its number's, to the I/O type and to fp32.
+        operand2: that of a product's operands which are not of the I/O type: of tf32, both.
         s2, t2, tc2: of a sigmoid, of the tanh of z and of c; kept2: of 1 less a sigmoid.
         ds2, dt2, dtc2, relu2: of their derivatives, and of the rectifier's.
         fresh: mean square of a step's roundings in z.
@@ -125,22 +125,22 @@ class Layer:
         self.gain, self.m = recurrent_gain(case, regime), moments(case, regime)
         self.io2 = ROUNDING * ROUNDOFF[case.dtype] ** 2
         self.u2 = ROUNDING * ROUNDOFF["fp32"] ** 2
-        self.operand2 = ROUNDING * product_roundoff(case.dtype, case.precision) ** 2
+        self.operand2 = 0.0
         if case.precision == "tf32":
-            # W is rounded too.
-            self.operand2 *= 2
+            self.operand2 = 2 * ROUNDING * ROUNDOFF["tf32"] ** 2
         z, c = self.m.z, self.m.c
         self.s2, self.kept2 = mean_square(sigmoid, z), mean_square(lambda x: 1 - sigmoid(x), z)
         self.t2, self.tc2 = mean_square(np.tanh, z), mean_square(np.tanh, c)
         self.ds2 = mean_square(lambda x: sigmoid(x) * (1 - sigmoid(x)), z)
         self.dt2, self.dtc2 = mean_square(tanh_slope, z), mean_square(tanh_slope, c)
         self.relu2 = mean_square(lambda x: (x > 0).astype(float), z)
-        # Roundings of z: the operand of the loop's product, its sum, and on the layer track the
-        # projection's sum and its storage; on the recurrence track the projection is given.
+        # Roundings of z: h in the I/O type, the loop's product and its sum, and on the layer track
+        # the projection's and its storage; on the recurrence track the projection is given.
+        stored2 = self.io2 + self.operand2
         recurrent = self.gain * self.m.h
-        self.fresh = self.operand2 * recurrent + self.sum2(case.H, recurrent)
+        self.fresh = stored2 * recurrent + self.sum2(case.H, recurrent)
         if case.track == "layer":
-            self.fresh += self.io2 * driven + self.sum2(case.I, driven)
+            self.fresh += stored2 * driven + self.sum2(case.I, driven)
 
     def sum2(self, terms: int, square: float) -> float:
         """Mean square error of a sum in fp32 of that mean square.

@@ -282,10 +282,12 @@ def test_a_percentile_is_one_of_the_values():
     assert found == [1.0, 1.0, 2.0, 5.0, 5.0]
 
 
-# The bound that bench/ERROR.md states, if the device's own exp2 is within 1 ULP, as NumPy's is. The
-# largest errors are 3.2 with an exp2 that is off by half a ULP, 3.5 with NumPy's for AVX-512.
+# The bounds that bench/ERROR.md states, if the device's own exp2 is within 1 ULP, as NumPy's is.
+# With one that is off by half a ULP the largest errors of sigmoid, tanh and log-sigmoid are 2.8,
+# 2.8 and 3.2, and of sigmoid's derivative 4.0; of the former three with NumPy's exp2 for AVX-512
+# 3.4, 3.2 and 3.5.
 MOST_ULP = {
-    "exp2": 1, "sigmoid": 4, "tanh": 4, "log_sigmoid": 4, "exp": 2, "sigmoid_gradient": 4,
+    "exp2": 1, "sigmoid": 4, "tanh": 4, "log_sigmoid": 4, "exp": 2, "sigmoid_gradient": 5,
     "tanh_gradient": 2,
 }  # fmt: skip
 

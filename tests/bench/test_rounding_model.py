@@ -101,6 +101,22 @@ def test_on_the_recurrence_track_no_projection_is_rounded(cell: str, rounding_to
     assert layer.fresh < 0.5 * rounding_model.Layer(backward_case(cell=cell, dtype="bf16")).fresh
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_products_of_tf32_are_as_modelled(cell: str):
+    """Emulated, with operands rounded to nearest, and truncated, which the model is too low for."""
+    sizes = {"cell": cell, "B": 8, "T": 32, "H": 64}
+    case = backward_case(dtype="fp32:tf32", **sizes)
+    modelled = gradient_model.gradient_errors(case)
+    modelled["y"] = math.sqrt((rounding_model.growth(case, case.T) ** 2).mean())
+    emulated, truncated = (
+        errors(f"emulated-{name}", backward_case(dtype="fp32", **sizes))
+        for name in ("tf32", "tf32-truncated")
+    )
+    for name, expected in modelled.items():
+        assert 0.7 < emulated[name] / expected < 1.4, name
+        assert 1.7 < truncated[name] / emulated[name] < 3.5, name
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("track", TRACKS)
 def test_gradients_of_a_rectifier_are_off_by_flipped_signs(dtype: str, track: str):
