@@ -48,7 +48,7 @@ def command(
         if preset == "memory"
         else (
             partial(repeatability, folder.absolute()),
-            partial(training, folder.absolute(), ("rnn_tanh",) if quick else None),
+            partial(training, folder.absolute(), *((("rnn_tanh",), 0) if quick else ())),
             partial(activations, folder.absolute(), 1 if quick else None),
         )
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.cases.cases import KEEPING_GATE
 from bench.cases.problem import torch_precision
+from bench.error.master_weights import MasterWeights
 from bench.error.training import CELLS
 from bench.records import environment
 
@@ -61,28 +62,23 @@ def train(
         layer.get_parameter("bias_ih_l0")[gate] = BIAS
         layer.get_parameter("bias_hh_l0")[gate] = 0.0
     layer.to(device)
-    exact = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
-    layer.to(dtype)
-    optimiser = torch.optim.Adam([*exact.values(), *head.parameters()], LEARNING_RATE)
+    weights = MasterWeights(layer, dtype)
+    trained = [*weights.exact.values(), *head.parameters()]
+    optimiser = torch.optim.Adam(trained, LEARNING_RATE)
     found: dict[str, list[float]] = {"loss": [], "moved": []}
     losses = []
     for x, sums in batches:
-        with torch.no_grad():
-            for name, weight in layer.named_parameters():
-                weight.copy_(exact[name])
+        weights.round()
         y, _ = layer(x.to(device, dtype))
         loss = nn.functional.mse_loss(head(y[-1].float())[:, 0], sums.to(device))
         optimiser.zero_grad()
-        layer.zero_grad()
         loss.backward()
-        for name, weight in layer.named_parameters():
-            assert weight.grad is not None
-            exact[name].grad = weight.grad.float()
-        nn.utils.clip_grad_norm_([*exact.values(), *head.parameters()], 1.0)
+        weights.take_gradients()
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         losses.append(loss.item())
         if len(losses) == EVERY:
-            moved = exact["bias_ih_l0"][gate] - BIAS
+            moved = weights.exact["bias_ih_l0"][gate] - BIAS
             found["loss"].append(sum(losses) / EVERY)
             found["moved"].append(moved.abs().mean().item())
             losses = []

@@ -28,11 +28,21 @@ def repeatability(folder: Path, filter: str = "") -> Path:
     return _run(folder, files.REPEATABILITY, partial(measure, select_cases(filter)))
 
 
-def training(folder: Path, cells: Sequence[str] | None = None) -> Path:
-    """Record the losses of our modules and torch.nn's in training, per cell (default: all)."""
+def training(folder: Path, cells: Sequence[str] | None = None, seeds: int | None = None) -> Path:
+    """Record the losses of our modules and torch.nn's in training, per cell (default: all).
+
+    Args:
+        seeds: of the training in bf16, which is left out if there are none.
+    """
+    from bench.error import equivalence
     from bench.error.training import CELLS, measure
 
-    return _run(folder, files.TRAINING, partial(measure, cells or tuple(CELLS)))
+    chosen, count = cells or tuple(CELLS), equivalence.SEEDS if seeds is None else seeds
+
+    def both() -> dict[str, Any]:
+        return measure(chosen) | {"bf16": equivalence.measure(chosen, count) if count else None}
+
+    return _run(folder, files.TRAINING, both)
 
 
 def memory(folder: Path) -> Path:

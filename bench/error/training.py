@@ -4,7 +4,7 @@ A character model learns the project's licence. Both modules get the same initia
 of text and optimiser, all in float32, so that their curves differ by rounding only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import kernels
 from bench.cases.problem import torch_precision
+from bench.error.master_weights import MasterWeights
 from bench.records import environment, provenance
 
 # Each cell's class in kernels, in torch.nn, and its arguments.
@@ -23,7 +24,8 @@ CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 LICENCE = provenance.ROOT / "LICENSE"
 LETTERS = 4000  # of its terms
-T, B, I, H, STEPS = 8, 4, 8, 16, 50
+SIZES = {"T": 8, "B": 4, "I": 8, "H": 16}
+STEPS = 50
 # The gradients of the two differ by some 1e-6 of their size (float32, sums in another order).
 # RMSprop divides by that size, so a step of 0.01 ends 1e-8 away. Over 50 steps of 2,000 weights
 # this adds up, at random, to 1e-8 * sqrt(50 * 2000) = 3e-6 in the loss, and steps that feed the
@@ -32,38 +34,60 @@ LEARNING_RATE = 0.01
 LOSS_BOUND = 1e-4
 
 
-class Model(nn.Module):
-    """Which letter comes next: an embedding, one recurrent layer, and scores [T, B, letters]."""
+Recurrent = Callable[[int, int], nn.Module]  # a layer of I inputs and H units
 
-    def __init__(self, letters: int, recurrent: Callable[[int, int], nn.Module]) -> None:
+
+class Model(nn.Module):
+    """Which letter comes next: an embedding, one recurrent layer, and scores [T, B, letters].
+
+    The recurrent layer computes in ``dtype``, all else in fp32.
+    """
+
+    def __init__(self, letters: int, recurrent: Recurrent, I: int, H: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(letters, I)
         self.recurrent = recurrent(I, H)
         self.head = nn.Linear(H, letters)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        output, _ = self.recurrent(self.embed(codes))
-        return self.head(output)
+    def forward(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        output, _ = self.recurrent(self.embed(codes).to(dtype))
+        return self.head(output.float())
 
 
 def losses(
-    recurrent: Callable[[int, int], nn.Module], seed: int, device: str, steps: int = STEPS
+    recurrent: Recurrent,
+    seed: int,
+    device: str,
+    steps: int = STEPS,
+    sizes: Mapping[str, int] = SIZES,
+    dtype: torch.dtype = torch.float32,
+    rate: float = LEARNING_RATE,
 ) -> list[float]:
-    """The cross entropy, in nats a letter, in each training step of B pieces [T] of the text."""
+    """The cross entropy, in nats a letter, in each training step of B pieces [T] of the text.
+
+    Args:
+        dtype: of the recurrent layer; its weights are kept in fp32 and rounded for each step.
+        rate: RMSprop's learning rate.
+    """
+    T, B = sizes["T"], sizes["B"]
     words = LICENCE.read_text(encoding="utf-8").split("TERMS AND CONDITIONS")[1][:LETTERS]
     letters = sorted(set(words))
     torch.manual_seed(seed)  # before the weights, which are drawn on the CPU like the pieces
-    model = Model(len(letters), recurrent).to(device)
+    model = Model(len(letters), recurrent, sizes["I"], sizes["H"]).to(device)
+    weights = MasterWeights(model.recurrent, dtype)
+    trained = [*weights.exact.values(), *model.embed.parameters(), *model.head.parameters()]
     codes = torch.tensor([letters.index(letter) for letter in words], device="cpu")
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=LEARNING_RATE)
+    optimiser = torch.optim.RMSprop(trained, rate)
     curve = []
     for _ in range(steps):
         starts = torch.randint(len(words) - T, (B,), device="cpu")
         pieces = codes[starts + torch.arange(T + 1, device="cpu")[:, None]].to(device)  # [T + 1, B]
-        scores = model(pieces[:-1])
+        weights.round()
+        scores = model(pieces[:-1], dtype)
         loss = nn.functional.cross_entropy(scores.flatten(0, 1), pieces[1:].flatten())
         optimiser.zero_grad()
         loss.backward()
+        weights.take_gradients()
         optimiser.step()
         curve.append(loss.item())
     return curve
@@ -87,6 +111,6 @@ def measure(
     return {
         "losses": {cell: curves(cell, seed, device, steps) for cell in cells},
         "bound": LOSS_BOUND,
-        "sizes": {"T": T, "B": B, "I": I, "H": H},
+        "sizes": SIZES,
         "seed": seed,
     }

@@ -38,11 +38,11 @@ FIRST_PRESET = "first-contact"
 PRESETS = (FIRST_PRESET, "campaign", "energy", "paper")
 REHEARSAL = ("tiny",)
 STUDIED = ("campaign", "tiny")  # the studies below run after the speed of these presets
-# The studies of error, each run in a separate process, its file, and a rehearsal's argument.
-STUDIES: tuple[tuple[Callable[..., Path], str, Any], ...] = (
-    (studies.activations, files.ACTIVATIONS, 0),
-    (studies.repeatability, files.REPEATABILITY, "cell=rnn_tanh dtype=fp32"),
-    (studies.training, files.TRAINING, ("rnn_tanh",)),
+# The studies of error, each run in a separate process, its file, and a rehearsal's arguments.
+STUDIES: tuple[tuple[Callable[..., Path], str, tuple[Any, ...]], ...] = (
+    (studies.activations, files.ACTIVATIONS, (0,)),
+    (studies.repeatability, files.REPEATABILITY, ("cell=rnn_tanh dtype=fp32",)),
+    (studies.training, files.TRAINING, (("rnn_tanh",), 0)),
 )
 
 FIRST_REPORT_SECONDS = 60.0  # assumed of the first report; later ones take as long as the last
@@ -253,16 +253,16 @@ class Campaign:
         """Run the studies of error that this code has not made yet."""
         for study, name, brief in STUDIES:
             found = store.read_state(self.folder / files.RECORDS / name)
-            arguments = [brief] * self.rehearse
+            arguments = list(brief) if self.rehearse else []
             if study is studies.training and self.suspects:
                 trained = {cell.name for cell in CELLS.values() if cell.torch_class}
                 trained -= {suspect.cell for suspect in self.suspects}
-                arguments = [tuple(sorted(trained))]
+                arguments[:1] = [tuple(sorted(trained))]
             if found.get("code") == provenance.code_hash():
                 print(f"{study.__name__}: measured before")
             elif self.seconds_left() < LEAST_STUDY_SECONDS and not self.rehearse:
                 print(f"{study.__name__}: left for the next call")
-            elif arguments != [()]:
+            elif arguments[:1] != [()]:
                 self.step(self.run_study, study, *arguments)
 
     def run_study(self, study: Callable[..., Path], *arguments: Any) -> None:

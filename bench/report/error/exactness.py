@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.records import files
 from bench.report import frames, terms
-from bench.report.error import memory
+from bench.report.error import equivalence, memory
 from bench.report.runs import Run
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet, panel_title
@@ -112,7 +112,15 @@ def tables(run: Run) -> list[Table]:
         MEMORY: memory.table,
     }
     found = ((make, run.read(name)) for name, make in makers.items())
-    return [make(data) for make, data in found if data is not None]
+    made = [make(data) for make, data in found if data is not None]
+    in_bf16 = trained_in_bf16(run)
+    return [*made, equivalence.table(in_bf16)] if in_bf16 else made
+
+
+def trained_in_bf16(run: Run) -> dict[str, Any] | None:
+    """The file of the training runs, if some were in bf16."""
+    found = run.read(TRAINING)
+    return found if found and found.get("bf16") else None
 
 
 def jobs(run: Run) -> Iterator[Job]:
@@ -121,6 +129,8 @@ def jobs(run: Run) -> Iterator[Job]:
         found = run.read(name)
         if found is not None:
             yield functools.partial(draw, found)
+    if in_bf16 := trained_in_bf16(run):
+        yield functools.partial(equivalence.figure, in_bf16)
 
 
 def activations(found: dict[str, Any], folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.report import frames, terms
-from bench.report.error import exactness, figures, maps, memory, tables
+from bench.report.error import equivalence, exactness, figures, maps, memory, tables
 from bench.report.runs import Run
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
@@ -17,7 +17,7 @@ SECTION = Section(
     tables=(
         *("error", "error-growth", "error-regimes", "error-memory"),
         *("error-products", "error-effects"),
-        *("activations", "repeatability", "training", "training-memory"),
+        *("activations", "repeatability", "training", "training-bf16", "training-memory"),
     ),
 )
 
@@ -60,6 +60,8 @@ def headlines(run: Run) -> list[str]:
             f"{significant(units['tanh'])} ULP, sigmoid within {significant(units['sigmoid'])} ULP "
             f"(with {activations['exponential']})."
         )
+    if in_bf16 := exactness.trained_in_bf16(run):
+        found.append(equivalence.headline(in_bf16))
     found += memory.headlines(run.error, run.read(exactness.MEMORY))
     return found
 
