@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.measure.statistics import MIN_VISITS
 from bench.records import schema, store
 from bench.report import terms
 
@@ -88,8 +89,13 @@ def _planned(record: store.Record) -> dict[str, Any]:
 
 
 def _sampled(record: store.Record) -> dict[str, Any]:
-    """The number of visits, and of starts of the measuring process, behind a time."""
-    return {"visits": len(record["blocks"] or []), "starts": record.get("starts", 1)}
+    """The number of visits, and of starts of the measuring process, behind a time.
+
+    A time of fewer visits than are asked for today has no interval here, whatever is recorded.
+    """
+    visits = len(record["blocks"] or [])
+    few = dict.fromkeys(("ci_low_ms", "ci_high_ms")) if visits < MIN_VISITS else {}
+    return few | {"visits": visits, "starts": record.get("starts", 1)}
 
 
 def errors(records: Sequence[store.Record]) -> pd.DataFrame:

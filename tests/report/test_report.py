@@ -232,16 +232,24 @@ def test_speedup_is_over_the_same_case_and_clock():
 
 
 @pytest.mark.parametrize("few", ["torch.nn", "ours"])
-def test_too_few_visits_enter_no_ratio(few: str):
+def test_too_few_samples_enter_no_ratio_and_few_visits_have_no_interval(few: str):
     """Such records are of a run that was measured by an older or another program."""
     case = next(synthetic.cases())
     versus = {"provider": "torch.nn", "ratio": 0.5, "low": 0.4, "high": 0.8}
     records = [synthetic.timed(case, "torch.nn"), synthetic.timed(case, "ours", versus=versus)]
-    rows = [r | ({"blocks": [9, 7]} if r["provider"] == few else {}) for r in records]
-    assert derived.speedups(frames.flat(records))["speedup"].notna().all()
-    assert derived.speedups(frames.flat(rows))["speedup"].isna().all()
-    shown = tables.time_table(frames.flat(rows)).shown
-    assert [name for name in ("torch.nn", "ours") if "(too few)" in shown[name][0]] == [few]
+
+    def found(**changes: object) -> tuple[dict, list[str]]:
+        rows = frames.flat([r | (changes if r["provider"] == few else {}) for r in records])
+        shown = tables.time_table(rows).shown
+        names = [name for name in ("torch.nn", "ours") if "(too few)" in shown[name][0]]
+        return derived.speedups(rows).to_dict("records")[0], names
+
+    ratio, names = found()
+    assert (ratio["speedup"], ratio["speedup_low"], names) == (2.0, 1.25, [])
+    ratio, names = found(blocks=[9, 7])
+    assert ratio["speedup"] == 2.0 and np.isnan(ratio["speedup_low"]) and names == []
+    ratio, names = found(n=5, blocks=[5])
+    assert np.isnan(ratio["speedup"]) and names == [few]
 
 
 def test_growth_is_fitted():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.measure.statistics import MIN_VISITS
+from bench.measure.statistics import MIN_VALUES, MIN_VISITS
 from bench.report import terms
 
 LAUNCH_BOUND = 0.9  # share of a call's time in which the host is still launching it
@@ -19,25 +19,36 @@ def speedups(time: pd.DataFrame) -> pd.DataFrame:
     ``speedup`` is over torch.nn, or torch.nn-graph for times of replayed graphs: one over the
     paired ratio by visits that the record holds where both took turns (``versus``), else torch.nn's
     median over the provider's, which has no interval, because nothing says how much the machine
-    changed between the two. Without enough visits of both there is no ratio. ``algorithm`` is
-    cuDNN's, as predicted for torch.nn.
+    changed between the two. Nor has one of fewer than ``MIN_VISITS`` visits; a time of too few
+    samples (``too_few``) enters no ratio. ``algorithm`` is cuDNN's, as predicted for torch.nn.
     """
     keys = ["case_id", "mode"]
     is_base = time["provider"] == time["mode"].map(terms.BASELINES)
     base = time[is_base].drop_duplicates(keys, keep="last").set_index(keys)
-    base = base[["status", "reason", "median_ms", "algorithm", "visits"]]
+    base = base[["status", "reason", "median_ms", "algorithm", "visits", "n"]]
     others = time[~is_base].drop(columns="algorithm")
     both = others.join(base.rename(columns=lambda name: f"base_{name}"), on=keys)
     both = both.rename(columns={"base_algorithm": "algorithm"})
-    enough = (both[["visits", "base_visits"]] >= MIN_VISITS).all(axis="columns")
-    ratio = both["base_median_ms"].astype(float) / both["median_ms"].astype(float)
-    both = both.assign(speedup=ratio.where(enough), speedup_low=math.nan, speedup_high=math.nan)
+    both = both.assign(speedup_low=math.nan, speedup_high=math.nan)
+    both["speedup"] = both["base_median_ms"].astype(float) / both["median_ms"].astype(float)
     # Where the two took turns, the record has the ratio of paired visits, in which drifts cancel.
     paired = both["versus"].map(lambda found: isinstance(found, dict) and bool(found.get("ratio")))
-    for column, name in (("speedup", "ratio"), ("speedup_low", "high"), ("speedup_high", "low")):
-        inverse = both.loc[paired & enough, "versus"].map(lambda found, name=name: found[name])
-        both.loc[paired & enough, column] = 1 / inverse.astype(float)
+    enough = (both[["visits", "base_visits"]] >= MIN_VISITS).all(axis="columns")
+    for column, name, which in (
+        ("speedup", "ratio", paired),
+        ("speedup_low", "high", paired & enough),
+        ("speedup_high", "low", paired & enough),
+    ):
+        inverse = both.loc[which, "versus"].map(lambda found, name=name: found[name])
+        both.loc[which, column] = 1 / inverse.astype(float)
+    few = too_few(both["n"]) | too_few(both["base_n"])
+    both.loc[few, ["speedup", "speedup_low", "speedup_high"]] = math.nan
     return both.drop(columns="versus")
+
+
+def too_few(samples: Any) -> Any:
+    """Whether a time is of so few samples that it has no interval; the least number is 8 visits."""
+    return samples < MIN_VALUES
 
 
 def host_share(time: pd.DataFrame) -> pd.Series:

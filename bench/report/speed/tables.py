@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.measure.statistics import MIN_VISITS
 from bench.report import frames, terms
 from bench.report.runs import Run
-from bench.report.speed.derived import LAUNCH_BOUND, growth_table, host_share, speedups
+from bench.report.speed.derived import LAUNCH_BOUND, growth_table, host_share, speedups, too_few
 from bench.report.speed.steps import step_table
 from bench.report.style.numbers import interval, significant, uncertain
 from bench.report.style.typeset import MOST_ROWS, Table, drop_constant_columns, joined_origin, named
@@ -44,7 +43,7 @@ def time_table(time: pd.DataFrame) -> Table:
             line = lines.setdefault(key, dict(zip(keys, key, strict=True)))
             if row["status"] != "ok":
                 line[row["provider"]] = row["status"]
-            elif row["visits"] < MIN_VISITS:
+            elif too_few(row["n"]):
                 line[row["provider"]] = f"{significant(row['median_ms'])} (too few)"
             else:
                 line[row["provider"]] = text(row["median_ms"], *ends)

@@ -10,7 +10,7 @@ from bench.measure.statistics import MIN_VISITS
 from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed import figures, maps, pareto, pareto_figure, roofline, tables
-from bench.report.speed.derived import LAUNCH_BOUND, host_share, speedups
+from bench.report.speed.derived import LAUNCH_BOUND, host_share, speedups, too_few
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
 from bench.report.style.typeset import Table
@@ -27,7 +27,7 @@ SECTIONS = (
     Section(
         "Speed over torch.nn",
         "torch.nn's time over the provider's at the same case and clock: paired by visits where "
-        "recorded, else the ratio of the medians; fewer visits than the least number enter none.",
+        "recorded, else the ratio of the medians; times of too few samples enter none.",
         figures=("speedup-",),
         tables=("speedup", "steps"),
     ),
@@ -160,11 +160,13 @@ def caveats(run: Run) -> list[str]:
             f"{unsure:,} of {len(timed):,} medians did not reach the target width of the "
             "interval (`converged` in the download's time.csv)."
         )
-    few = sum(len(r["blocks"] or []) < MIN_VISITS for r in timed)
-    if few:
+    short = sum(len(r["blocks"] or []) < MIN_VISITS for r in timed)
+    few = sum(too_few(r["n"]) for r in timed)
+    if short:
         found.append(
-            f"{few:,} of {len(timed):,} times are of fewer than {MIN_VISITS} visits (too few) and "
-            "enter no ratio."
+            f"{short:,} of {len(timed):,} times are of fewer than {MIN_VISITS} visits, which the "
+            "engine now asks for: they and their ratios have no interval"
+            + (f"; {few:,} are of too few samples and enter no ratio." if few else ".")
         )
     bound = int((host_share(run.time) >= LAUNCH_BOUND).sum())
     if bound:
