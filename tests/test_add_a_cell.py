@@ -13,7 +13,8 @@ import kernels
 import reference
 from bench.cases import cases
 from bench.cases.problem import make_problem
-from bench.measure.runner import Runner, verdict
+from bench.measure.metrics import verdict
+from bench.measure.runner import Runner
 from bench.providers import PROVIDERS, load
 from bench.records.environment import Machine, machine
 from kernels.cells.cell import Cell

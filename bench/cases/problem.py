@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bench.cases.cases import Case
 from bench.cases.numbers import TORCH_NAMES
@@ -289,8 +290,12 @@ def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
 
     Stored with the problem, because all providers of a case are compared with the same truth.
     """
-    if backward in problem._truths:
-        return problem._truths[backward]
+    if backward not in problem._truths:
+        problem._truths[backward] = _float64(problem, backward)
+    return problem._truths[backward]
+
+
+def _float64(problem: Problem, backward: bool) -> dict[str, Tensor]:
     rows = checked_rows(problem)
     inputs = {name: value.double() for name, value in take_rows(problem.inputs, rows).items()}
     resets = None if problem.resets is None else problem.resets[:, rows]
@@ -308,8 +313,41 @@ def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
                 [upstream[name].double() for name in outputs],
             )
             found |= {f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}
-    problem._truths[backward] = found
     return found
+
+
+def has_signs(case: Case) -> bool:
+    """Whether the outputs of a case show which of its rectifiers are open."""
+    return case.cell_info.nonlinearity == "relu" and case.layers == 1
+
+
+class GivenSigns(TorchFunctionMode):
+    """In its context the reference's rectifiers are open where an output is positive.
+
+    Args:
+        y: of one layer, [T,B,D*H].
+        reverse: whether the first direction runs in reverse.
+    """
+
+    def __init__(self, y: Tensor, directions: int, reverse: bool = False) -> None:
+        super().__init__()
+        each = (y > 0).chunk(directions, dim=-1)
+        orders = [part.flip(0) if reverse or d else part for d, part in enumerate(each)]
+        self.open = iter(torch.cat(orders))  # [B,H], in the order of the reference's steps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.relu:
+            return torch.where(next(self.open), args[0], 0)
+        return func(*args, **(kwargs or {}))
+
+
+def truth_at_signs(problem: Problem, y: Tensor) -> dict[str, Tensor]:
+    """`truth` with ``backward``, but with the rectifiers open where ``y`` [T,rows,D*H] is positive.
+
+    Only of a case for which `has_signs` holds. Not stored.
+    """
+    with GivenSigns(y, problem.case.directions):
+        return _float64(problem, backward=True)
 
 
 @contextlib.contextmanager

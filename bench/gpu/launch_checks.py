@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.gpu.value_checks import Comparison, make_inputs, run_kernels, tolerance
+from bench.gpu.value_checks import Comparison, make_inputs, run_kernels
 from bench.records.failed_checks import Suspect
 from bench.sweep.pool import Failed, NotDone, Skipped
 from bench.sweep.process import TookTooLong, run_command
@@ -76,10 +76,12 @@ class Repetitions:
         Raises:
             Failed: naming each tensor that differed.
         """
+        from bench.measure.metrics import tolerance
+
         found = {name: value.item() for name, value in self.found.items()}
         lines = []
         for name, value in found.items():
-            bound = tolerance(self.comparison, name)
+            bound = tolerance(self.comparison.case, name)
             if name not in self.by_torch and value:
                 lines.append(f"{name} differed in {value:.0f} of {self.calls} calls")
             elif name in self.by_torch and not value <= bound:

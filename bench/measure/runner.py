@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.cases import Case
 from bench.cases.problem import (
     BATCHED,
-    DTYPE,
     Problem,
     checked_rows,
     take_rows,
@@ -189,13 +187,12 @@ class Runner:
         Args:
             got: what ``checked_outputs`` gave; computed here unless given.
         """
-        exact, got = truth(self.problem, self.backward), got or self.checked_outputs()
-        pairs = {name: (value, exact[name]) for name, value in got.items()}
-        for part, (name, entries) in self.problem.parts.items():
-            if name in got:
-                pairs[part] = (got[name][..., entries], exact[name][..., entries])
-        dtype = DTYPE[self.case.dtype]
-        return {name: metrics.errors(*pair, dtype) for name, pair in pairs.items()}
+        exact = truth(self.problem, self.backward)
+        return metrics.all_errors(got or self.checked_outputs(), exact, self.problem.parts)
+
+    def check(self) -> tuple[dict[str, dict[str, float]], str | None]:
+        """The metrics as `errors` returns them, and why they are incorrect; None if correct."""
+        return metrics.check(self.problem, self.checked_outputs())
 
     def errors_by_step(self, got: dict[str, Tensor]) -> dict[str, list[tuple[int, float]]] | None:
         """The error of y by time step, and that of the input's gradient by distance from the end.
@@ -229,10 +226,8 @@ class Runner:
         got = self.in_torchs_layout(found, (rows + shift) % self.case.B)
         if len(rows) < self.case.B:
             got = {name: value for name, value in got.items() if BATCHED.fullmatch(name)}
-        exact = truth(of, self.backward)
-        dtype = DTYPE[self.case.dtype]
-        errors = {name: metrics.errors(value, exact[name], dtype) for name, value in got.items()}
-        if wrong := verdict(errors, self.case):
+        _, wrong = metrics.check(of, got)
+        if wrong is not None:
             raise metrics.Incorrect(f"in a timed call {wrong}")
 
     def peak_bytes(self) -> int | None:
@@ -248,13 +243,3 @@ class Runner:
         self.run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-
-
-def verdict(errors: dict[str, dict[str, float]], case: Case) -> str | None:
-    """Why a provider with these errors is incorrect and not timed; None if it is correct."""
-    for name, found in errors.items():
-        allowed = metrics.tolerance(case, name)
-        off = found["rel_l2"]
-        if not off <= allowed:  # also when it is NaN
-            return f"{name} is off by {off:.3g} (relative L2) from float64; accepted: {allowed:.3g}"
-    return None

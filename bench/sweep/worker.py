@@ -21,7 +21,7 @@ from bench.cases.presets import Request
 from bench.cases.problem import Problem, make_problem, truth, variants
 from bench.cases.regimes import apply_regime
 from bench.measure import energy, metrics
-from bench.measure.runner import Runner, verdict
+from bench.measure.runner import Runner
 from bench.measure.sampler import Sampler, interleave
 from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, schema
@@ -147,8 +147,8 @@ class Worker:
         if self._excluded(runner):
             return None
         runner.prepare(WARMUP_SHARE * self.settings.seconds)
-        errors = runner.errors()
-        if wrong := verdict(errors, problem.case):
+        errors, wrong = runner.check()
+        if wrong is not None:
             facts = {"provider_version": provider.version(), "mode": runner.mode}
             self._record(name, status="incorrect", reason=wrong, errors=errors, **facts)
             return None

@@ -30,7 +30,7 @@ const METRICS = {
   memory: { label: "peak memory (MiB)", kind: "time", of: single("peak_bytes", 2 ** -20) },
   output: { label: "error of the output (relative L2)", kind: "error", of: single("output") },
   gradient: { label: "error of the worst gradient (relative L2)", kind: "error", of: single("gradient") },
-  ulp: { label: "error of the output (max. ULP)", kind: "error", of: single("ulp") },
+  largest: { label: "error of the output (maximum norm)", kind: "error", of: single("largest") },
 };
 const SIZES = ["B", "T", "H"];
 const names = (words) => (value) => words[value] ?? String(value);
