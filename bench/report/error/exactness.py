@@ -22,6 +22,7 @@ TRAINING = f"{files.RECORDS}/{files.TRAINING}"
 MEMORY = f"{files.RECORDS}/{files.MEMORY}"
 PROVIDERS = ("torch.nn", "ours")
 EVERY = 7  # steps between markers
+NONE = 0.01  # ULP: an error that is not drawn
 SMALLEST = 1e-8  # of the log axis; float32 losses above 1 differ by 0 or at least 1.2e-7
 
 
@@ -75,8 +76,8 @@ def activation_table(found: dict[str, Any]) -> Table:
     return Table(
         "activations",
         f"Error of the activation functions, {_where(found)}, against float64, in ULP of float32: "
-        f"at {_tried(found)}, whose own error is that of exp2. The 99th percentile is the smallest "
-        "of the n sampled errors that 99 % of them do not exceed.",
+        f"at {_tried(found)}; the row exp2 is the error of that exp2 alone, for |x| up to 1/2. The "
+        "99th percentile is the smallest of the n sampled errors that 99 % of them do not exceed.",
         full.drop(columns=list(frames.ORIGIN)),
         full,
         numbers | {"torch's max. ULP": 3},
@@ -154,7 +155,7 @@ def activations(found: dict[str, Any], folder: Path) -> list[Path]:
         notes=[
             "Largest error against float64 in each binary exponent of the argument, "
             f"{_where(found)}: {_tried(found)}.",
-            "Dots: every float32 of the exponent was tried.",
+            f"Dots: every float32 of the exponent was tried. Beyond the axes: below {NONE} ULP.",
         ],
         layout=Layout(share=False, row_gap=0.42),
     )
@@ -162,8 +163,11 @@ def activations(found: dict[str, Any], folder: Path) -> list[Path]:
         ("function", "", "binary exponent of the argument"),
         ("derivative", "_gradient", "binary exponent of the argument; of tanh's, of its output"),
     )
+    drawn = data[data["function"].str.removesuffix("_gradient").isin(looks.ACTIVATIONS)]
+    off = drawn.loc[~(drawn["max_ulp"] < NONE), "exponent"]
     for axes, (words, tail, across) in zip(sheet.axes[:, 0], panels, strict=True):
         top = 1.0
+        axes.set_xlim(off.min() - 2, off.max() + 2)
         for name, line in looks.ACTIVATIONS.items():
             rows = data[data["function"] == name + tail].dropna(subset="max_ulp")
             axes.step(rows["exponent"], rows["max_ulp"], where="mid", linewidth=0.9, **line)
