@@ -159,8 +159,13 @@ def erroneous(case: Case, provider: str, seed: int = 0, **changes: Any) -> store
             "max_abs": 4 * value, "mean_abs": value / 2, "rel_l2": value, "rel_max": 2 * value,
             "rel_l2_slice": 1.5 * value,
         }  # fmt: skip
+    by_step = None
+    if case.T >= 48 and case.pass_ != "fwd" and seed == 0:
+        steps = [step for step in (1, 2, 4, 8, 16, 32, 48, 64, 256) if step <= case.T]
+        by_step = {name: [[step, base * step**0.1] for step in steps] for name in ("y", "dx")}
     fields = {
         "kind": "error", "status": "ok", "provider": provider, "errors": errors, "seed": seed,
+        "by_step": by_step,
         "interpreted": provider == "ours",
     }  # fmt: skip
     return schema.new_record(**facts() | case.fields() | fields | changes)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.report import frames
-from bench.report.error import figures, maps, memory, selection, tables
+from bench.report.error import figures, maps, memory, selection, steps, tables
 from bench.report.speed import figures as speed_figures
 from bench.report.style import looks
 from bench.report.style.sheet import Sheet
@@ -303,3 +303,34 @@ def test_formats_of_products_are_compared_with_what_was_measured(error, sheets, 
     assert "'emulated'" in labels(sheet) and len(drawn) > 5
     assert not any("emulated" in labels(other) for other in drawn.values())
     assert selection.by_product(error[error["provider"].isin(NAMES)]).empty
+
+
+def test_error_by_step_is_of_the_longest_case_that_was_compared(sheets):
+    """Of a figure per number type; a longer case of torch.nn alone does not replace it."""
+    found = [
+        synthetic.erroneous(case, name)
+        for case in synthetic.cases(**GROWING)
+        for name in (*NAMES, "emulated-tf32")
+    ]
+    longer = synthetic.cases(**GROWING | {"T": 256, "dtype": "bf16"})
+    found += [synthetic.erroneous(case, "torch.nn") for case in longer]
+    drawn = sheets(steps.jobs(found))
+    assert set(drawn) == {"error-step-layer-1dir-bf16", "error-step-layer-1dir-fp32"}
+    for sheet in drawn.values():
+        assert "LSTM B=4, T=64, H=32" in words(sheet) and "emulated" not in labels(sheet)
+        for row in sheet.axes:
+            curves = [line.get_xdata() for line in row[0].lines if len(line.get_xdata()) > 2]
+            assert [max(line) for line in curves] == [64] * 4  # the providers' and the model's
+            (ours,) = (line for line in row[1].lines if line.get_marker() == "o")
+            assert ours.get_ydata()[-1] == pytest.approx(64**0.1 * ours.get_ydata()[0])
+    assert list(steps.jobs([synthetic.erroneous(next(synthetic.cases(T=4)), "ours")])) == []
+
+
+def test_an_error_that_is_not_a_number_is_left_out_of_a_figure_by_step(sheets):
+    (case,) = synthetic.cases(cell="gru", dtype="fp16", B=4, T=64, H=32, **{"pass": "fwd+bwd"})
+    record = synthetic.erroneous(case, "ours", regime="memory-7")
+    record["by_step"] = {"y": [[1, 1e-3], [64, 0.0]], "dx": [[1, 1e-3], [64, None]]}
+    (sheet,) = sheets(steps.jobs([record])).values()
+    assert "memory-7" in sheet.title
+    low, high = sheet.shared.get_ylim()
+    assert 0 < low < 1e-3 < high < 1

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.report import frames, terms
-from bench.report.error import equivalence, exactness, figures, maps, memory, tables
+from bench.report.error import equivalence, exactness, figures, maps, memory, steps, tables
 from bench.report.runs import Run
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
@@ -27,6 +27,7 @@ def jobs(run: Run) -> Iterator[Job]:
     yield from figures.curve_jobs(run.error)
     yield from figures.category_jobs(run.error)
     yield from maps.jobs(run.error)
+    yield from steps.jobs(run.ok("error"))
     yield from exactness.jobs(run)
 
 
