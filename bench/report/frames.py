@@ -111,10 +111,16 @@ def errors(records: Sequence[store.Record]) -> pd.DataFrame:
 
 
 def part(tensor: str) -> str:
-    """Of which kind a tensor is: output, gradient, or part of a bias's gradient, one gate's."""
+    """Of which kind a tensor is, a key of ``terms.PART_NAMES``.
+
+    An output; the gradient of an input or initial state, or of a weight or bias; or part of a
+    bias's gradient, one gate's.
+    """
     if tensor.endswith(".gate"):
         return "gate"
-    return "gradient" if tensor.startswith("d") else "output"
+    if not tensor.startswith("d"):
+        return "output"
+    return "gradient-weight" if tensor.startswith(("dw_", "db_")) else "gradient-state"
 
 
 def _named(record: store.Record) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import providers
+from bench.cases.numbers import product_roundoff, split_number_type
 
 # The baseline of a speed-up, by the clock that both are timed with.
 BASELINES = providers.baselines()
@@ -15,9 +16,15 @@ CELL_NAMES = {
 PASS_NAMES = {"fwd": "forward", "fwd+bwd": "forward + backward"}
 PASS_TITLES = {"fwd": "forward", "fwd+bwd": "fwd+bwd"}  # shorter names for panel titles
 PART_NAMES = {
-    "output": "output", "gradient": "worst gradient",
-    "input": "gradient of input", "gate": "gradient of gate bias",
+    "output": "output", "gradient-state": "gradient of input, state",
+    "gradient-weight": "gradient of weights", "input": "gradient of input",
+    "gate": "gradient of gate bias",
 }  # fmt: skip
+# Shorter names for panel titles.
+PART_TITLES = PART_NAMES | {
+    "gradient-state": "gradient: x, states", "gradient-weight": "gradient: weights",
+}  # fmt: skip
+GRADIENT = "gradient-"  # begins the parts that are whole gradients
 LOOP_NAMES = {"fwd": "forward", "bwd": "backward"}
 AXIS_NAMES = {"H": "hidden units H", "B": "batch B", "T": "time steps T"}
 CELL_ORDER, PASS_ORDER = tuple(CELL_NAMES), tuple(PASS_NAMES)
@@ -63,6 +70,15 @@ ordered_passes = functools.partial(in_order, order=PASS_ORDER)
 ordered_parts = functools.partial(in_order, order=PART_ORDER)
 ordered_numbers = functools.partial(in_order, order=NUMBER_ORDER)
 ordered_providers = functools.partial(in_order, order=PROVIDER_ORDER)
+
+
+def roundoff(number: str) -> float:
+    """The unit roundoff u of a number format; with tf32 products that of their operands.
+
+    >>> roundoff("fp32:tf32") == roundoff("fp16") == 2**-11
+    True
+    """
+    return product_roundoff(*split_number_type(number))
 
 
 def distinct(values: Iterable[Any]) -> list[str]:

@@ -15,6 +15,7 @@ from bench.report.style.sheet import Sheet
 from tests.helpers import synthetic
 
 BIASES = ("memory-3", "memory-5", "memory-7")
+GRADIENTS = ("gradient-state", "gradient-weight")
 NAMES = ("ours", "torch.nn", "reference")
 
 
@@ -48,7 +49,7 @@ def test_the_model_is_drawn_beside_ours(error):
     one = selection.one_pass(selection.by_part(error))
     one = one[(one["number"] == "bf16") & (one["H"] == 32) & one["regime"].isna()]
     models = figures.models(one, "T")
-    assert set(models) == set(itertools.product(("gru", "lstm"), ("output", "gradient")))
+    assert set(models) == set(itertools.product(("gru", "lstm"), ("output", *GRADIENTS)))
     for sizes, curve in models.values():
         assert sizes == [1, 4, 16, 64]
         assert all(0.2 * 2**-8 < value < 2 * 2**-8 for value in curve)
@@ -260,9 +261,9 @@ def test_long_memory_is_shown_by_gate_bias(error, tmp_path):
 
 def test_the_largest_errors_leave_a_single_gate_out(error):
     parts = selection.by_part(error[error["regime"].isin(BIASES)])
-    assert set(parts["part"]) == {"output", "gradient"}
+    assert set(parts["part"]) == {"output", *GRADIENTS}
     whole = error[error["tensor"].isin(("dx", "dw_hh_l0")) & error["regime"].isin(BIASES)]
-    assert parts.loc[parts["part"] == "gradient", "rel_l2"].max() == whole["rel_l2"].max()
+    assert parts.loc[parts["part"].isin(GRADIENTS), "rel_l2"].max() == whole["rel_l2"].max()
 
 
 def test_the_page_states_what_long_memory_gave(error):
@@ -334,3 +335,31 @@ def test_an_error_that_is_not_a_number_is_left_out_of_a_figure_by_step(sheets):
     assert "memory-7" in sheet.title
     low, high = sheet.shared.get_ylim()
     assert 0 < low < 1e-3 < high < 1
+
+
+def test_it_is_said_whose_error_a_weight_gradient_in_16_bits_is(error):
+    """torch.nn's on a CPU; not those of a GPU, of fp32, of ours, or other gradients."""
+    parts = selection.by_part(error)
+    one = parts[parts["number"].eq("bf16") & parts["provider"].eq("torch.nn")].assign(cudnn=None)
+    assert one["part"].isin(GRADIENTS).any()
+    assert "on a CPU, by 0.3 u" in selection.remarks(one)[0]
+    for other in (
+        one.assign(cudnn="9.20.0"), one.assign(number="fp32"), one.assign(provider="ours"),
+        one[one["part"] != "gradient-weight"],
+    ):  # fmt: skip
+        assert selection.remarks(other) == []
+
+
+def test_the_largest_errors_are_in_roundoffs(error):
+    (table,) = (each for each in tables.tables(error) if each.name == "error")
+    shown = table.shown
+    for number, u in (("fp16", 2**-11), ("bf16", 2**-8)):
+        line = shown[(shown["cell"] == "GRU") & (shown["number"] == number)]
+        line = line[line["provider"] == "ours"]
+        rows = frames.comparable(error)
+        rows = rows[(rows["cell"] == "gru") & (rows["number"] == number)]
+        rows = rows[rows["provider"] == "ours"]
+        for title, tensor in (("output", "y"), ("input, state", "dx"), ("weights", "dw_hh_l0")):
+            here = rows[rows["tensor"] == tensor]
+            assert line[f"{title}: L2"].item() == pytest.approx(here["rel_l2"].max() / u)
+            assert line[f"{title}: max"].item() == pytest.approx(here["rel_max"].max() / u)

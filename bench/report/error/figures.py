@@ -1,7 +1,7 @@
 """The figures of numerical error: against T, H and B with bands over seeds, and against the dtype.
 
 All draw the relative L2 error against float64 on the same rounded inputs: of the output, and of
-the worst gradient (each relative to its own norm).
+the worst gradients of inputs and states, and of weights (each relative to its own norm).
 """
 
 import functools
@@ -84,7 +84,8 @@ def models(rows: pd.DataFrame, axis: str) -> dict[tuple[str, str], Curve]:
         odd = regime is not None and not regime.startswith("orthogonal")
         if cell not in rounding_model.CELLS or row["layers"] != 1 or row["resets"] or odd:
             continue
-        if part != "output" and (part != "gradient" or cell == "rnn_relu" or row["directions"] > 1):
+        gradient = str(part).startswith(terms.GRADIENT)
+        if part != "output" and (not gradient or cell == "rnn_relu" or row["directions"] > 1):
             continue
         inputs = "H" if row["inputs"] == "H" else int(row["inputs"])
         same = {name: row[name] for name in names} | {"I": inputs, "dtype": row["number"]}
@@ -95,7 +96,8 @@ def models(rows: pd.DataFrame, axis: str) -> dict[tuple[str, str], Curve]:
                 steps = rounding_model.growth(case, case.T, regime)
                 curve.append(float(np.sqrt(np.mean(steps**2))))
             else:
-                curve.append(max(gradient_model.gradient_errors(case, regime).values()))
+                off = gradient_model.gradient_errors(case, regime)
+                curve.append(max(off[name] for name in off if frames.part(name) == part))
         found[str(cell), str(part)] = (sizes, curve)
     return found
 
@@ -163,7 +165,7 @@ def curves(
     plots.size_axis(sheet.shared, [*rows[axis], *failed[axis]])
     plots.error_axis(sheet.shared, rows["rel_l2"], marked, marks=len(unable))
     spreads = _spreads(rows, axis, plots.zero_height(sheet.shared))
-    for axes, cell, part in sheet.panels(cells, parts, terms.PART_NAMES):
+    for axes, cell, part in sheet.panels(cells, parts, terms.PART_TITLES):
         here = spreads.get((cell, part), {})
         for provider in terms.ordered_providers(here):
             at, (middle, least, most) = here[provider]
@@ -273,7 +275,7 @@ def dots(
     marks = int(len(failed) > 0)
     plots.error_axis(sheet.shared, rows["rel_l2"], list(filter(None, roundoffs)), marks)
     spreads = _spreads(drawn, column, plots.zero_height(sheet.shared))
-    for axes, cell, part in sheet.panels(cells, parts, terms.PART_NAMES):
+    for axes, cell, part in sheet.panels(cells, parts, terms.PART_TITLES):
         here = spreads.get((cell, part), {})
         for k, provider in enumerate(providers):
             offset = 0.6 * ((k + 0.5) / len(providers) - 0.5)

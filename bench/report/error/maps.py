@@ -9,7 +9,6 @@ import matplotlib
 import pandas as pd
 from matplotlib.colors import LogNorm
 
-from bench.cases.numbers import ROUNDOFF
 from bench.report import frames, terms
 from bench.report.error import selection
 from bench.report.style import looks, maps, plots
@@ -18,9 +17,9 @@ from bench.report.style.sheet import Job
 
 
 def jobs(error: pd.DataFrame) -> Iterator[Job]:
-    """Per setting and compared provider a map of each cell, of its output and worst gradient.
+    """Per setting and compared provider a map of each cell, of its output and worst gradients.
 
-    Wide maps make a figure for each of the two.
+    Wide maps make a figure for each of the parts.
     """
     error = error[error["provider"].isin(frames.COMPARED)]
     parts = selection.by_part(error)
@@ -55,7 +54,7 @@ def error_map(
     rows = all_rows[all_rows["provider"] == provider]
     cells = terms.ordered_cells([*rows["cell"], *failed["cell"]])
     parts = terms.ordered_parts(rows["part"])
-    number = setting["number"].partition(":")[0]
+    u = terms.roundoff(setting["number"])
     counted = selection.seed_count(rows, "B", "H")
     sheet = maps.MapSheet(
         len(cells),
@@ -66,19 +65,19 @@ def error_map(
         origin=frames.provenance(rows),
         notes=[
             "Relative L2 error against float64 on the same inputs, in unit roundoffs "
-            f"(u = {ROUNDOFF[number]:.2g} of {number})"
+            f"(u = {u:.2g} of {setting['number']})"
             + (f"; median of {counted}." if counted != "1 seed" else "."),
             "A grey square was not measured.",
             *selection.notes(rows),
             *plots.failure_notes(failed),
         ],
     )
-    data = rows.assign(roundoffs=rows["rel_l2"] / ROUNDOFF[number])
-    shown = all_rows.loc[all_rows["rel_l2"] > 0, "rel_l2"] / ROUNDOFF[number]
+    data = rows.assign(roundoffs=rows["rel_l2"] / u)
+    shown = all_rows.loc[all_rows["rel_l2"] > 0, "rel_l2"] / u
     low, high = (shown.min(), shown.max()) if len(shown) else (0.1, 1.0)
     norm = LogNorm(min(low, 0.25), max(high, 4.0))
     colors = matplotlib.colormaps[looks.ERROR_MAP]
-    for axes, cell, part in sheet.panels(cells, parts, terms.PART_NAMES):
+    for axes, cell, part in sheet.panels(cells, parts, terms.PART_TITLES):
         here = data[(data["cell"] == cell) & (data["part"] == part)]
         medians = here.groupby(["H", "B"])["roundoffs"].median()
         shades = colors(norm(medians.clip(lower=low).to_numpy()))

@@ -13,9 +13,9 @@ SETTING = ("track", "directions", "layers", "number", "inputs", "resets", "regim
 
 
 def by_part(error: pd.DataFrame) -> pd.DataFrame:
-    """One row per record and part: the output's error, and the largest of its gradients'."""
+    """One row per record and part: the output's error, the largest of each kind of gradient."""
     ok = error[(error["status"] == "ok") & error["tensor"].notna()]
-    ok = ok[(ok["part"] == "gradient") | ok["tensor"].isin(OUTPUTS)]
+    ok = ok[ok["part"].str.startswith(terms.GRADIENT) | ok["tensor"].isin(OUTPUTS)]
     keys = [
         *("case_id", "cell", "pass", "provider", "part", *SETTING, "B", "T", "H", "seed"),
         *("interpreted", "status", "reason", *ORIGIN),
@@ -32,7 +32,7 @@ def of_memory(error: pd.DataFrame) -> pd.DataFrame:
         found["tensor"].isin(("dx", "dgx")) | found["part"].eq("gate") | found["tensor"].isna()
     ]
     return found.assign(
-        part=found["part"].replace("gradient", "input"),
+        part=found["part"].replace("gradient-state", "input"),
         memory=found["regime"].str.removeprefix(MEMORY),
     )
 
@@ -116,6 +116,17 @@ def interpreted_providers(rows: pd.DataFrame) -> str:
     return ", ".join(terms.ordered_providers(rows.loc[rows["interpreted"].eq(True), "provider"]))
 
 
+def remarks(rows: pd.DataFrame) -> list[str]:
+    """What is to be said of the weight gradients of torch.nn where a CPU computed them."""
+    shown = rows["part"].eq("gradient-weight") & rows["provider"].eq("torch.nn")
+    shown &= rows["cudnn"].isna() & ~rows["number"].str.startswith("fp32")
+    words = (
+        "torch.nn's 16-bit gradients of recurrent weights grow with T on a CPU, by 0.3 u √T, since "
+        "torch adds them up over the steps in the 16-bit type there."
+    )
+    return [words] if shown.any() else []
+
+
 def notes(rows: pd.DataFrame) -> list[str]:
     """The notes of an error figure."""
     names = interpreted_providers(rows)
@@ -123,4 +134,4 @@ def notes(rows: pd.DataFrame) -> list[str]:
         f"{names}: computed by Triton's interpreter on the CPU, at sizes it can do; a GPU's "
         "tensor cores and device functions round differently."
     )
-    return [note] if names else []
+    return [*([note] if names else []), *remarks(rows)]

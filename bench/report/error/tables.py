@@ -1,6 +1,6 @@
 """Tables of numerical error: the largest, growth with T, regimes, and one rounding at a time.
 
-All but the first are in unit roundoffs: relative L2 error against float64 over the format's u.
+In unit roundoffs: relative error against float64 over the format's u; of long memory as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bench.cases.cases import MEMORY
-from bench.cases.numbers import ROUNDOFF
 from bench.report import frames, terms
 from bench.report.error import selection
 from bench.report.style.typeset import MOST_ROWS, Table, named
 
 UNITS = "relative L2 error against float64 on the same rounded inputs, in unit roundoffs u"
+ROUNDOFFS = "u is 2⁻⁸ of bf16, 2⁻¹¹ of fp16 and of fp32 with tf32 products, else 2⁻²⁴."
 BASE_SETTING = {"track": "layer", "layers": 1, "inputs": "H", "resets": 0.0, "directions": 1}
 KEYS = ("cell", "number", "part", "provider")
 
@@ -22,9 +22,8 @@ def tables(error: pd.DataFrame) -> list[Table]:
     """The tables of error that there are records for."""
     base = selection.matching(error, BASE_SETTING)
     parts = selection.by_part(base[~base["regime"].str.startswith(MEMORY, na=False)])
-    units = parts["number"].map(lambda name: ROUNDOFF[name.partition(":")[0]])
     parts = parts.assign(
-        roundoffs=parts["rel_l2"] / units,
+        roundoffs=parts["rel_l2"] / parts["number"].map(terms.roundoff),
         regime=parts["regime"].astype(object).where(parts["regime"].notna(), "default"),
     )
     effects = parts["provider"].str.startswith(terms.EFFECT)
@@ -36,37 +35,40 @@ def tables(error: pd.DataFrame) -> list[Table]:
     return [table for table in made if table is not None]
 
 
-def _interpreted(rows: pd.DataFrame) -> str:
-    """A sentence for a caption that names the providers run in the interpreter, or ""."""
+def _remarks(rows: pd.DataFrame) -> str:
+    """Sentences for a caption, each after a space: who was interpreted, and whose error it is."""
     names = selection.interpreted_providers(rows)
-    return f" Interpreted on the CPU: {names}." if names else ""
+    said = [f"Interpreted on the CPU: {names}."] if names else []
+    return "".join(f" {words}" for words in [*said, *selection.remarks(rows)])
 
 
 def largest(error: pd.DataFrame) -> Table | None:
     """The largest errors of output and gradients; None without comparable records."""
     ok = frames.comparable(error)
-    ok = ok[ok["part"].eq("gradient") | ok["tensor"].isin(frames.OUTPUTS)]
+    ok = ok[ok["part"].str.startswith(terms.GRADIENT) | ok["tensor"].isin(frames.OUTPUTS)]
     if ok.empty:
         return None
+    titles = {"output": "output", "gradient-state": "input, state", "gradient-weight": "weights"}
     rows = []
     for (cell, number, provider), group in ok.groupby(["cell", "number", "provider"], sort=False):
         row = {"cell": cell, "pass": "fwd", "number": number, "provider": provider}
-        for part in ("output", "gradient"):
+        for part, title in titles.items():
             here = group[group["part"] == part]
-            row[f"{part}, L2"] = here["rel_l2"].max()
-            row[f"{part}, max"] = here["rel_max"].max()
+            for metric, name in (("rel_l2", "L2"), ("rel_max", "max")):
+                row[f"{title}: {name}"] = here[metric].astype(float).max() / terms.roundoff(number)
         rows.append(row | {"cases": group["case_id"].nunique()})
     shown = named(frames.ordered(pd.DataFrame(rows))).drop(columns="pass").head(2 * MOST_ROWS)
     return Table(
         "error",
-        "Error against float64 on the same rounded inputs: relative L2, and the largest error over "
-        "the largest entry (max), of the output of all steps and of the worst gradient; of "
-        "each the largest with default weights and inputs over "
-        "the shapes that ours and torch.nn both measured (for a cell that one of them lacks, over "
-        f"all).{_interpreted(ok)}",
+        "Error against float64 on the same rounded inputs, in unit roundoffs u: relative L2, and "
+        "the largest error over the largest entry (max), of the output of all steps, and of the "
+        "worst gradient of inputs and initial states, and of weights and biases; of each the "
+        "largest with default weights and inputs over the shapes that ours and torch.nn both "
+        "measured (for a cell that one of them lacks, over all). "
+        f"{ROUNDOFFS}{_remarks(ok)}",
         shown,
         error,
-        {name: -2 for name in shown if ", " in name} | {"cases": 0},
+        {name: 2 for name in shown if ": " in name} | {"cases": 0},
         frames.provenance(ok),
     )
 
@@ -121,7 +123,7 @@ def growth(parts: pd.DataFrame) -> Table | None:
     sizes = ", ".join(f"{n}={'/'.join(map(str, sorted(set(rows[n]))))}" for n in ("B", "H"))
     caption = (
         f"Growth of error with the number of steps T ({sizes}): {UNITS}; median of "
-        f"{selection.seed_count(rows, 'number', 'T')}.{_interpreted(rows)}"
+        f"{selection.seed_count(rows, 'number', 'T')}.{_remarks(rows)}"
     )
     return wide_table("error-growth", caption, rows, "T", steps, KEYS)
 
@@ -138,7 +140,7 @@ def regimes(parts: pd.DataFrame) -> Table | None:
         return None
     caption = (
         f"Error under other weights and inputs (bench/ERROR.md): {UNITS}; median over shapes and "
-        f"seeds.{_interpreted(rows)}"
+        f"seeds.{_remarks(rows)}"
     )
     names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
     return wide_table("error-regimes", caption, rows, "regime", names, KEYS)
@@ -155,7 +157,7 @@ def memory(error: pd.DataFrame) -> Table | None:
         "Gates that keep the state for long: relative L2 error, against float64 on the same "
         "rounded inputs, of gradients of the last state only, by the bias of the gate (LSTM and "
         f"sLSTM: forget, GRU: update); {sizes}; median over shapes and "
-        f"seeds.{_interpreted(rows)}"
+        f"seeds.{_remarks(rows)}"
     )
     names = terms.in_order(rows["regime"], terms.REGIME_ORDER)
     return wide_table("error-memory", caption, rows, "regime", names, KEYS, "rel_l2")
@@ -171,7 +173,7 @@ def products(rows: pd.DataFrame) -> Table | None:
         "Error of fp32 layers by the format of their products, measured, and emulated by the "
         "reference with operands in that format: relative L2 error against float64 on the same "
         f"inputs; median over shapes and seeds ({shapes}). bf16x3 is no precision of our "
-        f"kernels.{_interpreted(rows)}"
+        f"kernels.{_remarks(rows)}"
     )
     names = terms.in_order(rows["product"], terms.PRODUCT_ORDER)
     keys = ["cell", "part", "provider"]

@@ -45,12 +45,14 @@ def headlines(run: Run) -> list[str]:
         words = []
         for provider in terms.ordered_providers(here["provider"]):
             mine = here[here["provider"] == provider]
+            parts = mine[mine["part"].str.startswith(terms.GRADIENT)].groupby("part")["rel_l2"]
             output = mine.loc[mine["tensor"].isin(frames.OUTPUTS), "rel_l2"].max()
-            gradient = mine.loc[mine["part"] == "gradient", "rel_l2"].max()
-            text = f"`{provider}` {significant(output, -2)}"
-            words.append(text + (f" / {significant(gradient, -2)}" if gradient == gradient else ""))
+            values = [output, *parts.max()]  # by part, in alphabetical order
+            text = " / ".join(significant(value / terms.roundoff(number), 2) for value in values)
+            words.append(f"`{provider}` {text}")
         found.append(
-            f"Largest relative L2 error in {number}, output / gradient: {', '.join(words)} "
+            f"Largest relative L2 error in {number}, in unit roundoffs, of output / gradient of "
+            f"input and state / of weights: {', '.join(words)} "
             f"(over {here['case_id'].nunique()} cases, default weights and inputs)."
         )
     activations = run.read(exactness.ACTIVATIONS)

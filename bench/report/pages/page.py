@@ -56,7 +56,7 @@ def derived(run: Run) -> list[dict[str, Any]]:
     """The values plotted of each record that are not its own fields, in the records' order.
 
     ``speedup`` with its interval as the figures define it; of errors the output's and the worst
-    gradient's relative L2, and the output's in the maximum norm.
+    gradients' relative L2, and the output's in the maximum norm.
     """
     speed = speedups(run.time)
     columns = ["case_id", "provider", "mode", "speedup", "speedup_low", "speedup_high"]
@@ -73,9 +73,10 @@ def derived(run: Run) -> list[dict[str, Any]]:
         else:
             metrics = record["errors"] or {}
             output = metrics.get("y") or {}
-            worst = [m["rel_l2"] for name, m in metrics.items() if name.startswith("d")]
             extra["output"], extra["largest"] = output.get("rel_l2"), output.get("rel_max")
-            extra["gradient"] = max((v for v in worst if v is not None), default=None)
+            for field, part in (("gradient", "gradient-state"), ("weights", "gradient-weight")):
+                worst = [m["rel_l2"] for name, m in metrics.items() if frames.part(name) == part]
+                extra[field] = max((v for v in worst if v is not None), default=None)
         found.append(extra)
     return found
 

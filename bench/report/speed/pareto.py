@@ -48,7 +48,7 @@ def _errors(record: store.Record) -> dict[str, float | None]:
     found = {
         tensor: metrics["rel_l2"]
         for tensor, metrics in (record["errors"] or {}).items()
-        if tensor in frames.OUTPUTS or frames.part(tensor) == "gradient"
+        if tensor in frames.OUTPUTS or frames.part(tensor).startswith(terms.GRADIENT)
     }
     output = max((found[name] for name in frames.OUTPUTS if name in found), default=None)
     gradient = max((found[name] for name in found if name not in frames.OUTPUTS), default=None)

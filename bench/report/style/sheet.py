@@ -122,10 +122,14 @@ class Sheet:
     def panels(
         self, cells: Sequence[str], columns: Sequence[str], names: Mapping[str, str]
     ) -> Iterator[tuple[Axes, str, str]]:
-        """Each panel with its cell and column; its title is added after it is drawn."""
+        """Each panel with its cell and column; its title is added after it is drawn.
+
+        Panels of three columns are so narrow that only the first of a row names the cell.
+        """
         for (r, cell), (c, column) in itertools.product(enumerate(cells), enumerate(columns)):
             yield self.axes[r, c], cell, column
-            panel_title(self.axes[r, c], f"{terms.cell_name(cell)}, {names[column]}")
+            row = "" if c and len(columns) > 2 else f"{terms.cell_name(cell)}, "
+            panel_title(self.axes[r, c], f"{row}{names[column]}")
 
     def label(self, x: str, y: str) -> None:
         """Name the axes once, at the outer panels."""

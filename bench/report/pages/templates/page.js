@@ -29,7 +29,8 @@ const METRICS = {
   speedup: { label: "speed over torch.nn", kind: "time", of: (r) => r.speedup },
   memory: { label: "peak memory (MiB)", kind: "time", of: single("peak_bytes", 2 ** -20) },
   output: { label: "error of the output (relative L2)", kind: "error", of: single("output") },
-  gradient: { label: "error of the worst gradient (relative L2)", kind: "error", of: single("gradient") },
+  gradient: { label: "error of the gradient of input, state (relative L2)", kind: "error", of: single("gradient") },
+  weights: { label: "error of the gradient of weights (relative L2)", kind: "error", of: single("weights") },
   largest: { label: "error of the output (maximum norm)", kind: "error", of: single("largest") },
 };
 const SIZES = ["B", "T", "H"];
@@ -123,7 +124,7 @@ const failed = (r) => r.status !== "ok";
 const able = (r) => has(chosen("metric"))(r);
 // Whether a record belongs to the metric: with a value, or with a failure to give one.
 const belongs = (r) => r.kind === METRICS[chosen("metric")].kind
-  && (able(r) || (failed(r) && (chosen("metric") !== "gradient" || r.pass !== "fwd")));
+  && (able(r) || (failed(r) && (!["gradient", "weights"].includes(chosen("metric")) || r.pass !== "fwd")));
 // What a device can show: the metrics with a value and, of a kind that only failed, its first one.
 const metricsOf = (rows) => {
   const good = Object.keys(METRICS).filter((name) => rows.some(has(name)));
