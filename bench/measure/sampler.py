@@ -19,6 +19,10 @@ from bench.measure.statistics import MIN_VISITS, half_width
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
 CHECKED_CALLS = 3  # timed calls of each provider whose results are compared with float64
+SCALES = (
+    0.9,
+    1.1,
+)  # of the inputs in the other calls: less than a cell's behaviour would change with
 # Work that is still running when a call has ended, in ms and as a share of the call, is refused: it
 # ran on a stream that the events do not see. An idle device is synchronised in about 0.01 ms.
 LEFT_MS, LEFT_SHARE = 0.05, 0.1
@@ -30,8 +34,9 @@ class Sampler:
     Before each call the contents of its leaves and upstream gradients change in place, to those of
     one of several problems whose truth is known (``problem.variants``). So a call that returns an
     earlier result, kept by address or in memory that was freed, gives wrong values; and those of
-    some calls, drawn at random, each after a call of another problem, are compared with float64.
-    None of this is timed.
+    some calls, drawn at random, each after a call of another problem, are compared with float64. In
+    all other calls the inputs are also scaled by a factor of their own, so that a result kept by
+    the inputs' values is of no use. None of this is timed.
 
     Attributes:
         samples: ms, by the provider's clock; on a GPU with the L2 cache emptied before.
@@ -81,10 +86,15 @@ class Sampler:
         return [mine] + [{name: other[name].detach() for name in names} for other in others]
 
     @torch.no_grad()
-    def _load(self, k: int) -> None:
-        """Give the leaves and the upstream gradients the contents of problem ``k``."""
+    def _load(self, k: int, fresh: bool = False) -> None:
+        """Give the leaves and the upstream gradients the contents of problem ``k``.
+
+        Args:
+            fresh: scale the inputs by a random factor, which leaves no truth to compare with.
+        """
+        factor = self._draw.uniform(*SCALES) if fresh else 1.0
         for name, value in self._leaves[k].items():
-            self.runner.call.leaves[name].copy_(value)
+            torch.mul(value, factor, out=self.runner.call.leaves[name])
         of = self._problems[k].problem
         for name, buffer in self.runner.upstream.items():
             buffer.copy_(of.upstream[name])
@@ -115,7 +125,7 @@ class Sampler:
         with torch_precision(runner.case.precision):
             for _ in range(self.per_visit):
                 checked = len(self.samples) in self._checks
-                self._load(self._next())
+                self._load(self._next(), fresh=not checked)
                 found = self._timed()
                 runner.call.after()
                 if checked:
@@ -131,13 +141,16 @@ class Sampler:
         self._refuse_work_elsewhere()
         self.spent += perf_counter() - started
 
-    def call(self) -> dict[str, Tensor]:
+    def call(self, fresh: bool) -> dict[str, Tensor]:
         """Start a call with other inputs than the last, neither timed nor checked; no wait for it.
 
         Torch's precision must be the case's.
+
+        Args:
+            fresh: scale the inputs, so that its results cannot be checked.
         """
         others = [k for k in range(len(self._problems)) if k != self._now]
-        self._load(self._draw.choice(others))
+        self._load(self._draw.choice(others), fresh)
         return self.runner.run_once()
 
     def check(self, found: dict[str, Tensor]) -> None:

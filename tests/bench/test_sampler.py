@@ -186,6 +186,25 @@ def zeroed_inputs(problem: Problem) -> Call:
     return Call(forward, call.leaves)
 
 
+@pytest.mark.parametrize("B", [1, 5])
+def test_results_kept_by_the_inputs_values_are_of_no_use(B: int):
+    """Only the checked calls have values that were there before."""
+    computed = [0]
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def compute() -> dict[str, Tensor]:
+            computed[0] += 1
+            return call.forward()
+
+        cached = _cached(compute, lambda: call.leaves["x"].numpy().tobytes())
+        return Call(cached, call.leaves)
+
+    found = measure(build, case(B=B, **{"pass": "fwd"}))
+    assert computed[0] >= len(found.samples) - CHECKED_CALLS
+
+
 CHEATS = (
     *(first_result, by_address, every_fifteenth, inputs_at_build, stale_memory),
     *(in_the_background, zeroed_inputs),
