@@ -101,7 +101,7 @@ def test_gradients_of_a_rectifier_are_judged_at_the_signs_of_the_outputs(
     assert str(metrics.check(problem, got)[1]).startswith("dx is off by")
 
 
-@pytest.mark.parametrize("metric", metrics.GATED)
+@pytest.mark.parametrize("metric", ["rel_l2", "rel_max", "rel_l2_slice"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.5])
 def test_each_relative_error_is_gated(metric: str, bad: float):
     problem = make("lstm", "bf16", T=3, B=2, H=16)

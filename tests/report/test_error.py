@@ -342,7 +342,7 @@ def test_it_is_said_whose_error_a_weight_gradient_in_16_bits_is(error):
     parts = selection.by_part(error)
     one = parts[parts["number"].eq("bf16") & parts["provider"].eq("torch.nn")].assign(cudnn=None)
     assert one["part"].isin(GRADIENTS).any()
-    assert "on a CPU, by 0.3 u" in selection.remarks(one)[0]
+    assert "0.3 u sqrt(T) on a CPU" in selection.remarks(one)[0]
     for other in (
         one.assign(cudnn="9.20.0"), one.assign(number="fp32"), one.assign(provider="ours"),
         one[one["part"] != "gradient-weight"],

@@ -121,7 +121,7 @@ def remarks(rows: pd.DataFrame) -> list[str]:
     shown = rows["part"].eq("gradient-weight") & rows["provider"].eq("torch.nn")
     shown &= rows["cudnn"].isna() & ~rows["number"].str.startswith("fp32")
     words = (
-        "torch.nn's 16-bit gradients of recurrent weights grow with T on a CPU, by 0.3 u √T, since "
+        "torch.nn's 16-bit gradients of recurrent weights grow as 0.3 u sqrt(T) on a CPU, since "
         "torch adds them up over the steps in the 16-bit type there."
     )
     return [words] if shown.any() else []
