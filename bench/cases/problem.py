@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -256,32 +257,36 @@ class Variant:
     """A problem of the same case and weights with other inputs.
 
     ``truth_of`` is the problem whose truth holds for it: row r of the truth's batch is row
-    r + ``shift`` (modulo B) of the variant's.
+    r + ``shift`` (modulo B) of the variant's. Upstream gradients are to be multiplied by ``sign``,
+    and so are then all gradients.
     """
 
     problem: Problem
     truth_of: Problem
     shift: int
+    sign: int
 
 
-def variants(problem: Problem) -> list[Variant]:
+def variants(problem: Problem, draw: random.Random) -> list[Variant]:
     """The problem itself, and one or two that a call of it must not be confused with.
 
     Their batch rows are rotated, so that their truth is the same in another order: outputs and
-    gradients move with the rows, and weight gradients are sums over them. A batch of one row cannot
-    be rotated; its other variant is drawn from another seed and has a truth of its own.
+    gradients move with the rows. Weight gradients are sums over them, and change their sign with
+    the upstream gradients. A batch of one row cannot be rotated; its other variant is drawn from
+    another seed and has a truth of its own.
     """
-    first = Variant(problem, problem, 0)
+    first = Variant(problem, problem, 0, 1)
     B = problem.case.B
     if B == 1:
         other = make_problem(problem.case, problem.seed + 1, problem.device)
         weights = {n: v for n, v in problem.inputs.items() if not BATCHED.fullmatch(n)}
         other = replace(other, inputs=other.inputs | weights, resets=problem.resets)
-        return [first, Variant(other, other, 0)]
+        return [first, Variant(other, other, 0, -1)]
     rows = torch.arange(B, device=problem.device)
+    shifts = draw.sample(range(1, B), min(B - 1, 2))
     return [first] + [
-        Variant(select_rows(problem, rows.roll(shift)), problem, shift)
-        for shift in range(1, min(B, 3))
+        Variant(select_rows(problem, rows.roll(shift)), problem, shift, sign)
+        for shift, sign in zip(shifts, (-1, 1), strict=False)
     ]
 
 

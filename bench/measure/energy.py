@@ -133,7 +133,6 @@ class Calls:
                 f"the device worked on for {1e3 * left:.3g} ms after the last call's end; "
                 "accepted: work that the current stream waits for"
             )
-        self.sampler.runner.call.after()
         self.sampler.check(self._last)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bench.cases.problem import (
-    BATCHED,
     Problem,
     checked_rows,
     take_rows,
@@ -94,8 +93,8 @@ class Runner:
     def _step(self) -> dict[str, Tensor]:
         if not self.backward:
             with torch.no_grad():
-                return self.call.forward()
-        outputs = self.call.forward()
+                return dict(self.call.forward())  # no mapping that computes when it is read
+        outputs = dict(self.call.forward())
         if not self.upstream:
             metrics.same_shapes(outputs, self.problem.upstream, "outputs")
             # Laid out as the provider lays out its outputs, so that no copy is timed.
@@ -155,8 +154,8 @@ class Runner:
                 buffer.zero_().index_copy_(1, rows, some)
         found = self.run()
         self._synchronize()
+        kept = self.in_torchs_layout(found, rows)  # before `after`, which could still write to them
         self.call.after()
-        kept = self.in_torchs_layout(found, rows)
         if partial:
             for name, buffer in self.upstream.items():
                 buffer.copy_(self.problem.upstream[name])
@@ -214,21 +213,17 @@ class Runner:
             if name in got
         }
 
-    def check_timed(self, found: dict[str, Tensor], of: Problem, shift: int) -> None:
-        """Compare what a timed call gave with the truth of a problem, whose rows are shifted.
+    def check_standard(self) -> None:
+        """Raise metrics.Incorrect if ``standard``, which is not timed, gives gradients of its own.
 
-        Where only some rows have a truth, weight gradients, which sum over all, are left out.
-
-        Raises:
-            metrics.Incorrect: if it is off by more than is accepted of any call.
+        It may only move and add the gradients that it gets: of zeros it must make zeros.
         """
-        rows = checked_rows(of)
-        got = self.in_torchs_layout(found, (rows + shift) % self.case.B)
-        if len(rows) < self.case.B:
-            got = {name: value for name, value in got.items() if BATCHED.fullmatch(name)}
-        _, wrong = metrics.check(of, got)
-        if wrong is not None:
-            raise metrics.Incorrect(f"in a timed call {wrong}")
+        if not self.backward:
+            return
+        zeros = {name: torch.zeros_like(leaf) for name, leaf in self.call.leaves.items()}
+        for name, value in self.call.standard(zeros).items():
+            if value.any():
+                raise metrics.Incorrect(f"standard gives a d{name} for zero gradients")
 
     def peak_bytes(self) -> int | None:
         """Peak device memory of one call beyond what was allocated before it.

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.problem import Variant, torch_precision, variants
+from bench.cases.problem import Variant, checked_rows, torch_precision, variants
+from bench.measure import metrics
 from bench.measure.runner import Runner
 from bench.measure.statistics import MIN_VISITS, half_width
 
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
-CHECKED_CALLS = 3  # timed calls of each provider whose results are compared with float64
+CHECKED_CALLS = 3  # of a provider's least number of calls; then one in every 8 visits, and the last
 SCALES = (
     0.9,
     1.1,
@@ -47,7 +48,7 @@ class Sampler:
         spent: seconds.
     """
 
-    def __init__(self, runner: Runner, problems: Sequence[Variant], seed: int = 0) -> None:
+    def __init__(self, runner: Runner, problems: Sequence[Variant], draw: random.Random) -> None:
         self.runner = runner
         self.samples: list[float] = []
         self.blocks: list[int] = []
@@ -58,21 +59,33 @@ class Sampler:
         self.checked = 0
         self._left: list[float] = []
         self._problems = list(problems)
-        self._draw = random.Random(f"{seed} {runner.provider.name}")
+        self._draw = draw
         self._now = 0  # whose contents the leaves have
         per_visit = round(VISIT_MS / max(runner.call_ms, 1e-3))
         self.per_visit = max(1, min(MOST_PER_VISIT, per_visit))
-        # Which of the first calls are checked, and with which problem; no two in a row.
-        calls = self._draw.sample(range(1, self.per_visit * MIN_VISITS, 2), CHECKED_CALLS)
-        order = self._draw.sample(range(len(problems)), len(problems))
-        self._checks = {call: order[k % len(order)] for k, call in enumerate(calls)}
+        # Which calls are checked, and with which problem. Never two in a row; later ones are drawn
+        # as sampling goes on.
+        self._order = draw.sample(range(len(problems)), len(problems))
+        self._checks: dict[int, int] = {}
+        first = range(1, self.per_visit * MIN_VISITS)
+        while len(self._checks) < CHECKED_CALLS:
+            self._draw_check(first)
+        runner.check_standard()
         with torch_precision(runner.case.precision):
             self._leaves = self._contents()
+
+    def _draw_check(self, calls: Sequence[int]) -> None:
+        """Have another of these calls checked, unless it is next to one that is."""
+        call = self._draw.choice(calls)
+        if not {call - 1, call, call + 1} & self._checks.keys():
+            self._checks[call] = self._order[len(self._checks) % len(self._order)]
 
     def _contents(self) -> list[dict[str, Tensor]]:
         """The leaves' contents of each problem in the provider's layout, of those that differ."""
         own = self.runner.call.leaves
-        others = [self.runner.provider.build(each.problem).leaves for each in self._problems[1:]]
+        others = [
+            self.runner.provider.build(each.problem.copy()).leaves for each in self._problems[1:]
+        ]
         names = [
             name for name, leaf in own.items()
             if any(not torch.equal(leaf, other[name]) for other in others)
@@ -83,7 +96,7 @@ class Sampler:
                 "and the initial states, which change between timed calls"
             )
         mine = {name: own[name].detach().clone() for name in names}
-        return [mine] + [{name: other[name].detach() for name in names} for other in others]
+        return [mine] + [{name: other[name].detach().clone() for name in names} for other in others]
 
     @torch.no_grad()
     def _load(self, k: int, fresh: bool = False) -> None:
@@ -95,12 +108,22 @@ class Sampler:
         factor = self._draw.uniform(*SCALES) if fresh else 1.0
         for name, value in self._leaves[k].items():
             torch.mul(value, factor, out=self.runner.call.leaves[name])
-        of = self._problems[k].problem
+        of, rows = self._problems[k], self._rows(k)
         for name, buffer in self.runner.upstream.items():
-            buffer.copy_(of.upstream[name])
-        if self.runner.own.resets is not None and of.resets is not None:
-            self.runner.own.resets.copy_(of.resets)
+            upstream = of.problem.upstream[name]
+            if fresh or len(rows) == self.runner.case.B:
+                buffer.copy_(upstream).mul_(factor * of.sign)
+            else:  # weight gradients sum over the batch, and only these rows have a truth
+                some = upstream.index_select(1, rows).mul_(of.sign)
+                buffer.zero_().index_copy_(1, rows, some)
+        if self.runner.own.resets is not None and of.problem.resets is not None:
+            self.runner.own.resets.copy_(of.problem.resets)
         self._now = k
+
+    def _rows(self, k: int) -> Tensor:
+        """The batch rows of problem ``k`` whose truth is known."""
+        of = self._problems[k]
+        return (checked_rows(of.truth_of) + of.shift) % self.runner.case.B
 
     def _next(self) -> int:
         """The problem of the next call: not the one of now, nor that of a check which follows."""
@@ -127,9 +150,10 @@ class Sampler:
                 checked = len(self.samples) in self._checks
                 self._load(self._next(), fresh=not checked)
                 found = self._timed()
-                runner.call.after()
                 if checked:
                     self.check(found)
+                else:
+                    runner.call.after()
             if runner.machine.is_cuda:
                 self.warm.append(self._event_ms(cold=False)[0])
                 runner.call.after()
@@ -137,6 +161,9 @@ class Sampler:
                 # A barrier that timed out leaves NaN, as other faults may.
                 raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(self.per_visit)
+        if len(self.blocks) % MIN_VISITS == 0:
+            done = len(self.samples)
+            self._draw_check(range(done + 1, done + self.per_visit * MIN_VISITS))
         self.medians.append(statistics.median(self.samples[-self.per_visit :]))
         self._refuse_work_elsewhere()
         self.spent += perf_counter() - started
@@ -154,17 +181,33 @@ class Sampler:
         return self.runner.run_once()
 
     def check(self, found: dict[str, Tensor]) -> None:
-        """Compare the last call's results with float64.
+        """Compare the last call's results with float64; it must not have been a fresh one.
 
         Raises:
-            metrics.Incorrect: if they are wrong.
+            metrics.Incorrect: if they are off by more than is accepted of any call.
         """
         of = self._problems[self._now]
-        self.runner.check_timed(found, of.truth_of, of.shift)
+        # Copied before `after`, which could still write to them.
+        got = self.runner.in_torchs_layout(found, self._rows(self._now))
+        self.runner.call.after()
+        for name, value in got.items():
+            if name.startswith("d"):
+                value.mul_(of.sign)
+        _, wrong = metrics.check(of.truth_of, got)
+        if wrong is not None:
+            raise metrics.Incorrect(f"in a timed call {wrong}")
         self.checked += 1
 
     def finish(self) -> None:
-        """Give the leaves their first contents again."""
+        """Check one call more, and give the leaves their first contents again.
+
+        A call that no sample follows: it would show a result that is kept from some call on.
+        """
+        with torch_precision(self.runner.case.precision):
+            found = self.call(fresh=False)
+            if self.runner.machine.is_cuda:
+                torch.cuda.synchronize()
+            self.check(found)
         self._load(0)
 
     def _timed(self) -> dict[str, Tensor]:
@@ -237,6 +280,7 @@ def interleave(
     target: float,
     seconds: float,
     seed: int = 0,
+    checks: int = 0,
     note: Callable[[Runner], None] = lambda runner: None,
     failed: Callable[[Runner, Exception], None] | None = None,
 ) -> dict[str, Sampler]:
@@ -250,6 +294,8 @@ def interleave(
 
     Args:
         runners: prepared, of one problem, whose truth is kept.
+        seed: of the order of providers.
+        checks: a seed that no provider can know, of the inputs and of which calls are checked.
         note: called with the provider that is sampled next.
         failed: called with a provider that raised, which is not sampled again; without it the
             exception is raised.
@@ -269,11 +315,12 @@ def interleave(
             samplers.pop(runner.provider.name, None)
             failed(runner, problem)
 
-    problems = variants(runners[0].problem) if runners else []
+    draw = random.Random(checks)
+    problems = variants(runners[0].problem, draw) if runners else []
     for runner in runners:
 
         def add(runner: Runner = runner) -> None:
-            samplers[runner.provider.name] = Sampler(runner, problems, seed)
+            samplers[runner.provider.name] = Sampler(runner, problems, draw)
 
         attempt(runner, add)
     order = random.Random(seed)

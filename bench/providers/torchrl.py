@@ -53,16 +53,15 @@ def build(problem: Problem) -> Call:
     leaves = {"x": inputs["x"].float().transpose(0, 1).contiguous()}
     leaves |= {name: per_step(inputs[name]) for name in states}
     leaves |= {name: inputs[name].float().detach() for name in weights}
-    if problem.resets is None:
-        starts = torch.zeros(case.B, case.T, dtype=torch.bool, device=problem.device)
-    else:
-        starts = problem.resets.T.contiguous()
+    never = torch.zeros(case.B, case.T, dtype=torch.bool, device=problem.device)
     function = kernels.lstm_triton if case.cell == "lstm" else kernels.gru_triton
     arguments = [leaves[name] for name in ("x", *states, *weights)]
     compute = torch.float32 if case.dtype == "fp32" else torch.bfloat16
     precision = case.precision if case.dtype == "fp32" else "ieee"  # ignored with bf16 products
 
     def forward() -> dict[str, Tensor]:
+        # Resets change between timed calls, so they are read in each.
+        starts = never if problem.resets is None else problem.resets.T.contiguous()
         found = function(*arguments, starts, compute, input_precision=precision)
         last = found[len(states) :]
         outputs = {"y": found[0].transpose(0, 1), "h_n": last[0][None]}

@@ -70,6 +70,7 @@ FIELDS: dict[str, Field] = {
     "warmup_calls": Field("integer", "calls before the first sample"),
     "settled": Field("boolean", "whether the times of these calls had stopped falling"),
     "checked_calls": Field("integer", "timed calls whose results were compared with float64"),
+    "check_seed": Field("integer", "of which calls are checked and with what inputs; drawn anew"),
     "start": Field("integer", "which start of the measuring process, from 0"),
     "us_per_step": Field("number", "median_ms * 1000 / T"),
     "tokens_per_s": Field("number", "B * T / median"),

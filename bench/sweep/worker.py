@@ -7,6 +7,8 @@ because a process cannot interrupt its own hang.
 import dataclasses
 import gc
 import os
+import random
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -40,7 +42,7 @@ class Settings:
     Attributes:
         target: relative half-width of a median's 95 % interval at which sampling stops.
         seconds: time each provider may spend on samples of one case.
-        seed: of the order of providers and of the bootstrap.
+        seed: of the order of providers.
         compiled_before: whether our kernels were compiled ahead, so that a first call's time does
             not include compiling.
         suspects: kernels that checks found wrong, which are not measured, as
@@ -64,6 +66,8 @@ class Worker:
         self.limits = limits.load_limits(folder)
         self.facts = environment.device_facts()
         self.suspects = from_json(settings.suspects)
+        # Drawn anew, so that no provider can know which calls are checked; recorded.
+        self.check_seed = secrets.randbits(31)
 
     def send(self, **message: Any) -> None:
         self.answer(schema.to_json(message))
@@ -197,7 +201,7 @@ class Worker:
 
         before, settings = environment.sensors(), self.settings
         samplers = interleave(
-            list(ready.values()), settings.target, settings.seconds, settings.seed,
+            list(ready.values()), settings.target, settings.seconds, settings.seed, self.check_seed,
             note=lambda runner: self.send(turn=runner.provider.name, doing="time"), failed=fail,
         )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
@@ -222,6 +226,7 @@ class Worker:
                 warmup_calls=runner.warmup_calls,
                 settled=runner.settled,
                 checked_calls=sampler.checked,
+                check_seed=self.check_seed,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=sampler.samples,
@@ -245,10 +250,11 @@ class Worker:
             self._record_fault(name, fault)
 
         before, seed = environment.sensors(), self.settings.seed
-        problems, works = variants(problem), {}
+        draw = random.Random(self.check_seed)
+        problems, works = variants(problem, draw), {}
         for name, runner in list(ready.items()):
             try:
-                works[name] = energy.Calls(Sampler(runner, problems, seed))
+                works[name] = energy.Calls(Sampler(runner, problems, draw))
             except Exception as fault:
                 fail(name, fault)
         try:

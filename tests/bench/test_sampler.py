@@ -3,9 +3,11 @@
 bench/README.md lists them with their sources.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,15 @@ from torch import Tensor
 
 from bench.cases import peaks
 from bench.cases.cases import DEFAULTS, Case, make_case
-from bench.cases.problem import Problem, make_problem, take_rows, truth, variants
+from bench.cases.problem import (
+    Problem,
+    checked_rows,
+    make_problem,
+    run_reference,
+    take_rows,
+    truth,
+    variants,
+)  # fmt: skip
 from bench.measure import metrics, sampler
 from bench.measure.runner import Runner
 from bench.measure.sampler import CHECKED_CALLS, MOST_PER_VISIT, interleave
@@ -62,7 +72,7 @@ def test_an_honest_provider_passes_and_gets_its_inputs_back(values: dict[str, An
     assert list(found) == names
     for runner, leaves in zip(runners, before, strict=True):
         each = found[runner.provider.name]
-        assert each.checked == CHECKED_CALLS
+        assert each.checked == CHECKED_CALLS + 1
         assert each.blocks == [MOST_PER_VISIT] * MIN_VISITS
         assert len(each.samples) == sum(each.blocks) and min(each.samples) > 0
         assert each.medians == [
@@ -74,16 +84,22 @@ def test_an_honest_provider_passes_and_gets_its_inputs_back(values: dict[str, An
 def test_variants_have_the_truth_that_they_state():
     for B in (1, 2, 5):
         problem = make_problem(case(B=B, resets=0.3))
-        found = variants(problem)
+        found = variants(problem, random.Random(B))
         assert len(found) == (2 if B < 3 else 3)
         for k, each in enumerate(found):
             assert all(torch.equal(each.problem.inputs["x"], o.problem.inputs["x"]) == (j == k)
                        for j, o in enumerate(found))  # fmt: skip
             exact = truth(each.truth_of, True)
             rows = (torch.arange(B) + each.shift) % B
-            mine = take_rows(truth(each.problem, True), rows)
+            upstream = {n: v * each.sign for n, v in each.problem.upstream.items()}
+            mine = take_rows(
+                truth(replace(each.problem, upstream=upstream, _truths={}), True), rows
+            )
             for name, value in exact.items():
-                torch.testing.assert_close(mine[name], value, msg=f"{name}, {B} rows, variant {k}")
+                sign = each.sign if name.startswith("d") else 1
+                torch.testing.assert_close(
+                    mine[name] * sign, value, msg=f"{name}, {B} rows, variant {k}"
+                )
 
 
 def _cached(build: Callable[[], dict[str, Tensor]], key: Callable[[], Any]) -> Callable:
@@ -186,6 +202,118 @@ def zeroed_inputs(problem: Problem) -> Call:
     return Call(forward, call.leaves)
 
 
+def late(problem: Problem) -> Call:
+    """Honest until its 60th call, when sampling has long begun; then one result for ever."""
+    call = reference(problem)
+    kept: list[dict[str, Tensor]] = []
+
+    def forward() -> dict[str, Tensor]:
+        kept.append(call.forward() if len(kept) < 60 else kept[59])
+        return kept[-1]
+
+    return Call(forward, call.leaves)
+
+
+def test_a_shortcut_that_begins_late_is_refused():
+    runner = Runner(Provider("p", late), make_problem(case(**{"pass": "fwd"})), CPU)
+    runner.prepare()
+    with pytest.raises(metrics.Incorrect, match="in a timed call y is off by"):
+        interleave([runner], target=1e-9, seconds=0.2)
+
+
+def test_what_is_computed_after_the_call_is_refused():
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        found = {n: torch.zeros_like(v) for n, v in problem.upstream.items()}
+
+        def after() -> None:
+            with torch.no_grad():
+                for name, value in call.forward().items():
+                    found[name].copy_(value)
+
+        return Call(lambda: found, call.leaves, after=after)
+
+    with pytest.raises(metrics.Incorrect, match="in a timed call y is off by"):
+        measure(build, case(**{"pass": "fwd"}))
+
+
+def test_gradients_made_where_no_clock_runs_are_refused():
+    """By ``standard``, which may only move and add what it gets."""
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def standard(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+            outputs, leaves = call.forward(), call.leaves
+            upstream = list(problem.upstream.values())
+            found = torch.autograd.grad(list(outputs.values()), list(leaves.values()), upstream)
+            return dict(zip(leaves, found, strict=True))
+
+        return Call(call.forward, call.leaves, standard)
+
+    with pytest.raises(metrics.Incorrect, match="standard gives a dx for zero gradients"):
+        measure(build, case())
+
+
+@pytest.mark.parametrize("B", [1, 2, 5])
+def test_weight_gradients_that_are_kept_are_refused(B: int):
+    """They do not change with the order of the rows, but with the sign of the upstream ones."""
+    kept: dict[str, Tensor] = {}
+
+    class Kept(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, w: Tensor) -> Tensor:
+            return w.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return kept.setdefault("w", gradient)
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        leaves = call.leaves
+        return Call(
+            lambda: run_reference(
+                problem.case, leaves | {"w_hh_l0": Kept.apply(leaves["w_hh_l0"])}
+            ),
+            leaves,
+        )
+
+    with pytest.raises(metrics.Incorrect, match="in a timed call dw_hh_l0 is off by"):
+        measure(build, case(B=B))
+
+
+def test_weight_gradients_are_checked_where_only_some_rows_have_a_truth(monkeypatch):
+    monkeypatch.setattr("bench.cases.problem.TRUTH_BYTES", 8 * 12 * 6 * 3 * 2)  # two rows
+
+    class Zero(torch.autograd.Function):
+        timed = False
+
+        @staticmethod
+        def forward(ctx: Any, w: Tensor) -> Tensor:
+            return w.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * (not Zero.timed)
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        leaves, first = call.leaves, call.leaves["x"].clone()
+
+        def forward() -> dict[str, Tensor]:
+            Zero.timed = not torch.equal(leaves["x"], first)
+            w = Zero.apply(leaves["w_hh_l0"])
+            return run_reference(problem.case, leaves | {"w_hh_l0": w})
+
+        return Call(forward, leaves)
+
+    assert len(checked_rows(make_problem(case(B=6)))) == 2
+    with pytest.raises(metrics.Incorrect, match="in a timed call dw_hh_l0 is off by"):
+        measure(build, case(B=6))
+    assert measure(reference, case(B=6)).checked == CHECKED_CALLS + 1
+
+
 @pytest.mark.parametrize("B", [1, 5])
 def test_results_kept_by_the_inputs_values_are_of_no_use(B: int):
     """Only the checked calls have values that were there before."""
@@ -231,8 +359,6 @@ def test_a_shortcut_in_the_backward_pass_only_is_refused():
             return kept.setdefault("x", gradient)
 
     def build(problem: Problem) -> Call:
-        from bench.cases.problem import run_reference
-
         call = reference(problem)
         leaves = call.leaves
         return Call(
@@ -367,7 +493,7 @@ def test_slow_providers_get_their_least_number_of_visits_whatever_the_budget():
         return Call(slow, call.leaves)
 
     found = measure(build, case(**{"pass": "fwd"}))
-    assert found.blocks == [1] * MIN_VISITS and found.checked == CHECKED_CALLS
+    assert found.blocks == [1] * MIN_VISITS and found.checked == CHECKED_CALLS + 1
 
 
 def test_one_that_fails_leaves_the_others():
