@@ -21,9 +21,9 @@ def command(
 ) -> None:
     """Compare two runs; prints Markdown.
 
-    Both runs need two or more starts of the measuring process (`sweep --starts`), since a new start
-    changes times too. Exit codes: 0 nothing is slower, 1 something is slower or broke, 3 something
-    is undecided, 2 the runs cannot be compared.
+    Both runs need three or more starts of the measuring process (`sweep --starts`), since a new
+    start changes times too. Exit codes: 0 nothing is slower or undecided, 1 something is slower or
+    broke, 3 something is undecided, 2 the runs cannot be compared.
     """
     from bench.report import compare
 

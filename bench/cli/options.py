@@ -61,7 +61,7 @@ class SamplingOptions:
         float, number(TARGET, "Relative half-width of the median's interval to stop at.")
     ] = 0.01
     starts: Annotated[
-        int, number(STARTS, "Times each case is timed, in a process of its own; compare needs 2.")
+        int, number(STARTS, "Times each case is timed, in a process of its own; compare needs 3.")
     ] = 1
     timeout: Annotated[float, number(SECONDS, "Seconds of silence that mean a hang.")] = 180.0
 

@@ -3,7 +3,8 @@
 A new start of the measuring process gets other addresses, another choice of library kernels and
 another state of the card, and moves all samples of a case together; intervals within one run know
 nothing of it. So the unit here is a start: a run has several (``bench sweep --starts``), each gives
-one median, and the two runs' medians are compared by Welch's t test on their logarithms.
+one median, and the two runs' medians are compared by Welch's t test on their logarithms, which
+takes these as normal: starts that fall into two groups far apart need more than the least number.
 """
 
 import glob
@@ -24,7 +25,9 @@ VERDICTS = SLOWER, FASTER, SAME, UNDECIDED, BROKEN = (
     "slower", "faster", "same", "undecided", "broken",
 )  # fmt: skip
 LEVEL = 0.05
-ONE_START = "one start in a run; accepted: 2 or more (sweep --starts)"
+MIN_STARTS = 3
+FEW_STARTS = f"fewer than {MIN_STARTS} starts in a run (sweep --starts)"
+MISSING = "not in the second run"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,14 @@ def pair(before: Sequence[store.Record], after: Sequence[store.Record], threshol
 
     A provider that worked and no longer does in some start is "broken"; else the verdict is
     "undecided", with a reason if it stays so.
+
+    Args:
+        after: empty for a case that the second run lacks.
     """
+    if not after:
+        worked_ms = before[0]["median_ms"]
+        what = before[0]["case_id"], before[0]["provider"], before[0]["mode"] or ""
+        return Pair(*what, worked_ms, None, UNDECIDED, MISSING)
     first, last = before[0], after[0]
     mode = last["mode"] or first["mode"] or ""
     worked = [record for record in before if record["status"] == "ok"]
@@ -110,8 +120,8 @@ def pair(before: Sequence[store.Record], after: Sequence[store.Record], threshol
         reason = f"{failed['status']}: {failed['reason']}"
         return replace(found, verdict=BROKEN, reason=reason)
     found = replace(found, ratio=float(np.exp(others.mean() - ones.mean())))
-    if min(len(ones), len(others)) < 2:
-        return replace(found, reason=ONE_START)
+    if min(len(ones), len(others)) < MIN_STARTS:
+        return replace(found, reason=FEW_STARTS)
     return replace(found, **_tests(ones, others, math.log1p(threshold)))
 
 
@@ -189,10 +199,10 @@ def compare(
         )
     pairs = []
     for question, records in before.items():
-        others = after.get(question) or failed.get(question[:2])
-        if others and "unsupported" not in (records[0]["status"], others[0]["status"]):
+        others = after.get(question) or failed.get(question[:2]) or []
+        if records[0]["status"] != "unsupported":
             pairs.append(pair(records, others, threshold))
-    if not pairs:
+    if all(each.reason == MISSING for each in pairs):
         raise ValueError("the runs have no timed case, provider and mode in common")
     return decided(pairs)
 
@@ -216,7 +226,8 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
         mean = f"{geometric_mean(ratios):.3f}" if ratios else "-"
         counts = [sum(p.verdict == verdict for p in mine) for verdict in VERDICTS]
         lines.append(_row(provider, mode, len(mine), mean, *counts))
-    shown = pairs if every else [p for p in pairs if p.verdict not in (SAME, UNDECIDED)]
+    listed = (SLOWER, FASTER, BROKEN)
+    shown = pairs if every else [p for p in pairs if p.verdict in listed or p.reason == MISSING]
     if shown:
         lines += [
             "",

@@ -42,6 +42,7 @@ def _pool(found: list[store.Record]) -> store.Record:
         "converged": all(record["converged"] for record in found),
     }  # fmt: skip
     versus = [record["versus"] for record in found]
+    record["versus"] = None  # that of one start holds for no other
     if all(versus):
         ratio, low, high = t_interval([each["ratio"] for each in versus])
         record["versus"] = first["versus"] | {"ratio": ratio, "low": low, "high": high}

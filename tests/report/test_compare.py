@@ -66,7 +66,30 @@ def test_one_start_decides_nothing(tmp_path: Path):
     """Its interval would say nothing about what the next start of the process changes."""
     a, b = (write(tmp_path / name, records(x)[0]) for name, x in (("a.jsonl", 1), ("b.jsonl", 2)))
     found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all"])
-    assert found.exit_code == 3 and "undecided (one start in a run; accepted: 2 or" in found.stdout
+    assert found.exit_code == 3 and "undecided (fewer than 3 starts in a run" in found.stdout
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_few_starts_decide_nothing(tmp_path: Path, starts: int):
+    a = write(tmp_path / "a.jsonl", *records()[:starts])
+    b = write(tmp_path / "b.jsonl", *records(2.0)[:starts])
+    (pair,) = compare.compare([a], [b])
+    assert (pair.verdict, pair.reason) == (compare.UNDECIDED, compare.FEW_STARTS)
+
+
+def test_a_case_that_is_gone_or_unsupported_is_not_the_same(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", *records(), *records(H=64), *records(H=128))
+    lost = [
+        r | {"status": "unsupported", "reason": "gone", "median_ms": None} for r in records(H=64)
+    ]
+    b = write(tmp_path / "b.jsonl", *records(), *lost)
+    found = {p.case_id: (p.verdict, p.reason) for p in compare.compare([a], [b])}
+    assert sorted(found.values()) == [
+        (compare.BROKEN, "unsupported: gone"), (compare.SAME, ""),
+        (compare.UNDECIDED, compare.MISSING),
+    ]  # fmt: skip
+    shown = runner.invoke(cli.app, ["compare", str(a), str(b)])
+    assert shown.exit_code == 1 and "undecided (not in the second run)" in shown.stdout
 
 
 def test_a_failure_in_one_start_is_a_regression(tmp_path: Path):
@@ -153,7 +176,7 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
         assert extra["errors"]["y"]["rel_l2"] < 1e-5
         medians = visit_medians(each["stats"]["data"], extra["blocks"])
         assert extra["us_per_step"] == pytest.approx(np.median(medians) * 1e6 / 3)
-        assert extra["checked_calls"] == 3 and len(medians) >= MIN_VISITS
+        assert extra["checked_calls"] > 3 and len(medians) >= MIN_VISITS
         assert len(each["stats"]["data"]) == each["stats"]["rounds"]
         assert min(each["stats"]["data"]) > 0
 
