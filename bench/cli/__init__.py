@@ -36,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module, name, summary in (
-    (quick, "quick", "Error and speed on this machine in under five minutes."),
+    (quick, "quick", "Error and speed on this machine in about six minutes."),
     (sweep, "sweep", "Measure a preset's cases; resumes, keeps to a budget."),
     (error, "error", "Numerical error against float64: growth, regimes, activations."),
     (plan, "plan", "How a case would run on a GPU, and its expected time."),

@@ -33,7 +33,7 @@ def command(
     On a CPU our kernels run in Triton's interpreter, at sizes it can do; on a GPU as compiled.
     The studies measure the activations over the whole float32 range, whether results repeat bit for
     bit, and a training run compared with torch.nn's. Ends with the report. On two CPU cores
-    `--preset quick` takes about three minutes and the default under 25. `--preset memory` measures
+    `--preset quick` takes about three minutes and the default some 25. `--preset memory` measures
     gates that keep the state for long; its study, instead of these, is training on a task that
     needs memory (a quarter of an hour on a CPU).
     """

@@ -30,7 +30,7 @@ def run_name(preset: str, folder: Path) -> str:
 
 
 def command(
-    max_minutes: Annotated[float, number(MINUTES, "Stop measuring after about this long.")] = 4.0,
+    max_minutes: Annotated[float, number(MINUTES, "Stop measuring after about this long.")] = 5.0,
     preset: Annotated[
         str | None, typer.Option(help="A preset to measure instead of quick or quick-gpu.")
     ] = None,
