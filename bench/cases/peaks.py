@@ -3,6 +3,7 @@
 Only an upper bound matters here, so a device that is not listed gets the largest rate known.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def peak_tflops(device: dict[str, Any], dtype: str, precision: str) -> float:
     return (device.get("multiprocessors") or 1) * per_clock * mhz / 1e6
 
 
+@functools.cache
 def _core_mhz() -> float:
     """The fastest core's highest clock, where Linux states it."""
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq")

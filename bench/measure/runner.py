@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.problem import (
-    Problem,
-    checked_rows,
-    take_rows,
-    torch_precision,
-    truth,
-)
+from bench.cases.problem import Problem, checked_rows, take_rows, torch_precision, truth
 from bench.measure import metrics
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
@@ -149,17 +143,23 @@ class Runner:
         if partial:
             if self.backward and not self.upstream:
                 self.run()  # lays out the upstream gradients
-            for name, buffer in self.upstream.items():
-                some = self.problem.upstream[name].index_select(1, rows)
-                buffer.zero_().index_copy_(1, rows, some)
+            self.load_upstream(self.problem, rows)
         found = self.run()
         self._synchronize()
         kept = self.in_torchs_layout(found, rows)  # before `after`, which could still write to them
         self.call.after()
         if partial:
-            for name, buffer in self.upstream.items():
-                buffer.copy_(self.problem.upstream[name])
+            self.load_upstream(self.problem)
         return kept
+
+    def load_upstream(self, of: Problem, rows: Tensor | None = None, factor: float = 1.0) -> None:
+        """Give the upstream gradients a problem's values times a factor; zero in other rows."""
+        for name, buffer in self.upstream.items():
+            value = of.upstream[name]
+            if rows is None or len(rows) == self.case.B:
+                buffer.copy_(value).mul_(factor)
+            else:
+                buffer.zero_().index_copy_(1, rows, value.index_select(1, rows).mul_(factor))
 
     def in_torchs_layout(self, found: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """Copies of a call's outputs and gradients in torch's layout, of the given batch rows.

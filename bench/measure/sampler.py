@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.problem import Variant, checked_rows, torch_precision, variants
+from bench.cases.problem import Variant, checked_rows, torch_precision, truth, variants
 from bench.measure import metrics
 from bench.measure.runner import Runner
 from bench.measure.statistics import MIN_VISITS, half_width
@@ -20,10 +20,9 @@ from bench.measure.statistics import MIN_VISITS, half_width
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
 CHECKED_CALLS = 3  # of a provider's least number of calls; then one in every 8 visits, and the last
-SCALES = (
-    0.9,
-    1.1,
-)  # of the inputs in the other calls: less than a cell's behaviour would change with
+# Of the inputs in the calls that are not checked: little enough for the same kernels and the same
+# kind of values.
+SCALES = 0.9, 1.1
 # Work that is still running when a call has ended, in ms and as a share of the call, is refused: it
 # ran on a stream that the events do not see. An idle device is synchronised in about 0.01 ms.
 LEFT_MS, LEFT_SHARE = 0.05, 0.1
@@ -70,6 +69,11 @@ class Sampler:
         first = range(1, self.per_visit * MIN_VISITS)
         while len(self._checks) < CHECKED_CALLS:
             self._draw_check(first)
+        # The rows with a truth, and that truth: once, since finding them waits for the device.
+        self._rows = []
+        for each in problems:
+            truth(each.truth_of, runner.backward)
+            self._rows.append((checked_rows(each.truth_of) + each.shift) % runner.case.B)
         runner.check_standard()
         with torch_precision(runner.case.precision):
             self._leaves = self._contents()
@@ -108,22 +112,12 @@ class Sampler:
         factor = self._draw.uniform(*SCALES) if fresh else 1.0
         for name, value in self._leaves[k].items():
             torch.mul(value, factor, out=self.runner.call.leaves[name])
-        of, rows = self._problems[k], self._rows(k)
-        for name, buffer in self.runner.upstream.items():
-            upstream = of.problem.upstream[name]
-            if fresh or len(rows) == self.runner.case.B:
-                buffer.copy_(upstream).mul_(factor * of.sign)
-            else:  # weight gradients sum over the batch, and only these rows have a truth
-                some = upstream.index_select(1, rows).mul_(of.sign)
-                buffer.zero_().index_copy_(1, rows, some)
+        of = self._problems[k]
+        # Weight gradients sum over the batch, of which a checked call may have a part only.
+        self.runner.load_upstream(of.problem, None if fresh else self._rows[k], factor * of.sign)
         if self.runner.own.resets is not None and of.problem.resets is not None:
             self.runner.own.resets.copy_(of.problem.resets)
         self._now = k
-
-    def _rows(self, k: int) -> Tensor:
-        """The batch rows of problem ``k`` whose truth is known."""
-        of = self._problems[k]
-        return (checked_rows(of.truth_of) + of.shift) % self.runner.case.B
 
     def _next(self) -> int:
         """The problem of the next call: not the one of now, nor that of a check which follows."""
@@ -188,7 +182,7 @@ class Sampler:
         """
         of = self._problems[self._now]
         # Copied before `after`, which could still write to them.
-        got = self.runner.in_torchs_layout(found, self._rows(self._now))
+        got = self.runner.in_torchs_layout(found, self._rows[self._now])
         self.runner.call.after()
         for name, value in got.items():
             if name.startswith("d"):

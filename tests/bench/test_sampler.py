@@ -6,7 +6,7 @@ bench/README.md lists them with their sources.
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -221,6 +221,70 @@ def test_a_shortcut_that_begins_late_is_refused():
         interleave([runner], target=1e-9, seconds=0.2)
 
 
+def test_checks_go_on_as_long_as_sampling():
+    runner = Runner(PROVIDERS["reference"], make_problem(case(**{"pass": "fwd"})), CPU)
+    runner.prepare()
+    runner.call_ms = 1.0
+    found = interleave([runner], target=1e-9, seconds=0.5)["reference"]
+    later = found.checked - CHECKED_CALLS - 1
+    assert len(found.blocks) > 2 * MIN_VISITS and later >= len(found.blocks) // MIN_VISITS - 1
+
+
+def test_a_checked_call_comes_after_one_of_another_problem():
+    """So that memory with the results of the call before is not taken for its own."""
+    for seed in range(20):
+        runner = Runner(PROVIDERS["reference"], make_problem(case(**{"pass": "fwd"})), CPU)
+        runner.prepare()
+        draw = random.Random(seed)
+        found = sampler.Sampler(runner, variants(runner.problem, draw), draw)
+        loaded: list[tuple[int, bool]] = []
+        load = found._load
+
+        def record(k: int, fresh: bool = False, load: Any = load, to: Any = loaded) -> None:
+            to.append((k, fresh))
+            load(k, fresh)
+
+        found._load = record  # type: ignore[method-assign]
+        for _ in range(MIN_VISITS):
+            found.sample()
+        checked = [at for at, (_, fresh) in enumerate(loaded) if not fresh]
+        assert len(checked) == CHECKED_CALLS == len({loaded[at][0] for at in checked})
+        assert all(loaded[at - 1] != (loaded[at][0], True) for at in checked)
+
+
+def test_a_mapping_that_computes_when_it_is_read_is_read_within_the_call():
+    class Lazy(Mapping[str, Tensor]):
+        def __init__(self, problem: Problem, compute: Callable[[], dict[str, Tensor]]) -> None:
+            self.names, self.compute = list(problem.upstream), compute
+
+        def __getitem__(self, name: str) -> Tensor:
+            read.append(name)
+            return self.compute()[name]
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(self.names)
+
+        def __len__(self) -> int:
+            return len(self.names)
+
+    read: list[str] = []
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def forward() -> Any:
+            return Lazy(problem, call.forward)
+
+        return Call(forward, call.leaves)
+
+    for pass_ in ("fwd", "fwd+bwd"):
+        runner = Runner(Provider("p", build), make_problem(case(**{"pass": pass_})), CPU)
+        del read[:]
+        found = runner.run()
+        assert sorted(read) == sorted(runner.problem.upstream)
+        assert torch.equal(found["y"], found["y"]) and len(read) == len(runner.problem.upstream)
+
+
 def test_what_is_computed_after_the_call_is_refused():
     def build(problem: Problem) -> Call:
         call = reference(problem)
@@ -255,32 +319,35 @@ def test_gradients_made_where_no_clock_runs_are_refused():
         measure(build, case())
 
 
-@pytest.mark.parametrize("B", [1, 2, 5])
-def test_weight_gradients_that_are_kept_are_refused(B: int):
-    """They do not change with the order of the rows, but with the sign of the upstream ones."""
-    kept: dict[str, Tensor] = {}
+def keeps_gradient_of(name: str) -> Callable[[Problem], Call]:
+    """A provider that computes one gradient once and returns it in every later call."""
+    kept: list[Tensor] = []
 
     class Kept(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, w: Tensor) -> Tensor:
-            return w.clone()
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return value.clone()
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return kept.setdefault("w", gradient)
+            kept.append(gradient)
+            return kept[0]
 
     def build(problem: Problem) -> Call:
-        call = reference(problem)
-        leaves = call.leaves
+        leaves = reference(problem).leaves
         return Call(
-            lambda: run_reference(
-                problem.case, leaves | {"w_hh_l0": Kept.apply(leaves["w_hh_l0"])}
-            ),
-            leaves,
+            lambda: run_reference(problem.case, leaves | {name: Kept.apply(leaves[name])}), leaves
         )
 
-    with pytest.raises(metrics.Incorrect, match="in a timed call dw_hh_l0 is off by"):
-        measure(build, case(B=B))
+    return build
+
+
+@pytest.mark.parametrize("B", [1, 2, 5])
+@pytest.mark.parametrize("name", ["x", "w_hh_l0"])
+def test_a_gradient_that_is_kept_is_refused(name: str, B: int):
+    """That of weights does not change with the rows' order, but with the upstream ones' sign."""
+    with pytest.raises(metrics.Incorrect, match=f"in a timed call d{name} is off by"):
+        measure(keeps_gradient_of(name), case(B=B))
 
 
 def test_weight_gradients_are_checked_where_only_some_rows_have_a_truth(monkeypatch):
@@ -346,29 +413,6 @@ def test_a_shortcut_in_a_timed_call_is_refused(cheat: Callable[[Problem], Call],
         measure(cheat, case(B=B, **{"pass": "fwd"}))
 
 
-def test_a_shortcut_in_the_backward_pass_only_is_refused():
-    kept: dict[str, Tensor] = {}
-
-    class Kept(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return kept.setdefault("x", gradient)
-
-    def build(problem: Problem) -> Call:
-        call = reference(problem)
-        leaves = call.leaves
-        return Call(
-            lambda: run_reference(problem.case, leaves | {"x": Kept.apply(leaves["x"])}), leaves
-        )
-
-    with pytest.raises(metrics.Incorrect, match="in a timed call dx is off by"):
-        measure(build, case())
-
-
 def test_a_tensor_that_computes_later_is_refused():
     class Lazy(Tensor):
         pass
@@ -397,6 +441,26 @@ def test_a_provider_cannot_change_what_others_get():
     spoiler.prepare()
     assert spoiler.errors()["y"]["rel_l2"] > 0.5
     assert all(torch.equal(problem.inputs[name], value) for name, value in kept.items())
+
+
+def test_a_provider_cannot_change_the_inputs_that_others_are_timed_with():
+    built: list[Problem] = []
+
+    def spoils(problem: Problem) -> Call:
+        built.append(problem)
+        call = reference(problem)
+        if len(built) > 1:  # where only the contents of its leaves are asked for
+            for value in problem.inputs.values():
+                value.zero_()
+        return call
+
+    problem = make_problem(case())
+    runners = [Runner(Provider("p", spoils), problem, CPU)]
+    runners.append(Runner(PROVIDERS["reference"], problem, CPU))
+    for runner in runners:
+        runner.prepare()
+    found = interleave(runners, 1.0, 0.0, failed=lambda *_: None)
+    assert list(found) == ["reference"] and len(built) == 3
 
 
 def test_a_provider_without_its_inputs_among_the_leaves_is_refused():
@@ -480,6 +544,19 @@ def test_work_on_another_stream_is_refused(card: Any, left: float, refused: bool
     for taken in (found.samples, found.host):
         assert taken == [pytest.approx(1.0)] * MOST_PER_VISIT * MIN_VISITS
     assert found.warm == [pytest.approx(1.0)] * MIN_VISITS
+
+
+def test_calls_that_follow_each_other_do_not_wait_for_the_device(monkeypatch):
+    """Finding the rows with a truth does; between calls whose energy is measured it would idle."""
+    found = measure(reference, case(B=6))
+
+    def waits(*_: Any) -> Any:
+        raise AssertionError("this waits for the device")
+
+    monkeypatch.setattr(sampler, "checked_rows", waits)
+    monkeypatch.setattr(torch, "unique", waits)
+    for fresh in (True, False):
+        found.call(fresh)
 
 
 def test_slow_providers_get_their_least_number_of_visits_whatever_the_budget():
