@@ -15,6 +15,7 @@ from PIL import Image
 
 from bench.cases.cases import CELLS
 from bench.compiler import resources
+from bench.measure.statistics import MIN_VISITS
 from bench.records import files, schema, store
 from bench.report import build, frames, terms
 from bench.report.device import compiler
@@ -242,6 +243,9 @@ def test_too_few_samples_enter_no_ratio_and_few_visits_have_no_interval(few: str
         rows = frames.flat([r | (changes if r["provider"] == few else {}) for r in records])
         shown = tables.time_table(rows).shown
         names = [name for name in ("torch.nn", "ours") if "(too few)" in shown[name][0]]
+        mine = rows[rows["provider"] == few].iloc[0]
+        enough = len(changes.get("blocks", [2] * 8)) >= MIN_VISITS  # type: ignore[arg-type]
+        assert enough == (mine["ci_low_ms"] > 0), "an interval of few visits"
         return derived.speedups(rows).to_dict("records")[0], names
 
     ratio, names = found()

@@ -58,3 +58,11 @@ def test_a_failure_in_one_start_is_not_hidden_by_the_others():
     records[1] = synthetic.failed(CASE, "ours", "error", "died", mode="event", start=1)
     (record,) = starts.pooled(records)
     assert (record["status"], record["reason"]) == ("error", "died")
+
+
+def test_a_ratio_of_one_start_does_not_stand_for_all():
+    """A start in which torch.nn failed has none."""
+    records = timed()
+    records[0]["versus"] = {"provider": "torch.nn", "ratio": 0.5, "low": 0.49, "high": 0.51}
+    (record,) = starts.pooled(records)
+    assert record["versus"] is None

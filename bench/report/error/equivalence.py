@@ -141,16 +141,7 @@ def figure(found: dict[str, Any], folder: Path) -> list[Path]:
         layout=Layout(column_gap=0.5, row_gap=0.22, share=False),
     )
     for (left, right), cell in zip(sheet.axes, cells, strict=True):
-        for run, rows in data[data["cell"] == cell].groupby("run", sort=False):
-            spread = rows.groupby("step")["loss"].agg(["median", "min", "max"])
-            color = looks.MODEL["color"] if run == "fp32" else looks.look(str(run)).color
-            if run == "fp32":
-                left.plot(spread.index, spread["median"], **looks.MODEL)
-            else:
-                plots.draw_line(left, str(run), spread.index, spread["median"], markevery=10)
-            left.fill_between(
-                spread.index, spread["min"], spread["max"], color=color, alpha=0.12, linewidth=0
-            )
+        plots.draw_seeds(left, data[data["cell"] == cell], "loss", markevery=10, alpha=0.12)
         for k, run in enumerate(("ours", "torch.nn")):
             values = ends.loc[cell, run] - ends.loc[cell, "fp32"]
             look, (low, high) = looks.look(run), interval(values.tolist())

@@ -103,16 +103,7 @@ def figure(found: dict[str, Any], folder: Path) -> list[Path]:
     )
     left, right = sheet.axes[0]
     for axes, column in ((left, "loss"), (right, "moved")):
-        for run, rows in data.groupby("run", sort=False):
-            spread = rows.groupby("step")[column].agg(["median", "min", "max"])
-            color = looks.MODEL["color"] if run == "fp32" else looks.look(str(run)).color
-            if run == "fp32":
-                axes.plot(spread.index, spread["median"], **looks.MODEL)
-            else:
-                plots.draw_line(axes, str(run), spread.index, spread["median"], markevery=2)
-            axes.fill_between(
-                spread.index, spread["min"], spread["max"], color=color, alpha=0.15, linewidth=0
-            )
+        plots.draw_seeds(axes, data, column, markevery=2, alpha=0.15)
         axes.set_xlabel("training step")
     left.axhline(found["baseline"], zorder=1, **looks.LIMIT)
     plots.value_axis(left, data["loss"].min(), data["loss"].max(), powers=True)

@@ -52,7 +52,7 @@ def draw(
             f"Letters: {', '.join(f'{TAGS[name]} {name}' for name in numbers)}. "
             "Nothing is both faster and more exact than a point on the front.",
             f"Largest relative L2 error of the timed call's {what}. {pareto.TRUTH}",
-            *([f"Left out for too few samples: {few} points."] if few else []),
+            *([f"Left out for too few visits: {few} points."] if few else []),
             *plots.failure_notes(rows[rows["status"] != "ok"]),
         ],
         layout=Layout(panel_height=1.25),

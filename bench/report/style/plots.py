@@ -10,7 +10,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from bench.report import terms
-from bench.report.style.looks import LETTERS, look
+from bench.report.style.looks import LETTERS, MODEL, look
 from bench.report.style.numbers import engineering, scientific
 from bench.report.text import shorten
 
@@ -96,6 +96,25 @@ def draw_line(
     else:
         bars = [np.maximum(y - low, 0), np.maximum(high - y, 0)]
         axes.errorbar(x, y, yerr=bars, elinewidth=0.9, **extra)
+
+
+def draw_seeds(axes: Axes, data: pd.DataFrame, value: str, markevery: int, alpha: float) -> None:
+    """Per run ("ours", "torch.nn", "fp32") the median over seeds in each step, and their range.
+
+    Args:
+        data: with columns run, step and ``value``, a row per seed.
+        alpha: opacity of the range.
+    """
+    for run, rows in data.groupby("run", sort=False):
+        spread = rows.groupby("step")[value].agg(["median", "min", "max"])
+        color = MODEL["color"] if run == "fp32" else look(str(run)).color
+        if run == "fp32":
+            axes.plot(spread.index, spread["median"], **MODEL)
+        else:
+            draw_line(axes, str(run), spread.index, spread["median"], markevery=markevery)
+        axes.fill_between(
+            spread.index, spread["min"], spread["max"], color=color, alpha=alpha, linewidth=0
+        )
 
 
 def write_exponents(axes: Axes, exponents: Sequence[tuple[str, float]]) -> None:
