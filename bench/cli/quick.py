@@ -16,7 +16,7 @@ from bench.sweep import sweep
 from bench.sweep.plan import Options, default_run
 
 # When each part must end, as a share of --max-minutes; the rest is for compiling and the report.
-PARTS = (("time", "speed", 0.57), ("error", "numerical error", 0.92))
+PARTS = (("time", "speed", 0.6), ("error", "numerical error", 0.92))
 
 
 def run_name(preset: str, folder: Path) -> str:
