@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bench.cases.problem import torch_precision
 from bench.measure.sampler import Sampler
+from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import median_interval
 
 # The fewest windows whose 95 % interval leaves out the smallest and the largest of them.
@@ -207,11 +208,12 @@ def take_turns(
         for name in turn:
             note(name)
             try:
-                try:
-                    measured = window(meter, works[name].advance)
-                finally:
-                    works[name].finish()
-                works[name].check()
+                with unchanged_settings():
+                    try:
+                        measured = window(meter, works[name].advance)
+                    finally:
+                        works[name].finish()
+                    works[name].check()
                 found[name].append(measured)
             except Exception as fault:
                 del found[name]

@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.cases.problem import Variant, checked_rows, torch_precision, truth, variants
 from bench.measure import metrics
 from bench.measure.runner import Runner
+from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import MIN_VISITS, half_width
 
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
@@ -45,6 +46,7 @@ class Sampler:
         host: ms until the call returned to the host; on a GPU.
         warm: ms of one call per visit right after another with the same inputs; on a GPU.
         spent: seconds.
+        peak_bytes: as `Runner.peak_bytes` gives it, once finished.
     """
 
     def __init__(self, runner: Runner, problems: Sequence[Variant], draw: random.Random) -> None:
@@ -55,6 +57,7 @@ class Sampler:
         self.host: list[float] = []
         self.warm: list[float] = []
         self.spent = 0.0
+        self.peak_bytes: int | None = None
         self.checked = 0
         self._left: list[float] = []
         self._problems = list(problems)
@@ -193,15 +196,16 @@ class Sampler:
         self.checked += 1
 
     def finish(self) -> None:
-        """Check one call more, and give the leaves their first contents again.
+        """Check one call more, measure the memory of one, and give the leaves their first contents.
 
-        A call that no sample follows: it would show a result that is kept from some call on.
+        No sample follows the checked one: it would show a result that is kept from some call on.
         """
         with torch_precision(self.runner.case.precision):
             found = self.call(fresh=False)
             if self.runner.machine.is_cuda:
                 torch.cuda.synchronize()
             self.check(found)
+        self.peak_bytes = self.runner.peak_bytes()
         self._load(0)
 
     def _timed(self) -> dict[str, Tensor]:
@@ -302,7 +306,8 @@ def interleave(
     def attempt(runner: Runner, action: Callable[[], None]) -> None:
         note(runner)
         try:
-            action()
+            with unchanged_settings():
+                action()
         except Exception as problem:
             if failed is None:
                 raise

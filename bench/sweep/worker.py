@@ -25,6 +25,7 @@ from bench.cases.regimes import apply_regime
 from bench.measure import energy, metrics
 from bench.measure.runner import Runner
 from bench.measure.sampler import Sampler, interleave
+from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, schema
 from bench.records.failed_checks import from_json, why_not_measured
@@ -116,10 +117,11 @@ class Worker:
         provider = providers.PROVIDERS[name]
         self.send(turn=name, doing="error", patience=provider.patience)
         try:
-            runner = Runner(provider, problem, self.machine)
-            if self._excluded(runner):
-                return
-            got = runner.checked_outputs()
+            with unchanged_settings():
+                runner = Runner(provider, problem, self.machine)
+                if self._excluded(runner):
+                    return
+                got = runner.checked_outputs()
             errors, by_step = runner.errors(got), runner.errors_by_step(got)
         except Exception as fault:
             self._record_fault(name, fault)
@@ -174,7 +176,8 @@ class Worker:
         retried: list[str] = []
         for name in names:
             try:
-                checked = self._checked(problem, name)
+                with unchanged_settings():
+                    checked = self._checked(problem, name)
             except Exception as fault:
                 if retry and is_out_of_memory(fault):
                     retried.append(name)
@@ -207,7 +210,6 @@ class Worker:
         device = environment.with_sensors(self.facts, before, environment.sensors())
         medians = {name: sampler.medians for name, sampler in samplers.items()}
         for name, runner in ready.items():
-            self.send(turn=name, doing="memory")
             sampler = samplers[name]
             figures = summary(sampler.samples, sampler.blocks, settings.target)
             if wrong := why_impossible(case, figures["median_ms"], self.facts):
@@ -221,7 +223,7 @@ class Worker:
                 mode=runner.mode,
                 device=device,
                 errors=errors[name],
-                peak_bytes=runner.peak_bytes(),
+                peak_bytes=sampler.peak_bytes,
                 compile_s=None if compiled_before else runner.compile_s,
                 warmup_calls=runner.warmup_calls,
                 settled=runner.settled,
@@ -254,7 +256,8 @@ class Worker:
         problems, works = variants(problem, draw), {}
         for name, runner in list(ready.items()):
             try:
-                works[name] = energy.Calls(Sampler(runner, problems, draw))
+                with unchanged_settings():
+                    works[name] = energy.Calls(Sampler(runner, problems, draw))
             except Exception as fault:
                 fail(name, fault)
         try:
@@ -323,7 +326,12 @@ def serve(
         from bench.measure import interpreter
 
         interpreter.prepare()
-    providers.load(plugins)
+    try:
+        with unchanged_settings("the import of plugins"):
+            providers.load(plugins)
+    except RuntimeError as fault:
+        answer({"refused": str(fault)})
+        return
     worker = Worker(answer, Settings(**settings), folder)
     gc.collect()
     gc.freeze()  # so that garbage collection skips the imported modules

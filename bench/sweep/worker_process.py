@@ -140,6 +140,8 @@ class Isolated:
         self._child = self._open.enter_context(closing(Child(target, environment, quiet=True)))
         try:
             self._hello = self._receive(START_SECONDS, deadline)
+            if "refused" in self._hello:
+                raise RuntimeError(self._hello["refused"])
         except BaseException:
             self.close()
             raise

@@ -510,6 +510,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], Card]]:
         found = Card(other_stream_ms)
         monkeypatch.setattr(torch.cuda, "Event", found.event)
         monkeypatch.setattr(torch.cuda, "synchronize", found.synchronize)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 7)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 12)
         monkeypatch.setattr(sampler, "perf_counter_ns", lambda: found.now * 1e6)
         monkeypatch.setattr(sampler, "_cache", lambda: None)
         fake = SimpleNamespace(active=SimpleNamespace(clear_cache=lambda cache: None))
@@ -544,6 +547,7 @@ def test_work_on_another_stream_is_refused(card: Any, left: float, refused: bool
     for taken in (found.samples, found.host):
         assert taken == [pytest.approx(1.0)] * MOST_PER_VISIT * MIN_VISITS
     assert found.warm == [pytest.approx(1.0)] * MIN_VISITS
+    assert found.peak_bytes == 12 - 7
 
 
 def test_calls_that_follow_each_other_do_not_wait_for_the_device(monkeypatch):

@@ -128,6 +128,17 @@ def test_a_broken_plugin_is_one_sentence(tmp_path: Path, text: str, complaint: s
 
 
 @pytest.mark.slow
+def test_a_plugin_whose_import_changes_torchs_settings_is_refused_in_one_sentence(tmp_path: Path):
+    path = tmp_path / "changes.py"
+    path.write_text("import torch\ntorch.set_num_threads(torch.get_num_threads() + 1)\n")
+    found = run_cli("sweep", "--plugin", str(path), "--results", str(tmp_path / "results"))
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: torch.get_num_threads() is ")
+    assert "after the import of plugins ran" in line
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["time", "error"])
 def test_a_wrong_shape_is_incorrect(tmp_path: Path, kind: str):
     names = "more-rows,one-number,no-state,part-gradient"
