@@ -164,10 +164,10 @@ def floor_ms(case: Case, limits: Limits) -> float:
 
         barrier(w) + max(gather, multiply),   or only multiply where w = 1,
 
-    with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / peak. The loop is T
-    steps and at least its bytes / hbm_gbps; backward is a second such loop. The GEMMs outside
-    add max(operations / peak, bytes / hbm_gbps). Activations, launches and latencies count
-    nothing.
+    with gather = ceil(B/g) H b / gather_gbps and multiply = 2 G H^2 B D / (share peak), of the
+    share w g D / P of the SMs that compute (at most 1). The loop is T steps and at least its
+    bytes / hbm_gbps; backward is a second such loop. The GEMMs outside add
+    max(operations / peak, bytes / hbm_gbps). Activations, launches and latencies count nothing.
     """
     assert limits.hbm_gbps and limits.gather_gbps
     b, G, H, D = ITEM_BYTES[case.dtype], case.cell_info.gates, case.H, case.directions
@@ -175,7 +175,8 @@ def floor_ms(case: Case, limits: Limits) -> float:
     memory = limits.hbm_gbps * 1e6  # bytes per ms
     programs = math.ceil(G * H * H * b / limits.on_chip_bytes)
     groups = min(case.B, max(1, limits.multiprocessors // (programs * D)))
-    multiply = 2 * G * H * H * case.B * D / peak
+    share = min(1.0, programs * groups * D / limits.multiprocessors)
+    multiply = 2 * G * H * H * case.B * D / (share * peak)
     step = multiply
     if programs > 1:
         gather = math.ceil(case.B / groups) * H * b / (limits.gather_gbps * 1e6)

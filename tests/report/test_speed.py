@@ -54,17 +54,20 @@ def test_the_floor_is_made_of_its_parts():
         barrier_us={"2": 0.5, "32": 1.0, "64": 9.0},
     )
     small = case(H=64, B=1, T=1000, track="recurrence")
-    # the weights of H=64 fit one program: no barrier
-    assert roofline.floor_ms(small, limits) < 0.01
+    # The weights of H=64 fit one program: no barrier, and one of 132 SMs, at 700 / 132 TFLOP/s.
+    alone = 1000 * 2 * 4 * 64**2 * 132 / 700e9
+    assert roofline.floor_ms(small, limits) == pytest.approx(alone)
     # 512 KiB of H=256 need the registers of two SMs beside their shared memory: one has 483 KiB
     middle = case(H=256, B=1, T=1000, track="recurrence")
-    assert roofline.floor_ms(middle, limits) == pytest.approx(0.5, rel=0.02)
+    product = 1000 * 2 * 4 * 256**2 * 132 / 700e9
+    assert roofline.floor_ms(middle, limits) == pytest.approx(0.5 + product / 2)
     amd = dataclasses.replace(limits, architecture="gfx942")
-    assert roofline.floor_ms(middle, amd) < 0.01, "512 KiB of registers"
+    assert roofline.floor_ms(middle, amd) == pytest.approx(product), "512 KiB of registers"
     large = case(H=1024, B=16, T=1000, track="recurrence")
     # 8 MiB over 227 + 256 KiB: 17 programs, 7 groups of 3 rows; 3 * 2048 B at 100 GB/s: 0.061 us.
-    # The product, 2 * 4 * 1024^2 * 16 operations at 700 TFLOP/s, takes longer: 0.192 us.
-    assert roofline.floor_ms(large, limits) == pytest.approx(1000 * (0.5 + 0.192) / 1e3, rel=0.01)
+    # The product, 2 * 4 * 1024^2 * 16 operations at 700 TFLOP/s of 17 * 7 of 132 SMs, takes
+    # longer: 0.213 us.
+    assert roofline.floor_ms(large, limits) == pytest.approx(1000 * (0.5 + 0.213) / 1e3, rel=0.01)
     slow = dataclasses.replace(limits, gather_gbps=10)
     assert roofline.floor_ms(large, slow) == pytest.approx(1000 * (0.5 + 0.614) / 1e3, rel=0.01)
     twice = case(H=1024, B=16, T=1000, track="recurrence", **{"pass": "fwd+bwd"})
