@@ -122,13 +122,13 @@ def gradient_errors(case: Case, regime: str | None = None) -> dict[str, float]:
     Raises:
         ValueError: for a cell the model does not know.
     """
-    return {name: found.relative for name, found in gradients(case, regime).items()}
+    return {name: found.relative for name, found in gradients(case, regime)[0].items()}
 
 
-def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
+def gradients(case: Case, regime: str | None = None) -> tuple[dict[str, Square], list[Square]]:
     """By name as ``gradient_errors``: the squared norm over B H, and that of the error.
 
-    That of dx is dgx's, which W_ih only scales; that of weights, over B H^2, takes the terms of
+    Second, the same of dgx by gate, in the order of its columns. That of dx is dgx's, which W_ih only scales; that of weights, over B H^2, takes the terms of
     successive steps as independent, in the gradient as in its error.
     """
     layer, errors = Layer(case, regime), Errors()
@@ -148,7 +148,8 @@ def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
     one = Square(1.0)
     dh = dc = one  # of the last states
     nothing = Square(0.0)
-    dgx = dr = nothing  # of the input's and the recurrent gates, over all steps
+    dgx = [nothing] * case.cell_info.gates  # of the input's gates, over all steps
+    dr = nothing  # of the recurrent gates
     for _ in range(case.T):
         dh += one  # of y
         if case.cell == "lstm":
@@ -174,13 +175,14 @@ def gradients(case: Case, regime: str | None = None) -> dict[str, Square]:
             gates = recurrent = [stored(dh * slope)]
             direct = nothing
         gate_sum = sum(recurrent, nothing)
-        dgx, dr = dgx + sum(gates, nothing), dr + gate_sum
+        dgx, dr = [a + b for a, b in zip(dgx, gates, strict=True)], dr + gate_sum
         dh = product(gate_sum) + direct
     dw = (dr * saved.h).rounded(io2 + layer.operand2 + layer.sum2(case.T * case.B, 1.0))
-    found = {"dgx": dgx, "dh0": dh.rounded(io2), "dw_hh": dw}
+    all_gates = sum(dgx, nothing)
+    found = {"dgx": all_gates, "dh0": dh.rounded(io2), "dw_hh": dw}
     if case.track == "layer":
-        dx = dgx.rounded(io2 + layer.operand2 + layer.sum2(K, 1.0))  # W^T dgx
+        dx = all_gates.rounded(io2 + layer.operand2 + layer.sum2(K, 1.0))  # W^T dgx
         found = {"dx": dx, "dh0": found["dh0"], "dw_hh_l0": dw}
     if case.cell == "lstm":
         found["dc0"] = dc.rounded(io2)
-    return found
+    return found, dgx

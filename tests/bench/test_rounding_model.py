@@ -77,17 +77,24 @@ def test_our_gradients_are_as_modelled(
 @pytest.mark.parametrize("cell", rounding_model.CELLS)
 @pytest.mark.parametrize("regime", [None, "orthogonal-0.9"])
 def test_gradients_are_as_large_as_modelled(cell: str, regime: str | None):
-    """In float64, to 25 %: the model takes all numbers of a step as independent."""
+    """In float64, to 12 %: the model takes all numbers of a step as independent.
+
+    To 25 % what a GRU's r scales, W h: its mean square over one matrix is not that over all.
+    """
     case = backward_case(cell=cell, track="recurrence", dtype="fp32", B=16, T=40, H=128)
     problem = make_problem(case)
     apply_regime(problem, regime)
     exact = truth(problem, True)
-    found = gradient_model.gradients(case, regime)
+    found, gates = gradient_model.gradients(case, regime)
     # A weight's gradient is larger where states last: its terms at successive steps are alike.
     del found["dw_hh"]
-    for name, modelled in found.items():
-        measured = exact[name].square().sum().item() / (case.B * case.H)
-        assert 0.75 < measured / modelled.value < 1.25, name
+    by_gate = exact["dgx"].chunk(case.cell_info.gates, dim=-1)
+    names = [f"dgx of gate {gate}" for gate in range(len(gates))]
+    measured = exact | dict(zip(names, by_gate, strict=True))
+    for name, modelled in (found | dict(zip(names, gates, strict=True))).items():
+        mean = measured[name].square().sum().item() / (case.B * case.H)
+        within = 0.25 if cell == "gru" and name in ("dgx of gate 0", "dh0") else 0.12
+        assert mean == pytest.approx(modelled.value, rel=within), name
 
 
 @INTERPRETED
