@@ -304,6 +304,10 @@ def test_formats_of_products_are_compared_with_what_was_measured(error, sheets, 
     assert "'emulated'" in labels(sheet) and len(drawn) > 5
     assert not any("emulated" in labels(other) for other in drawn.values())
     assert selection.by_product(error[error["provider"].isin(NAMES)]).empty
+    measured = both[both["provider"].isin(NAMES)].assign(directions=2)
+    assert {*selection.by_product(pd.concat([both, measured]))["directions"]} == {1}
+    less = both[~(both["cell"].eq("gru") & both["provider"].str.startswith("emulated"))]
+    assert {*selection.by_product(less)["cell"]} == {*rows["cell"]} - {"gru"} != {*rows["cell"]}
 
 
 def test_error_by_step_is_of_the_longest_case_that_was_compared(sheets):

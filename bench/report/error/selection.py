@@ -40,7 +40,7 @@ def of_memory(error: pd.DataFrame) -> pd.DataFrame:
 def by_product(error: pd.DataFrame) -> pd.DataFrame:
     """The errors of fp32 tensors under default weights and inputs, by the format of their products.
 
-    All emulations are the provider "emulated". Empty unless one was measured.
+    All emulations are the provider "emulated". Only of the cells and settings with one.
     """
     rows = error[error["number"].str.startswith("fp32") & error["regime"].isna()]
     rows = by_part(rows[~rows["provider"].str.startswith(terms.EFFECT)])
@@ -51,7 +51,8 @@ def by_product(error: pd.DataFrame) -> pd.DataFrame:
         product=named.where(emulated, precision),
         provider=rows["provider"].mask(emulated, terms.EMULATED.removesuffix("-")),
     )
-    return rows if emulated.any() else rows.iloc[:0]
+    place = [*(name for name in SETTING if name not in ("number", "regime")), "cell"]
+    return rows[_rows_in(rows[place], pd.MultiIndex.from_frame(rows.loc[emulated, place]))]
 
 
 def one_pass(rows: pd.DataFrame) -> pd.DataFrame:
