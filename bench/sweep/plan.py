@@ -18,6 +18,8 @@ from bench.records.environment import Machine, why_no_energy
 
 FAILED = ("error", "oom", "timeout", "incorrect")
 CASE_SECONDS = 1.0  # the float64 results and the checks, for the estimate
+# Of a call too slow for more, for the estimate: to warm up, and one in each visit that is asked for.
+WARMUP_CALLS, LEAST_SAMPLES = 10, 8
 ENERGY_SECONDS = 5.0  # all windows of a provider (bench.measure.energy), for the estimate
 USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # if neither options nor preset name any
 
@@ -68,11 +70,20 @@ class Options:
 
 
 def request_seconds(request: Request, machine: Machine, per_provider: float) -> float:
-    """An estimate: float64 results and check, two calls to prepare, then samples by provider."""
+    """An estimate: float64 results, and of each provider the checks, the warm-up and samples.
+
+    Args:
+        per_provider: seconds that each may spend on samples (``--seconds``).
+    """
     case, total = request.case, CASE_SECONDS
     for name in request.providers:
         call = roofline.guess_ms(case, name, machine.is_cuda) / 1e3
-        samples = {"time": max(per_provider, call), "energy": ENERGY_SECONDS, "error": 0.0}
+        warmup = min(WARMUP_CALLS * call, per_provider / 3)
+        samples = {
+            "time": warmup + max(per_provider, LEAST_SAMPLES * call),
+            "energy": warmup + ENERGY_SECONDS,
+            "error": 0.0,
+        }
         total += 4 * call + samples[request.kind]
         if name.endswith("compiled"):
             total += case.T * case.layers * case.directions
