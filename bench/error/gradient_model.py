@@ -128,8 +128,9 @@ def gradient_errors(case: Case, regime: str | None = None) -> dict[str, float]:
 def gradients(case: Case, regime: str | None = None) -> tuple[dict[str, Square], list[Square]]:
     """By name as ``gradient_errors``: the squared norm over B H, and that of the error.
 
-    Second, the same of dgx by gate, in the order of its columns. That of dx is dgx's, which W_ih only scales; that of weights, over B H^2, takes the terms of
-    successive steps as independent, in the gradient as in its error.
+    Second, the same of dgx by gate, in the order of its columns. That of dx is dgx's, which W_ih
+    only scales; that of weights, over B H^2, takes the terms of successive steps as independent,
+    in the gradient as in its error.
     """
     layer, errors = Layer(case, regime), Errors()
     for _ in range(case.T):

@@ -8,6 +8,7 @@ import functools
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,24 @@ def _nvml() -> Iterator[tuple[Any, Any] | None]:
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlInit()
                 stack.callback(pynvml.nvmlShutdown)
-                first = _first_visible()  # NVML counts all devices, torch only the visible ones
-                if first.isdigit():
-                    found = pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(first))
-                else:
-                    found = pynvml, pynvml.nvmlDeviceGetHandleByUUID(first)
+                found = pynvml, _handle(pynvml)
         yield found
+
+
+def _handle(nvml: Any) -> Any:
+    """NVML's handle of torch's first device.
+
+    By torch's own word where it uses the device: CUDA counts the fastest first, NVML by the slot.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        with contextlib.suppress(nvml.NVMLError):  # of a slice of a GPU
+            uuid = torch.cuda.get_device_properties(0).uuid
+            return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    first = _first_visible()  # NVML counts all devices, torch only the visible ones
+    if first.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(first))
+    return nvml.nvmlDeviceGetHandleByUUID(first)
 
 
 def probe() -> Machine:

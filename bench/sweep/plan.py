@@ -18,7 +18,7 @@ from bench.records.environment import Machine, why_no_energy
 
 FAILED = ("error", "oom", "timeout", "incorrect")
 CASE_SECONDS = 1.0  # the float64 results and the checks, for the estimate
-# Of a call too slow for more, for the estimate: to warm up, and one in each visit that is asked for.
+# Of a call too slow for more, for the estimate: to warm up, and one in each visit that must be.
 WARMUP_CALLS, LEAST_SAMPLES = 10, 8
 ENERGY_SECONDS = 5.0  # all windows of a provider (bench.measure.energy), for the estimate
 USUAL_PROVIDERS = ("torch.nn", "ours", "reference")  # if neither options nor preset name any

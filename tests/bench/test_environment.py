@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 from bench.records import environment, provenance
 
@@ -47,6 +48,22 @@ def test_a_card_that_refuses_facts_is_still_a_card(monkeypatch):
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert not environment.probe().is_cuda
+
+
+@pytest.mark.parametrize("refused", ["nvmlOther", "nvmlDeviceGetHandleByUUID"])
+def test_sensors_are_those_of_the_card_that_torch_uses(monkeypatch, refused: str):
+    """CUDA counts the fastest card first, NVML that in the first slot. A slice is no card."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made = nvml(refused)
+    monkeypatch.setitem(sys.modules, "pynvml", made)
+    uuid = "8f6b1d1e-0000-1111-2222-333344445555"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=uuid)
+    )
+    environment.sensors()
+    made.nvmlDeviceGetHandleByUUID.assert_called_once_with(f"GPU-{uuid}")
+    assert made.nvmlDeviceGetHandleByIndex.call_count == (refused != "nvmlOther")
 
 
 CARD = environment.Machine("cuda", "a card", (9, 0))
