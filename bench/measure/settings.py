@@ -40,7 +40,7 @@ ATTRIBUTES = (
     "backends.mkldnn.rnn.fp32_precision",
     "utils.deterministic.fill_uninitialized_memory",
 )
-SETTINGS: dict[str, Setting] = {
+SETTINGS: dict[str, Setting] = {f"torch.{name}": _attribute(name) for name in ATTRIBUTES} | {
     "torch.get_num_threads()": (torch.get_num_threads, torch.set_num_threads),
     "torch.get_default_dtype()": (torch.get_default_dtype, torch.set_default_dtype),
     "torch.get_default_device()": (
@@ -55,7 +55,7 @@ SETTINGS: dict[str, Setting] = {
         torch.use_deterministic_algorithms,
     ),
     "gc.isenabled()": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-} | {f"torch.{name}": _attribute(name) for name in ATTRIBUTES}
+}
 if hasattr(os, "sched_getaffinity"):
     SETTINGS["os.sched_getaffinity(0)"] = (
         lambda: os.sched_getaffinity(0),
