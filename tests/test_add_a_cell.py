@@ -3,6 +3,8 @@
 The steps are those of sLSTM, here at run time, for three states, two gates and no class in torch.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import triton
@@ -58,16 +60,15 @@ def device_step_gradient(dstate, state, previous, saved):
 
 
 @pytest.fixture
-def average(monkeypatch: pytest.MonkeyPatch) -> str:
+def average(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setitem(
         reference.CELLS, "average", reference.Cell(average_step, 2, ("h", "s", "k"))
     )
     cell = Cell("average", 2, 3, 2, device_step, device_step_gradient)
     monkeypatch.setitem(kernels.CELLS, "average", cell)
-    information = cases.Cell("average", 2, ("h", "s", "k"))
-    monkeypatch.setitem(cases.CELLS, "average", information)  # undone after the test
-    cases.add_cell(information)
-    return "average"
+    cases.add_cell(cases.Cell("average", 2, ("h", "s", "k")))
+    yield "average"
+    del cases.CELLS["average"]
 
 
 @pytest.mark.parametrize("track", cases.TRACKS)

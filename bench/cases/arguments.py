@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-MOST_NAME = 100  # bytes of a name; the rest of a file's name takes as many, of 255 that may be
+MOST_NAME = 100  # letters of a name; the rest of a file's name takes as many, of 255 that may be
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,15 @@ def parse_choices(name: str, words: str | tuple[str, ...], accepted: Choices) ->
 
 
 def check_name(what: str, name: Any) -> None:
-    """Raise ValueError unless a name can be a part of a file's name, and of a list with commas."""
-    good = isinstance(name, str) and re.fullmatch(r"[^\W_]([\w.+=@ -]*[\w.+=@-])?", name)
-    if not good or len(name.encode()) > MOST_NAME:
+    """Raise ValueError unless a name can be a part of a file's name, and of a list with commas.
+
+    Of ASCII only, where no two letters look alike.
+    """
+    pattern = r"[a-zA-Z0-9]([\w.+=@ -]*[\w.+=@-])?"
+    good = isinstance(name, str) and re.fullmatch(pattern, name, re.ASCII)
+    if not good or len(name) > MOST_NAME:
         raise ValueError(
-            f"{what} is {name!r:.{MOST_NAME}}; accepted: at most {MOST_NAME} letters, digits and "
-            "_ . + = @ - or blanks within, the first a letter or digit, because it names files"
+            f"{what} is {name!a:.{MOST_NAME}}; accepted: at most {MOST_NAME} letters a-z or "
+            "A-Z, digits and _ . + = @ - or blanks within, the first a letter or digit, because it "
+            "names files"
         )

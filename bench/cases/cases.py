@@ -58,7 +58,13 @@ CELLS: dict[str, Cell] = {}
 
 
 def add_cell(cell: Cell) -> Cell:
-    """Register a cell, the suite's own or a plugin's."""
+    """Register a cell, the suite's own or a plugin's.
+
+    Raises:
+        ValueError: if there is one of that name.
+    """
+    if cell.name in CELLS:
+        raise ValueError(f"cell is {cell.name!r}; accepted: a name that is not registered yet")
     CELLS[cell.name] = cell
     return cell
 

@@ -1,6 +1,7 @@
 """The implementations that are measured: a registry, and a file for each. No torch.
 
-Import `provider` to register one, `load` and `PROVIDERS` to have them all.
+Import `provider` to register one, `load` and `PROVIDERS` to have them all, and `fault_text` for
+what a provider's exception says.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cases.arguments import check_name, parse_choices
+from bench.cases.arguments import SECONDS, Number, check_name, parse_choices
 from bench.cases.cases import Case
 from bench.records.environment import Machine
-from bench.records.provenance import version
+from bench.records.provenance import short_hash, version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
     from bench.cases.problem import Problem
 
 ENTRY_POINTS = "rnnbench.plugins"
+PATIENCE = Number(0, SECONDS.most)
+ASKED_SECONDS = 10.0  # the longest wait for a plugin file's `supports`, which runs in the parent
+_OPTIONS: dict[str, tuple[type, ...]] = {
+    "package": (str, type(None)), "graph": (bool,), "baseline": (bool,)
+}  # fmt: skip
 
 
 @dataclass
@@ -54,12 +62,14 @@ class Provider:
     Attributes:
         build: prepares a problem's call; may import torch.
         supports: None, or one sentence why this case cannot run on that machine; no torch.
-        package: the installed package that computes, whose version is recorded.
+        package: the installed package that computes, whose version is recorded; without one, the
+            version of a plugin file's provider is a hash of that file.
         graph: whether the call is captured into a CUDA graph and replayed; on CUDA devices only.
         algorithm: cuDNN's algorithm by torch's rule, None where cuDNN does not compute.
         patience: seconds without progress after which it counts as hanging, if it compiles or
             tunes for longer than the sweep's own timeout allows.
         baseline: whether others timed by the same clock are compared with it.
+        file_hash: of the plugin file that registered it; set by :func:`load`.
     """
 
     name: str
@@ -70,6 +80,7 @@ class Provider:
     algorithm: Callable[[Case, Machine], str | None] = lambda case, machine: None
     patience: float = 0.0
     baseline: bool = False
+    file_hash: str | None = None
 
     def mode(self, machine: Machine) -> str:
         """The clock this provider is timed with on a machine."""
@@ -78,7 +89,7 @@ class Provider:
         return "event" if machine.is_cuda else "host"
 
     def version(self) -> str | None:
-        return version(self.package) if self.package else None
+        return version(self.package) if self.package else self.file_hash
 
 
 PROVIDERS: dict[str, Provider] = {}
@@ -92,17 +103,31 @@ def provider(name: str, **options: Any) -> Callable[[Build], Build]:
     ... def mine(problem): ...
 
     Args:
-        options: any of :class:`Provider`'s attributes but ``build``.
+        options: any of :class:`Provider`'s attributes but ``build`` and ``file_hash``.
 
     Raises:
-        ValueError: if the name is registered, or cannot be a part of a file's name.
+        ValueError: if the name is registered, or cannot be a part of a file's name; for an option
+            of another type, a patience that is no finite number of seconds, and a second baseline
+            of a clock.
     """
     check_name("provider", name)
+    for option, kinds in _OPTIONS.items():
+        if option in options and type(options[option]) not in kinds:
+            accepted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{option} is {options[option]!r:.40}; accepted: {accepted}")
+    options["patience"] = PATIENCE.check("patience", options.get("patience", 0.0))
 
     def register(build: Build) -> Build:
         if name in PROVIDERS:
             raise ValueError(f"provider is {name!r}; accepted: a name that is not registered yet")
-        PROVIDERS[name] = Provider(name, build, **options)
+        added = Provider(name, build, **options)
+        known = next((p for p in PROVIDERS.values() if p.baseline and p.graph == added.graph), None)
+        if added.baseline and known:
+            raise ValueError(
+                f"baseline is {name!r}, but {known.name!r} is that of the same clock; accepted: "
+                "one for each clock"
+            )
+        PROVIDERS[name] = added
         return build
 
     return register
@@ -113,11 +138,16 @@ def load(plugins: tuple[Path, ...] = ()) -> dict[str, Provider]:
 
     Raises:
         FileNotFoundError: for a plugin file that does not exist.
-        ValueError: for one that is not Python, or that raises while it is imported, with the line.
+        ValueError: for one that is not Python, or that raises while it is imported, with the line;
+            for a package that does so.
     """
     _load_builtin()
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        entry.load()
+        try:
+            entry.load()
+        except BaseException as fault:
+            _raise_interrupt(fault)
+            raise ValueError(f"plugin {entry.name}: {fault_text(fault)}") from fault
     for path in plugins:
         _load_file(path)
     return PROVIDERS
@@ -152,17 +182,53 @@ def _load_file(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    before = set(PROVIDERS)
     try:
-        spec.loader.exec_module(module)
-    except Exception as fault:
+        # Run what is hashed: Python's own cached bytecode may be that of an edit a moment ago.
+        source = path.read_bytes()
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        for new in PROVIDERS.keys() - before:
+            PROVIDERS[new] = replace(
+                PROVIDERS[new],
+                supports=_limited(PROVIDERS[new].supports),
+                algorithm=_limited(PROVIDERS[new].algorithm),
+                file_hash=short_hash(source),
+            )
+    except BaseException as fault:
         del sys.modules[name]
-        text = fault.msg if isinstance(fault, SyntaxError) else " ".join(str(fault).split())
-        raise ValueError(
-            f"plugin {path}, line {_fault_line(fault, path)}: {type(fault).__name__}: {text}"
-        ) from fault
+        _raise_interrupt(fault)
+        line = _fault_line(fault, path)
+        raise ValueError(f"plugin {path}, line {line}: {fault_text(fault)}") from fault
 
 
-def _fault_line(fault: Exception, path: Path) -> int | None:
+def _raise_interrupt(fault: BaseException) -> None:
+    """Raise Ctrl-C again; all else that a plugin raises, also SystemExit, is a fault of its own."""
+    if isinstance(fault, KeyboardInterrupt):
+        raise fault
+
+
+def safe_text(value: object, text: Callable[[Any], str] = str, most: int = 500) -> str:
+    """What a plugin's object says, in one printable line of at most so many characters.
+
+    Whatever the object does when it is asked, only KeyboardInterrupt is raised.
+    """
+    try:
+        line = " ".join(str.split(text(value)))
+    except BaseException as fault:
+        _raise_interrupt(fault)
+        line = "(its text cannot be made)"
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[:most])
+    return line[:most]
+
+
+def fault_text(fault: BaseException) -> str:
+    """An exception's class and text, as :func:`safe_text`; of a syntax error without its file."""
+    text = safe_text(fault, lambda e: str(e.msg) if isinstance(e, SyntaxError) else str(e))
+    return f"{safe_text(fault, lambda e: type(e).__name__)}: {text}"
+
+
+def _fault_line(fault: BaseException, path: Path) -> int | None:
     """The last line of a file in an exception's traceback, or that of its syntax error."""
     if isinstance(fault, SyntaxError) and fault.filename == str(path):
         return fault.lineno
@@ -173,18 +239,54 @@ def _fault_line(fault: Exception, path: Path) -> int | None:
 def unsupported(provider: Provider, case: Case, machine: Machine) -> tuple[str, str] | None:
     """Why a provider cannot run a case, as a record's status and reason; None if it can.
 
-    The status is "error" if its ``supports`` raises, or returns neither None nor a string.
+    The status is "error" if its ``supports`` raises, or returns neither None nor a string. So it is
+    if its ``algorithm`` does, whose fault would meet others when it is called after all are timed.
     """
     if provider.graph and not machine.is_cuda:
         return "unsupported", "a CUDA graph needs a CUDA device"
-    try:
-        reason = provider.supports(case, machine)
-    except Exception as fault:
-        text = " ".join(str(fault).split())[:500]
-        return "error", f"its supports raised {type(fault).__name__}: {text}"
-    if reason is not None and not isinstance(reason, str):
-        return "error", f"its supports gave {reason!r}; accepted: None, or why not"
-    return ("unsupported", reason) if reason else None
+    for name, ask, accepted in (
+        ("supports", provider.supports, "None, or why not"),
+        ("algorithm", provider.algorithm, "None, or its name"),
+    ):
+        try:
+            said = ask(case, machine)
+        except BaseException as fault:
+            _raise_interrupt(fault)
+            return "error", f"its {name} raised {fault_text(fault)}"
+        if said is not None and type(said) is not str:  # a subclass could do anything later
+            return "error", f"its {name} gave {safe_text(said, repr)}; accepted: {accepted}"
+        if said and name == "supports":
+            return "unsupported", safe_text(said)
+    return None
+
+
+def _limited(ask: Callable[[Case, Machine], str | None]) -> Callable[[Case, Machine], str | None]:
+    """The function; if it hangs, it is interrupted by TimeoutError and not called again.
+
+    Not outside the main thread, where nothing can be interrupted.
+    """
+    slow = f"it took more than {ASKED_SECONDS:g} s"
+    hung = False
+
+    def give_up(signum: int, frame: object) -> None:
+        nonlocal hung
+        hung = True
+        raise TimeoutError(slow)
+
+    def limited(case: Case, machine: Machine) -> str | None:
+        if hung:
+            raise TimeoutError(slow)
+        if threading.current_thread() is not threading.main_thread():
+            return ask(case, machine)
+        handler = signal.signal(signal.SIGALRM, give_up)
+        timer = signal.setitimer(signal.ITIMER_REAL, ASKED_SECONDS)
+        try:
+            return ask(case, machine)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.signal(signal.SIGALRM, handler)
+
+    return limited
 
 
 def select(names: str | tuple[str, ...]) -> dict[str, Provider]:

@@ -67,7 +67,7 @@ def version(package: str) -> str | None:
     """An installed package's version, found without importing it."""
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # the second of an empty name
         return None
 
 
@@ -79,6 +79,11 @@ def software_facts() -> dict[str, Any]:
         **{name: version(name) for name in names},
         "platform": platform.platform(),
     }
+
+
+def short_hash(data: bytes) -> str:
+    """Twelve hexadecimal digits of a hash."""
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 @functools.cache

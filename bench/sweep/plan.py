@@ -96,9 +96,16 @@ def record_file(folder: Path, run_id: str, which: str = "1/1") -> Path:
     return folder / "records" / f"{run_id}{tail}.jsonl"
 
 
-def default_run(preset: str) -> str:
-    """The run's default name, the same for the same code and preset, so that a run is resumed."""
-    return f"{preset}-{provenance.code_hash()}"
+def default_run(preset: str, plugins: Iterable[Path] = ()) -> str:
+    """The run's default name, the same for the same code and preset, so that a run is resumed.
+
+    Args:
+        plugins: files whose contents are a part of the code.
+    """
+    name = f"{preset}-{provenance.code_hash()}"
+    if hashes := {provenance.short_hash(path.read_bytes()) for path in plugins}:
+        name += "-" + provenance.short_hash("".join(sorted(hashes)).encode())
+    return name
 
 
 def make_plan(options: Options, machine: Machine, folder: Path) -> Plan:
@@ -170,7 +177,9 @@ def select_requests(preset: Preset, options: Options) -> list[Request]:
 
 def run_name(options: Options) -> str:
     """The run's name; raises ValueError for one that cannot name a file."""
-    name = default_run(options.preset) if options.run is None else options.run
+    name = options.run
+    if name is None:
+        name = default_run(options.preset, options.plugins)
     check_name("run", name)
     return name
 

@@ -19,6 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from bench.providers import safe_text
 from bench.records.provenance import ROOT
 
 END_SECONDS = 10.0  # the driver may delay the end of a killed process
@@ -58,11 +59,15 @@ def describe_end(code: int | None, printed: str = "") -> End:
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
-    """Whether a GPU or the host ran out of memory."""
+    """Whether a GPU or the host ran out of memory.
+
+    By its text too, since torch (on a CPU) and Triton raise a plain RuntimeError for it.
+    """
+    text = safe_text(fault, most=1_000_000)  # also at the end of a compiler's long message
     return (
         isinstance(fault, MemoryError)
         or type(fault).__name__ == "OutOfMemoryError"  # torch's, which is not imported for it
-        or any(words in str(fault) for words in MEMORY_WORDS)
+        or any(words in text for words in MEMORY_WORDS)
     )
 
 

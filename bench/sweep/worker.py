@@ -6,6 +6,7 @@ because a process cannot interrupt its own hang.
 
 import dataclasses
 import gc
+import json
 import os
 import random
 import secrets
@@ -18,6 +19,7 @@ import torch
 
 from bench import providers
 from bench.cases import roofline
+from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.peaks import why_impossible
 from bench.cases.presets import Request
 from bench.cases.problem import Problem, make_problem, truth, variants
@@ -34,6 +36,10 @@ from bench.sweep.process import Answer, is_out_of_memory
 # Of the sampling time, the most that a provider may take to warm up.
 WARMUP_SHARE = 1 / 3
 POISONED = 3  # exit code after an error that leaves the device unusable
+# Stands for the fields that the parent adds to a record, to check the others.
+COMMON = schema.new_record(
+    run_id="", kind="time", seed=0, software={}, code="", time="", **make_case(**DEFAULTS).fields()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +95,28 @@ class Worker:
         self.send(done=request.case.case_id)
 
     def _record(self, name: str, **values: Any) -> None:
-        self.send(record={"provider": name, "status": "ok", "device": self.facts} | values)
+        """Send a provider's record, of which a part is what the provider says of itself.
+
+        One that could not be written becomes a record of that error: in the parent it would end
+        the sweep for all.
+        """
+        facts: dict[str, Any] = {"provider": name, "status": "ok", "device": self.facts}
+        facts["provider_version"] = providers.PROVIDERS[name].version()
+        record = facts | values
+        try:
+            written = json.loads(schema.encode(COMMON | record))
+            record = {field: written[field] for field in record}
+        except (Exception, SystemExit) as fault:
+            reason = f"its record cannot be written: {providers.fault_text(fault)}"
+            record = facts | {"status": "error", "reason": reason}
+        self.send(record=record)
 
     def _record_fault(self, name: str, fault: BaseException) -> None:
-        text = " ".join(str(fault).split())[:500]
         if isinstance(fault, metrics.Incorrect):
-            self._record(name, status="incorrect", reason=text)
+            self._record(name, status="incorrect", reason=providers.safe_text(fault))
             return
         status = "oom" if is_out_of_memory(fault) else "error"
-        self._record(name, status=status, reason=f"{type(fault).__name__}: {text}")
+        self._record(name, status=status, reason=providers.fault_text(fault))
         if self.machine.is_cuda and status == "error":
             try:
                 torch.cuda.synchronize()

@@ -10,7 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cases import presets
-from bench.cases.cases import CELLS, DEFAULTS, Case, Cell, find_cell, make_case, matches, shard
+from bench.cases.cases import (
+    CELLS,
+    DEFAULTS,
+    Case,
+    Cell,
+    add_cell,
+    find_cell,
+    make_case,
+    matches,
+    shard,
+)
 from bench.cases.numbers import number_type
 from bench.cases.presets import Request, coarse_first, expand, load_preset
 from bench.cli import app
@@ -174,6 +184,13 @@ def test_a_short_name_means_its_cell(monkeypatch):
             find_cell(wrong)
     monkeypatch.setitem(CELLS, "rnn", Cell("rnn", 1, ("h",)))  # a plugin's
     assert find_cell("rnn") == "rnn"
+
+
+def test_no_cell_is_replaced():
+    before = CELLS["lstm"]
+    with pytest.raises(ValueError, match="cell is 'lstm'; accepted: a name that is not registered"):
+        add_cell(Cell("lstm", 4, ("h", "c"), "LSTM", nonlinearity="relu"))
+    assert CELLS["lstm"] is before
 
 
 def test_presets_and_filters_take_short_names(tmp_path: Path):

@@ -27,12 +27,19 @@ def test_each_end_is_classified(code: int | None, status: str, text: str) -> Non
     assert process.describe_end(code, "a\nb\nc\nd\n") == process.End(status, text)
 
 
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 @pytest.mark.parametrize(
     ("fault", "lacking"),
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("no room"), True),
         (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("a compiler's story " * 100 + "out of memory"), True),
+        (Silent(), False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("out of resource: shared memory"), False),
     ],

@@ -68,7 +68,7 @@ def test_a_wrong_or_missing_field_is_named(name: str, value: object):
 NO_NAMES = (
     *("", "a/b", "/", "..", ".hidden", "cost$\\frac$", "a\nb", "a\tb", "a\0b", "\ud800", "\x1b[0m"),
     *("a|b", "a,b", " a", "a ", "_a", "a`b", "<b>", "a:b", "a\\b", "a*", "a?", "a\u202eb"),
-    *("x" * (MOST_NAME + 1), "x" * 250, "ü" * (MOST_NAME // 2 + 1)),
+    *("x" * (MOST_NAME + 1), "x" * 250, "größe", "\u043eurs", "ours\u0661"),  # looks like ours
 )
 
 
@@ -87,7 +87,7 @@ def test_what_cannot_name_a_file_or_be_drawn_names_no_provider_and_no_run(name: 
 
 
 @pytest.mark.parametrize(
-    "name", ["mine", "my kernel", "2.1+cu", "größe_2", "a=b@c-d", "x" * MOST_NAME, "ü" * 50]
+    "name", ["mine", "my kernel", "2.1+cu", "groesse_2", "a=b@c-d", "x" * MOST_NAME]
 )
 def test_a_name_of_letters_and_digits_names_a_provider_and_a_run(name: str):
     with patch.dict(providers.PROVIDERS):

@@ -8,18 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
-import reference
 from bench import providers
-from bench.cases import cases
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.presets import Request
 from bench.cli import app, progress, quick
@@ -31,21 +27,12 @@ from bench.sweep.plan import Options, default_run, describe, make_plan
 from bench.sweep.worker_process import Isolated, Stopped
 
 TIMEOUT_S = 30.0  # reached only by the provider that sleeps for an hour
-MOST_CALLS = 300  # of functions for each case of a dry run; some 200 today
+MOST_CALLS = 300  # of functions for each case of a dry run; some 280 today
 HELPERS = Path(__file__).parents[1] / "helpers"
 PLUGIN, PRESETS = HELPERS / "bench_plugin.py", HELPERS / "bench_presets.toml"
 QUICK = {"seconds": 0.02, "target": 0.5, "seed": 0}
 BENCH = [sys.executable, "-m", "bench"]
 FACTS = ("case_id", "provider", "status", "kind", "mode", "run_id", "seed")
-
-
-@pytest.fixture(autouse=True)
-def _forget_plugin() -> Iterator[None]:
-    """Remove what a plugin has registered."""
-    providers.load()
-    with patch.dict(providers.PROVIDERS), patch.dict(cases.CELLS), patch.dict(reference.CELLS):
-        yield
-    sys.modules.pop("bench_plugin_bench_plugin", None)
 
 
 def options(**values: object) -> Options:
@@ -71,7 +58,7 @@ def facts(records: Path) -> set[tuple]:
 def test_every_failure_costs_one_provider_of_one_case(tmp_path: Path):
     bad = {
         "raises": "error", "no-memory": "oom", "aborts": "error", "killed": "oom",
-        "hangs": "timeout", "wrong": "incorrect", "refuses": "unsupported",
+        "hangs": "timeout", "wrong": "incorrect", "refuses": "unsupported", "set-plan": "error",
     }  # fmt: skip
     statuses = {"good": "ok", "needs-room": "ok"} | bad
     chosen = options(providers=",".join(statuses), filter="cell=lstm H=4")
@@ -84,11 +71,15 @@ def test_every_failure_costs_one_provider_of_one_case(tmp_path: Path):
     assert "broke while timed" in found["raises"]["reason"]
     assert "SIGABRT" in found["aborts"]["reason"]
     assert "y is off by" in found["wrong"]["reason"] and found["wrong"]["errors"]
-    assert sum(counts.values()) == 9
+    assert found["set-plan"]["reason"].endswith("Object of type set is not JSON serializable")
+    version = provenance.short_hash(PLUGIN.read_bytes())
+    assert all(found[name]["provider_version"] == version for name in ("needs-room", "raises"))
+    assert found["good"]["provider_version"] == provenance.version("torch")
+    assert sum(counts.values()) == 10
 
     # Nothing is left to do; --rerun measures failures again.
     plan = make_plan(chosen, environment.probe(), folder)
-    assert plan.requests == [] and plan.done == 9
+    assert plan.requests == [] and plan.done == 10
     plan = make_plan(replace(chosen, rerun="failed"), environment.probe(), folder)
     assert set(plan.requests[0].providers) == bad.keys() - {"refuses"}
 
@@ -110,9 +101,10 @@ def test_a_broken_supports_costs_only_its_provider(tmp_path: Path):
     [
         ("x = 1\ndef f(:\n", "line 2: SyntaxError: "),
         ("x = 1\n\nimport no_such_thing\n", "line 3: ModuleNotFoundError: No module named"),
+        ("import sys\nsys.exit(0)\n", "line 2: SystemExit: 0"),
         (
             "from bench.providers import provider\nprovider('a/b')\n",
-            "line 2: ValueError: provider is 'a/b'; accepted: at most 100 letters, digits and",
+            "line 2: ValueError: provider is 'a/b'; accepted: at most 100 letters a-z or A-Z, dig",
         ),
     ],
 )
@@ -182,11 +174,15 @@ def test_a_plugins_cell_is_measured_like_any_other(tmp_path: Path):
 
 
 def test_an_installed_package_adds_providers_through_an_entry_point(monkeypatch):
-    entry = SimpleNamespace(load=lambda: providers.provider("installed")(plain.reference))
+    add = lambda: providers.provider("installed")(plain.reference)  # noqa: E731
+    entry = SimpleNamespace(name="theirs", load=add)
     groups = {"rnnbench.plugins": [entry]}
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: groups[group])
     assert "installed" in providers.load()
-    with pytest.raises(ValueError, match="not registered yet"):
+    with pytest.raises(ValueError, match=r"^plugin theirs: ValueError: .*not registered yet$"):
+        providers.load()
+    entry.load = sys.exit
+    with pytest.raises(ValueError, match=r"^plugin theirs: SystemExit"):
         providers.load()
 
 

@@ -26,6 +26,14 @@ def process(problem):
     return call
 
 
+@provider("set-plan")
+def set_plan(problem):
+    """States what JSON has no word for."""
+    call = _reference(problem)
+    call.plan = {"modes": {1, 2}}
+    return call
+
+
 def _never_called(problem):
     raise AssertionError("an unsupported provider was called")
 
