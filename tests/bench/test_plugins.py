@@ -178,8 +178,9 @@ def _common() -> dict[str, Any]:
     return {"run_id": "run", "kind": "time", "seed": 0, **facts, **CASE.fields()}
 
 
-def test_a_plugin_files_contents_are_its_version(tmp_path: Path):
+def test_a_plugin_files_contents_are_its_version(tmp_path: Path, monkeypatch):
     """Those that run, also after an edit that Python's cached bytecode does not notice."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "mine.py"
     for answer in (1, 2):
         path.write_text(
