@@ -151,8 +151,6 @@ def check(record: Mapping[str, Any]) -> None:
         check_name("provider", record["provider"])
     except ValueError as fault:
         raise BadRecord(str(fault)) from None
-    if record.get("median_ms") is not None and not record["median_ms"] > 0:
-        raise BadRecord(f"median_ms is {record['median_ms']!r}; accepted: above 0")
     for name, parts in (("versus", VERSUS), ("energy", ENERGY)):
         if record.get(name) is not None and set(parts) - record[name].keys():
             raise BadRecord(f"{name} lacks one of {', '.join(parts)}")
@@ -166,6 +164,41 @@ def check(record: Mapping[str, Any]) -> None:
     for name, item in (("samples_ms", number), ("warm_samples_ms", number), ("blocks", int)):
         if not all(isinstance(value, item) for value in record.get(name) or []):
             raise BadRecord(f"{name} has an item that is no number; accepted: numbers")
+    _check_possible(record)
+
+
+def _check_possible(record: Mapping[str, Any]) -> None:
+    """Check that the numbers of a record of right fields agree with each other."""
+    median = record.get("median_ms")
+    timed = record["kind"] == "time" and record["status"] == "ok"
+    if (timed or median is not None) and not (median and 0 < median < math.inf):
+        raise BadRecord(f"median_ms is {median!r}; accepted: finite and above 0")
+    samples, visits = record.get("samples_ms"), record.get("blocks")
+    counts = {
+        "n": record.get("n"),
+        "length of samples_ms": None if samples is None else len(samples),
+        "sum of blocks": None if visits is None else sum(visits),
+    }
+    counts = {name: count for name, count in counts.items() if count is not None}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} is {count}" for name, count in counts.items())
+        raise BadRecord(f"{found}; accepted: equal numbers of samples")
+    _check_interval(("ci_low_ms", "median_ms", "ci_high_ms"), record)
+    if record.get("versus") is not None:
+        _check_interval(("low", "ratio", "high"), record["versus"], "versus.")
+
+
+def _check_interval(
+    names: tuple[str, str, str], values: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """Check an interval's low end, middle and high end, as far as there are any."""
+    found = {prefix + name: values[name] for name in names if values.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise BadRecord(f"{name} is {value!r}; accepted: above 0")
+    if list(found.values()) != sorted(found.values()):
+        said = ", ".join(f"{name} is {value!r}" for name, value in found.items())
+        raise BadRecord(f"{said}; accepted: in ascending order")
 
 
 def to_json(value: Any) -> Any:

@@ -35,15 +35,21 @@ def seeds(path: Path) -> list[int]:
     return [each["seed"] for each in store.read(path)]
 
 
+VERSUS = {"provider": "torch.nn", "ratio": 0.5, "low": 0.45, "high": 0.55}
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {},
-        {"median_ms": 1, "n": 3, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
+        {"median_ms": 1.5, "samples_ms": [1, 1.5, 2], "blocks": [3], "mode": "event"},
         {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS, 0.5)}},
         {"errors": {"y": dict.fromkeys(schema.ERROR_FIELDS)}},
         {"by_step": {"y": [[1, 0.5], (2, None)]}},
         {"status": "oom", "reason": "too large", "I": None},
+        # Old records lack counts; too few visits give no interval.
+        {"n": None, "blocks": None, "ci_low_ms": None, "ci_high_ms": None},
+        {"versus": VERSUS | {"low": None, "high": None}},
     ],
 )
 def test_a_record_of_the_right_fields_passes(values: dict[str, Any]):
@@ -57,6 +63,11 @@ def test_a_record_of_the_right_fields_passes(values: dict[str, Any]):
     ("provider", "mine/fast"), ("provider", ""),
     ("by_step", {"y": [[1, 0.5], [2]]}), ("by_step", {"y": [1, 0.5]}),
     ("versus", {"provider": "torch.nn", "ratio": 0.5}), ("colour", "red"),
+    ("median_ms", None), ("median_ms", math.inf), ("median_ms", math.nan), ("n", 15),
+    ("samples_ms", [1.0]), ("blocks", [15]), ("blocks", []), ("ci_low_ms", 1e9),
+    ("ci_high_ms", 1e-9), ("ci_low_ms", -1.0), ("versus", VERSUS | {"ratio": 0.0}),
+    ("versus", VERSUS | {"low": -0.1}), ("versus", VERSUS | {"low": 0.6}),
+    ("versus", VERSUS | {"high": 0.4}), ("versus", VERSUS | {"ratio": "half"}),
 ])  # fmt: skip
 def test_a_wrong_or_missing_field_is_named(name: str, value: object):
     with pytest.raises(schema.BadRecord, match=name):
@@ -97,11 +108,11 @@ def test_a_name_of_letters_and_digits_names_a_provider_and_a_run(name: str):
 
 
 def test_missing_values_are_null_never_nan(tmp_path: Path):
-    path = write(tmp_path / "a.jsonl", record(median_ms=math.nan, gbps=math.inf))
+    path = write(tmp_path / "a.jsonl", record(warm_ms=math.nan, gbps=math.inf))
     text = path.read_text()
     assert "NaN" not in text and "Infinity" not in text
     (back,) = store.read(path)
-    assert back["median_ms"] is None and back["gbps"] is None
+    assert back["warm_ms"] is None and back["gbps"] is None
 
 
 def test_an_incomplete_last_line_is_skipped_then_removed_and_reported(tmp_path: Path, capsys):
@@ -171,7 +182,7 @@ from bench.records import store
 record = json.loads(sys.argv[2])
 with store.Writer(Path(sys.argv[1])) as writer:
     for seed in range(10**9):
-        writer.append(record | {"seed": seed, "samples_ms": [0.1] * 2000})
+        writer.append(record | {"seed": seed, "warm_samples_ms": [0.1] * 2000})
         print(seed, flush=True)
 """
 
