@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.cases.cases import DEFAULTS, TRACKS, Case, make_case
+from bench.cases.numbers import ROUNDOFF
 from bench.cases.problem import make_problem, truth
 from bench.cases.regimes import apply_regime
 from bench.error import activations, gradient_model, rounding_model
@@ -135,6 +136,23 @@ def test_gradients_of_a_rectifier_are_off_by_flipped_signs(dtype: str, track: st
     assert 0.5 < errors("reference", case)[name] / modelled < 2.0
     plain = gradient_model.gradient_errors(backward_case(dtype=dtype, track=track, **sizes))[name]
     assert modelled > 5 * plain
+
+
+@pytest.mark.parametrize(
+    ("track", "flips", "one", "all_steps"),
+    [("layer", 0.14, 0.52, 0.57), ("recurrence", 0.056, 0.33, 0.37)],
+)
+def test_a_rectifiers_error_is_what_error_md_says(track, flips, one, all_steps):
+    """To the digits given there."""
+    case = backward_case(cell="rnn_relu", dtype="bf16", track=track, T=256)
+    layer, errors, u = rounding_model.Layer(case), rounding_model.Errors(), ROUNDOFF["bf16"]
+    for _ in range(case.T):
+        errors = rounding_model.step(case.cell, layer, errors)
+    slope = gradient_model.Saved(layer, errors).relu_slope
+    assert slope.error == pytest.approx(flips * u, rel=0.025)
+    assert slope.relative == pytest.approx(one * math.sqrt(u), abs=0.005 * math.sqrt(u))
+    for found in gradient_model.gradient_errors(case).values():
+        assert found == pytest.approx(all_steps * math.sqrt(u), abs=0.006 * math.sqrt(u))
 
 
 @pytest.mark.parametrize("cell", rounding_model.CELLS)
