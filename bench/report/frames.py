@@ -23,7 +23,7 @@ _ERROR_FLAT = (
 )
 _NAMED = ("mode", "number", "inputs", *ORIGIN)
 _PLANNED = ("plan_mode", "expected_us")
-_SAMPLED = ("visits", "starts")
+_SAMPLED = ("state", "visits", "starts")
 _FLAT = (
     *(name for name, field in schema.FIELDS.items() if field.type not in ("object", "array")),
     "versus",
@@ -61,6 +61,16 @@ def clock(record: store.Record) -> str | None:
     return "event" if record["device"].get("kind") == "cuda" else "host"
 
 
+def state(record: store.Record) -> str:
+    """The code and versions that a record was measured with; no curve or ratio joins two.
+
+    Without the provider's own version, which an early failure does not have.
+    """
+    device, software = record["device"], record["software"]
+    versions = (software.get("torch"), software.get("triton"))
+    return str((record["code"], *versions, device.get("cudnn"), device.get("driver")))
+
+
 def flat(
     records: Sequence[store.Record],
     more: Callable[[store.Record], dict[str, Any]] = lambda record: {},
@@ -89,13 +99,14 @@ def _planned(record: store.Record) -> dict[str, Any]:
 
 
 def _sampled(record: store.Record) -> dict[str, Any]:
-    """The number of visits, and of starts of the measuring process, behind a time.
+    """The state, and the number of visits and of starts of the measuring process, behind a time.
 
     A time of fewer visits than are asked for today has no interval here, whatever is recorded.
     """
     visits = len(record["blocks"] or [])
     few = dict.fromkeys(("ci_low_ms", "ci_high_ms")) if visits < MIN_VISITS else {}
-    return few | {"visits": visits, "starts": record.get("starts", 1)}
+    found = (state(record), visits, record.get("starts", 1))
+    return few | dict(zip(_SAMPLED, found, strict=True))
 
 
 def errors(records: Sequence[store.Record]) -> pd.DataFrame:

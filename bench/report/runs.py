@@ -138,18 +138,25 @@ def report_folder(path: Path) -> Path:
 def latest_consistent(records: Sequence[store.Record]) -> tuple[list[store.Record], dict[str, int]]:
     """The newest record per question, for each kind and provider those of one state only.
 
-    Of several states the one with most records is used, the newer on a tie, so that a short run
-    after a change of code neither mixes with nor hides a long one. The same holds for versions
-    of the provider within a state.
+    Of several states the one with most records of a kind is used, the newer on a tie, so that a
+    short run after a change of code neither mixes with nor hides a long one, and providers that are
+    compared are of one state; a provider without a success in it has the one with most records of
+    its own. The same holds for versions of the provider within a state.
 
     Returns:
         The records to use, and the number of the others by the reason.
     """
     kept: list[store.Record] = []
     aside: dict[str, int] = {}
+    main = {
+        kind: frames.state(_largest_group(of_kind, frames.state)[0])
+        for kind, of_kind in _grouped(records, lambda record: record["kind"]).items()
+    }
     groups = _grouped(records, lambda record: (record["kind"], record["provider"]))
     for (kind, provider), members in groups.items():
-        chosen = _largest_group(members, state)
+        chosen = [record for record in members if frames.state(record) == main[kind]]
+        if not any(record["status"] == "ok" for record in chosen):
+            chosen = _largest_group(members, frames.state)
         versioned = [record for record in chosen if record["provider_version"] is not None]
         if versioned:
             same = _largest_group(versioned, lambda record: record["provider_version"])
@@ -164,16 +171,6 @@ def latest_consistent(records: Sequence[store.Record]) -> tuple[list[store.Recor
             aside[repeated] = aside.get(repeated, 0) + len(chosen) - len(latest)
         kept += latest
     return kept, aside
-
-
-def state(record: store.Record) -> tuple[Any, ...]:
-    """The code and versions that a record was measured with; no curve joins different ones.
-
-    Without the provider's own version, which an early failure does not have.
-    """
-    device, software = record["device"], record["software"]
-    versions = (software.get("torch"), software.get("triton"))
-    return (record["code"], *versions, device.get("cudnn"), device.get("driver"))
 
 
 def _grouped(

@@ -41,6 +41,53 @@ def test_a_row_is_per_step_and_per_token_beside_torch_nns_of_the_same_clock():
     assert len(table.full) == len(made)
 
 
+def test_milliseconds_of_a_call_are_the_median_over_windows():
+    (record,) = records("ours", H=512)
+    record["energy"] |= {"calls": [10] * 9, "seconds": [0.1 * k for k in range(1, 10)]}
+    (row,) = energy.rows(run([record])).to_dict("records")
+    assert row["ms_per_call"] == pytest.approx(50.0)  # 0.5 s over 10 calls
+    assert row["watts"] == pytest.approx(
+        sorted(j * 10 / s for j, s in zip(
+            record["energy"]["windows"], record["energy"]["seconds"], strict=True))[4]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("status", ["incorrect", "error", None])
+def test_an_energy_that_torch_nn_has_not_is_compared_with_nothing(status: str | None):
+    """Though the record holds a ratio, by windows."""
+    (case,) = synthetic.cases(H=512)
+    mine = records("ours", H=[256, 512]) + records("torch.nn", H=256)
+    if status:
+        mine.append(synthetic.failed(case, "torch.nn", status, "no", kind="energy"))
+    assert all(r["versus"] for r in mine if r["provider"] == "ours")
+    (table,) = energy.tables(run(mine))
+    shown = dict(zip(table.shown["H"], table.shown["over torch.nn [95 %]"], strict=True))
+    assert shown[512] == "" and shown[256] != ""
+    full = table.full[table.full["provider"] == "ours"].set_index("H")
+    assert full.loc[512, list(energy.RATIO)].isna().all() and full.loc[256, "ratio"] > 0
+    (headline,) = energy.headlines(run(mine))
+    assert "(1 case)" in headline
+
+
+def test_a_row_has_torch_nns_energy_only_of_the_same_code():
+    mine, theirs = records("ours", "torch.nn", H=512)
+    theirs["code"] = "1" * 12
+    (table,) = energy.tables(run([mine, theirs]))
+    assert dict(zip(table.shown["provider"], table.shown["torch.nn"] == "", strict=True)) == {
+        "ours": True,
+        "torch.nn": False,
+    }
+
+
+def test_the_protocol_says_which_energies_have_no_interval():
+    found = records("ours", "torch.nn", H=[256, 512])
+    (how,) = energy.protocol(run(found))
+    assert how.endswith("95 % interval, within one run.")
+    found[0]["energy"] |= {"low": None, "high": None, "windows": found[0]["energy"]["windows"][:1]}
+    (how,) = energy.protocol(run(found))
+    assert "1 or 9 windows" in how and how.endswith("; 1 of 4 are of too few windows for one.")
+
+
 def test_a_baseline_has_a_row_of_its_own_where_nothing_else_was_measured():
     (case,) = synthetic.cases(H=512)
     why = "CounterFault: the energy counter was 7.000 J for 2.0 s"
@@ -51,6 +98,7 @@ def test_a_baseline_has_a_row_of_its_own_where_nothing_else_was_measured():
     assert set(table.full["status"]) == {"ok", "error"}
     (alone,) = energy.tables(run(records("ours", H=512)))
     assert alone.shown["torch.nn"].iloc[0] == ""
+    assert alone.shown["over torch.nn [95 %]"].iloc[0] == ""
 
 
 def test_a_failure_has_the_clock_it_would_have_had():

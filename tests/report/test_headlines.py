@@ -11,7 +11,9 @@ from bench.records.failed_checks import FAIL, LEFT_OUT, NOT_DONE, PASS, Suspect,
 from bench.report.device import checks
 from bench.report.pages import device_page
 from bench.report.runs import Run
+from bench.report.speed import tables
 from bench.report.speed import topic as speed
+from bench.report.starts import pooled
 from bench.report.style import typeset
 from tests.helpers import synthetic
 
@@ -50,6 +52,67 @@ def test_graphs_come_first_where_they_were_measured_at_every_case(found, provide
     ratios = re.findall(r"`([\w.-]+)` runs at ([\d.]+)[^`]* times the speed of `([\w.-]+)`", line)
     wanted = {"ours": ("1.50", "torch.nn"), "ours-graph": ("2.50", "torch.nn-graph")}
     assert ratios == [(name, *wanted[name]) for name in providers]
+
+
+def lines(found: list[store.Record]) -> list[str]:
+    return speed.headlines(Run("synthetic", Path("synthetic"), found))
+
+
+def test_a_headline_says_in_how_many_shapes_of_all_settings_ours_is_slower():
+    """The headline is of the setting with most shapes, and others may be worse."""
+    slow = {"torch.nn": 1.0, "ours": 2.0}
+    slow_graphs = {"torch.nn-graph": 1.0, "ours-graph": 2.0}
+    fast = records(CALLED | REPLAYED, H=[128, 256, 512])
+    (line,) = lines(fast)
+    assert "slower" not in line
+    (line,) = lines(fast + records(slow, H=BOTH, dtype=["fp16"]))
+    assert line.endswith("; over all number types and settings `ours` is slower in 2 of 5 shapes.")
+    many = lines(
+        fast + records(slow | slow_graphs, H=256, dtype=["fp16"])
+        + records(slow, H=[256], B=[1], dtype=["fp16"])
+        + records(slow, H=BOTH, **{"pass": "fwd+bwd"})
+        + records(slow, H=BOTH, cell="gru")
+    )  # fmt: skip
+    (line,) = [line for line in many if line.startswith("LSTM, forward:")]
+    assert line.endswith(
+        "; over all number types and settings `ours-graph` is slower in 1 of 4 shapes, "
+        "`ours` is slower in 2 of 5 shapes."
+    )
+    # By the host's clock too, and of what has a ratio only.
+    (line,) = lines(
+        [r | {"mode": "host"} for r in records(slow, H=BOTH) + records({"ours": 9.0}, H=[64])]
+    )
+    assert line.endswith("`ours` is slower in 2 of 2 shapes.")
+
+
+def test_a_headline_says_if_calls_and_graphs_are_of_different_shapes():
+    words = "the two are not of the same shapes"
+    (line,) = lines(records(CALLED | REPLAYED, H=BOTH))
+    assert words not in line
+    for called, replayed in (([256, 512], [256]), ([256], [256, 512])):
+        (line,) = lines(records(CALLED, H=called) + records(REPLAYED, H=replayed))
+        assert words in line
+    (line,) = lines(records(CALLED))
+    assert words not in line
+
+
+def test_the_protocol_and_the_caption_say_what_kind_of_interval_a_time_has():
+    one = records(CALLED, H=[256])
+    several = [r | {"start": k} for r in records(CALLED, H=[512]) for k in range(3)]
+    others = [r | {"start": k} for r in records(CALLED, H=[1024]) for k in range(2)]
+    broken = synthetic.failed(next(synthetic.cases(H=[512])), "reference", "oom", "no memory")
+    for found, how, across in (
+        (one, None, "within one run"),
+        (several, "2 of 2", "across 3 starts of the measuring process"),
+        ([*several, broken], "2 of 2", "across 3 starts of the measuring process"),
+        ([*one, *several], "2 of 4", "across 1 to 3 starts of the measuring process"),
+        ([*several, *others], "4 of 4", "across 2 to 3 starts of the measuring process"),
+    ):
+        run = Run("synthetic", Path("synthetic"), pooled(found))
+        (line,) = [said for said in speed.protocol(run) if "order statistics" in said]
+        assert ("Student's t" in line) == (how is not None)
+        assert how is None or f"{how} are of several starts" in line
+        assert f"interval {across}:" in tables.time_table(run.time).caption
 
 
 def test_the_page_shows_what_failed_and_what_was_not_done(tmp_path: Path) -> None:

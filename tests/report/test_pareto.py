@@ -121,6 +121,7 @@ def test_the_table_lists_the_fastest_that_reaches_each_error():
     assert table is not None
     shown = table.shown[["fastest", "torch.nn's fastest", "speed"]].values.tolist()
     assert shown[1] == ["ours-graph, fp32:tf32", "torch.nn-graph, fp32:tf32", pytest.approx(1.4)]
+    assert "no interval" in table.caption and "choice of noise" in table.caption
     assert "inputs as rounded" in table.caption and "clock=graph" in table.caption
 
 

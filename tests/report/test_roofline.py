@@ -103,6 +103,28 @@ def test_no_curve_is_drawn_above_its_ceiling(tmp_path: Path, monkeypatch):
             assert len(at) == 3
 
 
+def test_a_time_of_too_few_samples_is_not_the_fastest_of_the_table(tmp_path: Path):
+    records = grid(*PAIR, H=[256, 512])
+    few = {"n": 5, "samples_ms": [1e-3] * 5, "blocks": [5], "median_ms": 1e-3}
+    records = [r | few if r["provider"] == "ours-graph" else r for r in records]
+    table = roofline.table(run(records, tmp_path))
+    assert table is not None and list(table.shown["fastest"]) == ["torch.nn-graph"] * 2
+    assert len(table.full) == 4
+    assert roofline.table(run([r | few for r in records], tmp_path)) is None
+
+
+def test_times_above_a_ceiling_are_counted(tmp_path: Path):
+    records = grid(*PAIR, H=[256, 512, 1024])
+    sound = run(records, tmp_path)
+    assert not any("100 %" in line for line in speed.caveats(sound))
+    points = roofline.points(sound).set_index("case_id")
+    first = records[0]
+    first["median_ms"] *= 1.01 * points.loc[first["case_id"], "product_share"].max()
+    (line,) = [line for line in speed.caveats(run(records, tmp_path)) if "100 %" in line]
+    assert line.startswith("1 of 6 times reach more than 100 %")
+    assert not roofline.caveats(run(records, tmp_path / "bare", None))
+
+
 def test_the_table_shows_the_fastest_of_each_case_by_graphs_first(tmp_path: Path):
     sizes = {"H": [256, 512], "B": 16}
     called = grid("torch.nn", "ours", "ours-gemm", **sizes, T=512)

@@ -45,6 +45,22 @@ def test_operations_and_bytes_are_counted_by_hand():
         assert roofline.loop_bytes(one) == 2 * loops, cell
 
 
+def test_bytes_of_the_gemms_are_counted_by_hand():
+    """x is 30 numbers, gx or dz 96, h 24, W_ih 80, W_hh 64; 2 bytes each in 16 bits."""
+    sizes = {"cell": "lstm", "B": 2, "T": 3, "H": 4, "I": 5}
+    both = {"pass": "fwd+bwd"}
+    forward = 30 + 80 + 96
+    backward = (96 + 24 + 64) + 2 * (96 + 30 + 80)  # dW_hh; dW_ih and dx
+    for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4), ("fp32:tf32", 4)):
+        assert roofline.gemm_bytes(case(**sizes, dtype=dtype)) == size * forward
+        assert roofline.gemm_bytes(case(**sizes, dtype=dtype, **both)) == size * (
+            forward + backward
+        )
+        loop = {**sizes, "track": "recurrence", "dtype": dtype}
+        assert roofline.gemm_bytes(case(**loop)) == 0
+        assert roofline.gemm_bytes(case(**loop, **both)) == size * (96 + 24 + 64)
+
+
 def test_the_floor_is_made_of_its_parts():
     limits = roofline.Limits(
         *("a card", "sm_90", 132, 227 << 10, 228 << 10),

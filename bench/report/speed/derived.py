@@ -1,6 +1,7 @@
 """What is computed from time records: speed over torch.nn, and growth with the steps T."""
 
 import math
+from collections.abc import Sequence
 from statistics import linear_regression
 from typing import Any
 
@@ -20,19 +21,16 @@ def speedups(time: pd.DataFrame) -> pd.DataFrame:
     paired ratio by visits that the record holds where both took turns (``versus``), else torch.nn's
     median over the provider's, which has no interval, because nothing says how much the machine
     changed between the two. Nor has one of fewer than ``MIN_VISITS`` visits; a time of too few
-    samples (``too_few``) enters no ratio. ``algorithm`` is cuDNN's, as predicted for torch.nn.
+    samples (``too_few``) enters no ratio, nor has one that is not ``beside`` torch.nn's.
+    ``algorithm`` is cuDNN's, as predicted for torch.nn.
     """
-    keys = ["case_id", "mode"]
-    is_base = time["provider"] == time["mode"].map(terms.BASELINES)
-    base = time[is_base].drop_duplicates(keys, keep="last").set_index(keys)
-    base = base[["status", "reason", "median_ms", "algorithm", "visits", "n"]]
-    others = time[~is_base].drop(columns="algorithm")
-    both = others.join(base.rename(columns=lambda name: f"base_{name}"), on=keys)
+    base = ["reason", "median_ms", "algorithm", "visits", "n"]
+    both = with_baseline(time, base).drop(columns="algorithm")
     both = both.rename(columns={"base_algorithm": "algorithm"})
     both = both.assign(speedup_low=math.nan, speedup_high=math.nan)
     both["speedup"] = both["base_median_ms"].astype(float) / both["median_ms"].astype(float)
     # Where the two took turns, the record has the ratio of paired visits, in which drifts cancel.
-    paired = both["versus"].map(lambda found: isinstance(found, dict) and bool(found.get("ratio")))
+    paired = both["paired"]
     enough = (both[["visits", "base_visits"]] >= MIN_VISITS).all(axis="columns")
     for column, name, which in (
         ("speedup", "ratio", paired),
@@ -41,9 +39,40 @@ def speedups(time: pd.DataFrame) -> pd.DataFrame:
     ):
         inverse = both.loc[which, "versus"].map(lambda found, name=name: found[name])
         both.loc[which, column] = 1 / inverse.astype(float)
-    few = too_few(both["n"]) | too_few(both["base_n"])
-    both.loc[few, ["speedup", "speedup_low", "speedup_high"]] = math.nan
+    both["few"] = too_few(both["n"]) | too_few(both["base_n"])
+    both.loc[both["few"] | ~both["beside"], ["speedup", "speedup_low", "speedup_high"]] = math.nan
     return both.drop(columns="versus")
+
+
+def with_baseline(rows: pd.DataFrame, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows of all but torch.nn, with what torch.nn's of the same case and clock say.
+
+    ``base_status``, ``base_state`` and a ``base_`` column for each of ``columns``. ``beside`` is
+    whether both were measured with the same code and versions, ``apart`` whether both were but with
+    different ones: these have no ratio. ``paired`` is whether ``versus`` is the ratio of the two.
+    """
+    keys = ["case_id", "mode"]
+    is_base = rows["provider"] == rows["mode"].map(terms.BASELINES)
+    base = rows[is_base].drop_duplicates(keys, keep="last").set_index(keys)
+    base = base[["status", "state", *columns]].add_prefix("base_")
+    both = rows[~is_base].join(base, on=keys)
+    measured = both["status"].eq("ok") & both["base_status"].eq("ok")
+    alike = both["state"] == both["base_state"]
+    over = both["versus"].map(
+        lambda found: found["provider"] if isinstance(found, dict) and found["ratio"] else None
+    )
+    return both.assign(
+        beside=measured & alike,
+        apart=measured & ~alike,
+        paired=measured & alike & over.eq(both["mode"].map(terms.BASELINES)),
+    )
+
+
+def other_code(noun: str, both: pd.DataFrame) -> list[str]:
+    """The caveat on the rows of ``with_baseline`` that have no ratio for being ``apart``."""
+    count = int(both["apart"].sum())
+    why = "because torch.nn was measured with other code or versions"
+    return [f"No ratio for {terms.plural(count, noun)}, {why}."] if count else []
 
 
 def too_few(samples: Any) -> Any:

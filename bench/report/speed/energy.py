@@ -13,6 +13,7 @@ from bench.records.schema import VERSUS
 from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed import figures
+from bench.report.speed.derived import other_code, with_baseline
 from bench.report.speed.steps import OURS
 from bench.report.style.numbers import interval, significant
 from bench.report.style.sheet import Job
@@ -40,10 +41,14 @@ COLUMNS = [
 def rows(run: Run) -> pd.DataFrame:
     """One row per energy record: per step in mJ (``STEP``, ``ABOVE``), over torch.nn's (``RATIO``).
 
+    The ratio is missing unless torch.nn was measured too, with the same code and versions.
     ``watts`` is the mean power, ``ms_per_call`` the mean time of a call among others, both medians
     over windows.
     """
-    return frames.flat(run.of("energy"), _columns)
+    found = frames.flat(run.of("energy"), _columns)
+    both = with_baseline(found)
+    found.loc[both.index[~both["paired"]], list(RATIO)] = None
+    return found
 
 
 def _columns(record: store.Record) -> dict[str, Any]:
@@ -75,11 +80,11 @@ def _columns(record: store.Record) -> dict[str, Any]:
 
 
 def _beside_baselines(energy: pd.DataFrame) -> pd.DataFrame:
-    """Measured rows with torch.nn's (``BASE``) at the same case and clock.
+    """Measured rows with torch.nn's (``BASE``) at the same case and clock, by the same code.
 
     torch.nn has rows of its own only where nothing else was measured.
     """
-    keys = ["case_id", "mode"]
+    keys = ["case_id", "mode", "state"]
     ok = energy[energy["status"] == "ok"]
     is_base = ok["provider"] == ok["mode"].map(terms.BASELINES)
     base = ok[is_base].set_index(keys)[list(STEP)].set_axis(list(BASE), axis="columns")
@@ -173,13 +178,20 @@ def protocol(run: Run) -> Iterator[str]:
     """What was counted, and how."""
     if measured := run.ok("energy"):
         counts = sorted({len(record["energy"]["windows"]) for record in measured})
+        bare = sum(record["energy"]["low"] is None for record in measured)
+        none = f"; {bare:,} of {len(measured):,} are of too few windows for one" if bare else ""
         yield (
             "Energy: NVML's counter of the whole board (GPU, memory, regulators; not the host), "
             f"over {' or '.join(map(str, counts))} windows of at least 0.3 s, each from one of the "
             "counter's updates to another while calls run back to back, without flushing the L2 "
             "cache; providers take turns window by window. Median over windows with its exact "
-            "95 % interval, within one run."
+            f"95 % interval, within one run{none}."
         )
+
+
+def caveats(run: Run) -> list[str]:
+    """Energies that have no ratio, since torch.nn's was measured in another state."""
+    return other_code("energy measurement", with_baseline(rows(run)))
 
 
 def missing(run: Run) -> list[str]:
@@ -189,4 +201,4 @@ def missing(run: Run) -> list[str]:
     return [] if run.ok("energy") else [f"energy: {needs} ({command})"]
 
 
-TOPIC = Topic((SECTION,), jobs, tables, headlines, protocol, missing=missing)
+TOPIC = Topic((SECTION,), jobs, tables, headlines, protocol, caveats, missing)

@@ -159,7 +159,9 @@ def table(run: Run) -> Table | None:
         "whose output (in fwd+bwd also its worst gradient) is within it, and torch.nn's fastest "
         "under the same clock. Error: relative L2, the larger of both. 4 x fp32: four times "
         "torch.nn's own in fp32 with ieee products. Speed: ratio of the medians of two cases, "
-        f"within one run, which did not always take turns. {TRUTH}" + f" {same}." * bool(same),
+        "within one run, which did not always take turns; it has no interval, and the fastest of "
+        "several near-equal ones is partly a choice of noise, hence too fast by some of it. "
+        f"{TRUTH}" + f" {same}." * bool(same),
         words,
         full,
         dict.fromkeys(terms.SIZES, 0) | {"µs per step": 3, "error": -2, "its µs": 3, "speed": 3},

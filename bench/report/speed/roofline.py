@@ -17,6 +17,7 @@ from bench.cases.numbers import product_format
 from bench.cases.roofline import bytes_moved, operations
 from bench.report import frames, terms
 from bench.report.runs import Run
+from bench.report.speed.derived import too_few
 from bench.report.style import looks, plots
 from bench.report.style.sheet import Job, Layout, Sheet
 from bench.report.style.typeset import MOST_ROWS, Table, named
@@ -142,10 +143,14 @@ def draw(
 
 
 def table(run: Run) -> Table | None:
-    """The share of each ceiling that every timing reaches; shown is the fastest of each case."""
+    """The share of each ceiling that every timing reaches; shown is the fastest of each case.
+
+    Times of too few samples for an interval are not shown.
+    """
     full = points(run)
+    sure = full[~too_few(full["n"].astype(float))]
     # Replayed graphs where they were measured, since the host's own time separates other calls.
-    found = sorted(slices(full), key=lambda each: each[0]["mode"] != "graph")
+    found = sorted(slices(sure), key=lambda each: each[0]["mode"] != "graph")
     if not found:
         return None
     setting, sizes, rows = found[0]
@@ -169,6 +174,19 @@ def table(run: Run) -> Table | None:
         {"B": 0, "H": 0} | dict.fromkeys([*columns][1:], 3),
         frames.provenance(rows),
     )
+
+
+def caveats(run: Run) -> list[str]:
+    """Times that are shorter than a ceiling of the card allows."""
+    rows = points(run)
+    above = int((rows[["product_share", "memory_share"]].astype(float) > 1).any(axis=1).sum())
+    if not above:
+        return []
+    return [
+        f"{above:,} of {len(rows):,} times reach more than 100 % of the measured products or "
+        "memory, which cannot be: the time or the limit is wrong, or the provider moves fewer "
+        "bytes than this design (`product_share`, `memory_share` in the download's roofline.csv)."
+    ]
 
 
 def missing(run: Run) -> list[str]:

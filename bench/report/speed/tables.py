@@ -66,9 +66,13 @@ def time_table(time: pd.DataFrame) -> Table:
 
 
 def _across(rows: pd.DataFrame) -> str:
-    """Within what intervals hold."""
-    starts = int(rows["starts"].max()) if len(rows) else 1
-    return "within one run" if starts == 1 else f"across {starts} starts of the measuring process"
+    """Within what intervals hold; that of a time of one start holds within it."""
+    counts = rows.loc[rows["status"] == "ok", "starts"].astype(int)
+    least, most = counts.min(), counts.max()
+    if counts.empty or most == 1:
+        return "within one run"
+    span = most if least == most else f"{least} to {most}"
+    return f"across {span} starts of the measuring process"
 
 
 def call_table(time: pd.DataFrame) -> Table | None:
@@ -129,8 +133,7 @@ def speedup_table(time: pd.DataFrame) -> Table | None:
         best, worst = ok.loc[ok["speedup"].idxmax()], ok.loc[ok["speedup"].idxmin()]
         row = dict(zip(keys, values, strict=True)) | {
             "shapes": len(ok),
-            "too_few": int((group["status"].eq("ok") & group["base_status"].eq("ok")).sum())
-            - len(ok),
+            "too_few": int((group["beside"] & group["few"]).sum()),
             "failed": int((~group["status"].isin(["ok", "unsupported"])).sum()),
             "unsupported": int((group["status"] == "unsupported").sum()),
             "geomean": float(np.exp(np.log(ok["speedup"].astype(float)).mean())),

@@ -10,7 +10,14 @@ from bench.measure.statistics import MIN_VISITS
 from bench.report import frames, terms
 from bench.report.runs import Run
 from bench.report.speed import figures, maps, pareto, pareto_figure, roofline, tables
-from bench.report.speed.derived import LAUNCH_BOUND, host_share, speedups, too_few
+from bench.report.speed.derived import (
+    LAUNCH_BOUND,
+    host_share,
+    other_code,
+    speedups,
+    too_few,
+    with_baseline,
+)
 from bench.report.style.numbers import significant
 from bench.report.style.sheet import Job
 from bench.report.style.typeset import Table
@@ -82,14 +89,17 @@ def headlines(run: Run) -> list[str]:
     # For each cell and pass the provider and setting that were measured at most shapes.
     rows = rows.sort_values("shapes", ascending=False, kind="stable")
     rows = frames.ordered(rows.drop_duplicates(["provider", "cell", "pass"]))
-    return [_headline(row, table.full, run.time) for row in rows.to_dict("records")]
+    compared = speedups(run.time).dropna(subset="speedup")
+    return [_headline(row, table.full, compared) for row in rows.to_dict("records")]
 
 
-def _headline(row: dict[Any, Any], rows: pd.DataFrame, time: pd.DataFrame) -> str:
+def _headline(row: dict[Any, Any], rows: pd.DataFrame, compared: pd.DataFrame) -> str:
     """A sentence with the speed in `row`, and for ours that of ours-graph. The graph comes first if
-    it was measured at all of the row's cases, since the host limits separate short calls.
+    it was measured at all of the row's cases, since the host limits separate short calls. Of ours
+    also in how many shapes of all settings it is slower, since the row's setting may not be its
+    worst.
     """
-    pair = [row]
+    pair, more = [row], []
     if row["provider"] == "ours":
         alike = {name: row[name] for name in ("cell", "pass", *terms.SETTING) if name != "mode"}
 
@@ -98,12 +108,25 @@ def _headline(row: dict[Any, Any], rows: pd.DataFrame, time: pd.DataFrame) -> st
             return frame[(frame[wanted.index] == wanted).all(axis=1)]
 
         pair += same(rows, "ours-graph").to_dict("records")
-        compared = speedups(time).dropna(subset="speedup")
         called, replayed = (set(same(compared, r["provider"])["case_id"]) for r in (row, pair[-1]))
         if called <= replayed:
             pair.reverse()
+        if called != replayed:
+            more.append("the two are not of the same shapes")
+        more += _slower(row, compared)
     what = f"{terms.cell_name(row['cell'])}, {terms.PASS_NAMES[row['pass']]}"
-    return f"{what}: {'; '.join(map(_speed, pair))}."
+    return f"{what}: {'; '.join([*map(_speed, pair), *more])}."
+
+
+def _slower(row: dict[Any, Any], compared: pd.DataFrame) -> list[str]:
+    """In how many shapes of the row's cell and pass ours is slower than torch.nn, if in any."""
+    here = compared[compared["cell"].eq(row["cell"]) & compared["pass"].eq(row["pass"])]
+    counts = []
+    for name in ("ours-graph", "ours"):
+        speed = here.loc[here["provider"] == name, "speedup"]
+        if (speed < 1).any():
+            counts.append(f"`{name}` is slower in {(speed < 1).sum()} of {len(speed)} shapes")
+    return [f"over all number types and settings {', '.join(counts)}"] if counts else []
 
 
 def _speed(row: dict[Any, Any]) -> str:
@@ -131,13 +154,18 @@ def protocol(run: Run) -> list[str]:
     counts = sorted(r["n"] for r in timed if r["n"])
     visits = sorted(len(r["blocks"] or []) for r in timed)
     converged = sum(bool(r["converged"]) for r in timed)
+    several = sum(r.get("starts", 1) > 1 for r in timed)
+    across = (
+        f"; {several:,} of {len(timed):,} are of several starts of the process: the geometric mean "
+        "of the starts' medians, with Student's t interval across the starts instead"
+    ) * bool(several)
     return [
         f"Clock: {clocks}. Times of different clocks are never compared.",
         f"{len(timed):,} timings of {counts[0]} to {counts[-1]} samples each (half have at "
         f"least {counts[len(counts) // 2]}), taken in turns: providers of one case are visited "
         f"in random order ({visits[0]} to {visits[-1]} visits). The median of the visits' medians "
-        f"has a 95 % interval by order statistics; {converged:,} of {len(timed):,} reached the "
-        "interval's target width in time.",
+        f"has a 95 % interval by order statistics{across}; {converged:,} of {len(timed):,} reached "
+        "the interval's target width in time.",
         "Before its time is taken, each provider's outputs and gradients are checked against "
         "a float64 reference at that very shape, and so are those of timed calls drawn at random; "
         "inputs change before every call.",
@@ -175,6 +203,7 @@ def caveats(run: Run) -> list[str]:
             "still launching, so they say how fast Python is (`host_share` in the download's "
             "time.csv)."
         )
+    found += other_code("time", with_baseline(run.time)) + roofline.caveats(run)
     if timed and all(r["mode"] == "host" for r in timed):
         found.append(
             "A CPU run: other load on the machine affects the times, and they do not predict a "
