@@ -8,6 +8,7 @@ new start of the process changes.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,16 +36,38 @@ def rank(n: int) -> int:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the median of what ``values`` are drawn from; None for fewer than 6."""
-    j = rank(len(values))
+    """The 95 % interval of the median of what ``values`` are drawn from; None for fewer than 6.
+
+    Where neighbours resemble each other (a clock that drifts, another process that comes and goes)
+    n values say less than n independent ones, and the interval is wider than by :func:`rank`: the
+    ranks' distance from the middle grows by sqrt((1 + r) / (1 - r)), as the standard error of a
+    mean does at a correlation of r between neighbours, r**2 between next but one and so on. r is
+    the values' own, from 0 to 0.9, less its bias of -(1 + 4 r) / n (Tjøstheim and Paulsen, Bias of
+    some commonly-used time series estimates, 1983).
+
+    Args:
+        values: in the order in which they were taken.
+    """
+    n = len(values)
+    j = rank(n)
     if j < 1:
         return None
-    ordered = np.sort(np.asarray(values, float))
+    taken = np.asarray(values, float)
+    ordered = np.sort(taken)
+    apart = taken - (ordered[n // 2] + ordered[~(n // 2)]) / 2
+    spread = float(apart @ apart)
+    r = float(apart[1:] @ apart[:-1]) / spread if spread else 0.0
+    r = min(max(r + (1 + 4 * r) / n, 0.0), 0.9)
+    j = max(1, math.floor(n / 2 - (n / 2 - j) * math.sqrt((1 + r) / (1 - r))))
     return float(ordered[j - 1]), float(ordered[-j])
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half the interval's width over the median: the stop rule. Infinite for fewer than 6."""
+    """Half the interval's width over the median: the stop rule. Infinite for fewer than 6.
+
+    Args:
+        values: in the order in which they were taken.
+    """
     found = median_interval(values)
     return float("inf") if found is None else (found[1] - found[0]) / 2 / float(np.median(values))
 

@@ -3,22 +3,26 @@
 A new start of the measuring process gets other addresses, another choice of library kernels and
 another state of the card, and moves all samples of a case together; intervals within one run know
 nothing of it. So the unit here is a start: a run has several (``bench sweep --starts``), each gives
-one median, and the two runs' medians are compared by Welch's t test on their logarithms, which
-takes these as normal: starts that fall into two groups far apart need more than the least number.
+one median, and the two runs' medians are compared by Welch's t test on their logarithms.
+
+Of a case whose starts fall into two groups, a few may all come from one, and their spread says
+nothing of the other. So no ratio's squared standard error counts as less than the mean over all
+ratios compared, with which starts in two groups, too, give no more false claims than stated.
 """
 
 import glob
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, variance
 from typing import Any
 
 import numpy as np
 
+from bench.measure.statistics import MIN_VALUES
 from bench.records import files, store
+from bench.report import frames, runs, starts
 from bench.report.text import as_markdown
 
 VERDICTS = SLOWER, FASTER, SAME, UNDECIDED, BROKEN = (
@@ -27,6 +31,8 @@ VERDICTS = SLOWER, FASTER, SAME, UNDECIDED, BROKEN = (
 LEVEL = 0.05
 MIN_STARTS = 3
 FEW_STARTS = f"fewer than {MIN_STARTS} starts in a run (sweep --starts)"
+FEW_SAMPLES = f"too few samples in a start: fewer than {MIN_VALUES}"
+NO_SPREAD = "no start differs from another in any case"
 MISSING = "not in the second run"
 
 
@@ -34,8 +40,9 @@ MISSING = "not in the second run"
 class Pair:
     """A case, provider and mode in both runs; ``ratio`` is second over first, above 1 is slower.
 
-    ``low`` and ``high`` are the ratio's own 95 % interval; ``p_different`` is the probability of a
-    ratio so far beyond the threshold by chance, ``p_same`` of one so far within it.
+    ``before_ms`` and ``after_ms`` are geometric means of the starts' medians, and their ratio is
+    ``ratio``. ``error2`` is the squared standard error of the ratio's logarithm and ``freedom`` the
+    degrees of freedom, by Welch; ``low`` and ``high`` are the ratio's own 95 % interval by them.
     """
 
     case_id: str
@@ -46,10 +53,10 @@ class Pair:
     verdict: str
     reason: str = ""
     ratio: float | None = None
+    error2: float | None = None
+    freedom: float | None = None
     low: float | None = None
     high: float | None = None
-    p_different: float = 1.0
-    p_same: float = 1.0
 
 
 def find(run: str, results: Path = files.RESULTS) -> list[Path]:
@@ -72,26 +79,29 @@ def find(run: str, results: Path = files.RESULTS) -> list[Path]:
     return found
 
 
-Question = tuple[str, str, str | None]  # case, provider and mode
+Question = tuple[str, str, str]  # case, provider and mode
 
 
 def times(paths: Sequence[Path]) -> dict[Question, list[store.Record]]:
     """The newest timings of every case, provider and mode, one of each start.
 
+    A failure may come before its mode is known; it counts under the one it would have had.
+
     Raises:
         ValueError: if there is none.
     """
     records = (record for path in paths for record in store.read(path))
+    timed = (record for record in records if record["kind"] == "time")
     found: dict[Question, list[store.Record]] = {}
-    for record in store.latest(record for record in records if record["kind"] == "time"):
-        question = record["case_id"], record["provider"], record["mode"]
+    for record in store.latest(timed, starts.question):
+        question = record["case_id"], record["provider"], frames.clock(record) or ""
         found.setdefault(question, []).append(record)
     if not found:
         raise ValueError(f"no timed records in {', '.join(map(str, paths))}")
     return found
 
 
-def pair(before: Sequence[store.Record], after: Sequence[store.Record], threshold: float) -> Pair:
+def pair(question: Question, before: Sequence[store.Record], after: Sequence[store.Record]) -> Pair:
     """Compare the starts of one case, provider and mode; the verdict is not yet a family's.
 
     A provider that worked and no longer does in some start is "broken"; else the verdict is
@@ -100,77 +110,124 @@ def pair(before: Sequence[store.Record], after: Sequence[store.Record], threshol
     Args:
         after: empty for a case that the second run lacks.
     """
-    if not after:
-        worked_ms = before[0]["median_ms"]
-        what = before[0]["case_id"], before[0]["provider"], before[0]["mode"] or ""
-        return Pair(*what, worked_ms, None, UNDECIDED, MISSING)
-    first, last = before[0], after[0]
-    mode = last["mode"] or first["mode"] or ""
-    worked = [record for record in before if record["status"] == "ok"]
-    failed = next((record for record in after if record["status"] != "ok"), None)
-    ones, others = (
-        np.log([record["median_ms"] for record in records if record["status"] == "ok"])
+    old, new = (
+        [record["median_ms"] for record in records if record["status"] == "ok"]
         for records in (before, after)
     )
-    old, new = (float(np.exp(np.median(each))) if len(each) else None for each in (ones, others))
-    found = Pair(first["case_id"], first["provider"], mode, old, new, UNDECIDED)
-    if not worked:
-        return replace(found, reason=first["status"])
+    before_ms, after_ms = (geometric_mean(each) if each else None for each in (old, new))
+    found = Pair(*question, before_ms, after_ms, UNDECIDED)
+    if not after:
+        return replace(found, reason=MISSING)
+    if not old:
+        return replace(found, reason=before[0]["status"])
+    failed = next((record for record in after if record["status"] != "ok"), None)
     if failed is not None:
         reason = f"{failed['status']}: {failed['reason']}"
         return replace(found, verdict=BROKEN, reason=reason)
-    found = replace(found, ratio=float(np.exp(others.mean() - ones.mean())))
-    if min(len(ones), len(others)) < MIN_STARTS:
-        return replace(found, reason=FEW_STARTS)
-    return replace(found, **_tests(ones, others, math.log1p(threshold)))
+    ratio = geometric_mean(new) / geometric_mean(old)
+    if min(len(old), len(new)) < MIN_STARTS:
+        return replace(found, ratio=ratio, reason=FEW_STARTS)
+    worked = (record for record in (*before, *after) if record["status"] == "ok")
+    if any((record["n"] or 0) < MIN_VALUES for record in worked):
+        return replace(found, ratio=ratio, reason=FEW_SAMPLES)
+    return replace(found, ratio=ratio, **_welch(ratio, old, new))
 
 
-def _tests(old: np.ndarray, new: np.ndarray, limit: float) -> dict[str, Any]:
-    """Welch's t tests of the logarithms of two runs' medians: an interval and two probabilities.
+def _welch(ratio: float, old: Sequence[float], new: Sequence[float]) -> dict[str, Any]:
+    """A pair's squared standard error, degrees of freedom and interval."""
+    from scipy.stats import t
 
-    ``p_different`` is twice the smaller of the one-sided probabilities that the ratio is within the
-    limit; ``p_same`` the larger of those that it is beyond (two one-sided tests, Schuirmann 1987).
+    # statistics.variance is exact: of equal times 0, where numpy leaves the mean's rounding.
+    a, b = (variance(map(math.log, each)) / len(each) for each in (old, new))
+    n, m = len(old) - 1, len(new) - 1
+    error2 = a + b
+    freedom = error2**2 / (a**2 / n + b**2 / m) if error2 else min(n, m)
+    factor = math.exp(t.ppf(1 - LEVEL / 2, freedom) * math.sqrt(error2))
+    return {"error2": error2, "freedom": freedom, "low": ratio / factor, "high": ratio * factor}
+
+
+def probabilities(pairs: Sequence[Pair], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair the probability of its ratio by chance, if the true one is not as claimed.
+
+    Args:
+        pairs: a family, each with ``error2``, of which at least one is above 0.
+        threshold: least change, relative to 1.
+
+    Returns:
+        For "different" twice the smaller of the one-sided probabilities of a true ratio within the
+        threshold; for "same" the larger of those of one beyond it (two one-sided tests, Schuirmann
+        1987). Both float64 of shape (pairs,).
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import t
 
-    def p(shift: float, alternative: str) -> float:
-        found = float(ttest_ind(new - shift, old, equal_var=False, alternative=alternative).pvalue)
-        return found if found == found else 1.0  # NaN: no spread and no difference
-
-    interval = ttest_ind(new, old, equal_var=False).confidence_interval(1 - LEVEL)
-    return {
-        "low": float(np.exp(interval.low)),
-        "high": float(np.exp(interval.high)),
-        "p_different": min(1.0, 2 * min(p(limit, "greater"), p(-limit, "less"))),
-        "p_same": max(p(limit, "less"), p(-limit, "greater")),
-    }
+    ratio, error2, freedom = (
+        np.array([getattr(each, name) for each in pairs], float)
+        for name in ("ratio", "error2", "freedom")
+    )
+    error = np.sqrt(np.maximum(error2, error2.mean()))
+    limit = math.log1p(threshold)
+    above, below = (np.log(ratio) - limit) / error, (np.log(ratio) + limit) / error
+    different = np.minimum(1, 2 * np.minimum(t.sf(above, freedom), t.cdf(below, freedom)))
+    return different, np.maximum(t.cdf(above, freedom), t.sf(below, freedom))
 
 
-def decided(pairs: Sequence[Pair]) -> list[Pair]:
+def holm(p: np.ndarray) -> np.ndarray:
+    """Which hypotheses are rejected so that any false rejection has a probability of at most 5 %.
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
+
+    Args:
+        p: the hypotheses' p values, of any order.
+
+    Returns:
+        Booleans of the same shape.
+    """
+    order = np.argsort(p)
+    rejected = np.empty(len(p), bool)
+    rejected[order] = np.logical_and.accumulate(p[order] <= LEVEL / np.arange(len(p), 0, -1))
+    return rejected
+
+
+def decided(pairs: Sequence[Pair], threshold: float) -> list[Pair]:
     """The pairs with their verdicts, the largest ratio first.
 
     "slower" and "faster" are claimed by Holm's procedure, so that the probability of one or more
-    false ones among all pairs is at most 5 % (Holm, A simple sequentially rejective multiple test
-    procedure, 1979). "same" is claimed pair by pair, each wrong with a probability of at most 5 %.
+    false ones among all pairs is at most 5 %. "same" is claimed pair by pair, each wrong with a
+    probability of at most 5 %. Where a clock is so coarse that no start of any case differs,
+    nothing is claimed; a case whose every start moved by one tick of it is judged by the spread of
+    the others.
     """
-    order = sorted(range(len(pairs)), key=lambda k: pairs[k].p_different)
-    rejected = itertools.takewhile(
-        lambda at: pairs[at[1]].p_different <= LEVEL / (len(pairs) - at[0]), enumerate(order)
-    )
-    different = {k for _, k in rejected}
-
-    def verdicts() -> Iterator[Pair]:
-        for k, each in enumerate(pairs):
-            if k in different and each.ratio is not None:
-                yield replace(each, verdict=SLOWER if each.ratio > 1 else FASTER)
-            else:
-                yield replace(each, verdict=SAME) if each.p_same <= LEVEL else each
-
-    return sorted(verdicts(), key=lambda p: -(p.ratio if p.ratio is not None else math.inf))
+    tested = [each for each in pairs if each.error2 is not None]
+    found = [each for each in pairs if each.error2 is None]
+    if any(each.error2 for each in tested):
+        p_different, p_same = probabilities(tested, threshold)
+        for each, different, p in zip(tested, holm(p_different), p_same, strict=True):
+            beyond = SLOWER if each.ratio and each.ratio > 1 else FASTER
+            verdict = beyond if different else SAME if p <= LEVEL else UNDECIDED
+            found.append(replace(each, verdict=verdict))
+    else:
+        found += [replace(each, reason=NO_SPREAD) for each in tested]
+    return sorted(found, key=lambda p: -(p.ratio if p.ratio is not None else math.inf))
 
 
 def _row(*cells: object) -> str:
     return f"| {' | '.join(as_markdown(str(cell)) for cell in cells)} |"
+
+
+def _devices(paths: Sequence[Path], run: dict[Question, list[store.Record]]) -> set[str]:
+    """The names of a run's devices.
+
+    Raises:
+        ValueError: if the run is of several codes or versions.
+    """
+    records = [record for found in run.values() for record in found]
+    states = {" ".join(map(str, runs.state(record))) for record in records}
+    if len(states) > 1:
+        raise ValueError(
+            f"run {', '.join(map(str, paths))} is of several codes or versions "
+            f"({', '.join(sorted(states))}); accepted: a run of one"
+        )
+    return {str(record["device"]["name"]) for record in records}
 
 
 def compare(
@@ -179,32 +236,25 @@ def compare(
     """Compare every case, provider and mode that both runs have, the largest ratio first.
 
     Raises:
-        ValueError: if the devices differ and ``any_device`` is not set, or nothing is common.
+        ValueError: if the devices differ, between the runs or within one, and ``any_device`` is not
+            set, if a run is of several codes or versions, or if nothing is common.
     """
     before, after = times(first), times(second)
-    devices = [
-        sorted({record["device"]["name"] for records in run.values() for record in records})
-        for run in (before, after)
-    ]
-    if devices[0] != devices[1] and not any_device:
+    devices = [_devices(first, before), _devices(second, after)]
+    if len(set.union(*devices)) > 1 and not any_device:
+        words = " and ".join(", ".join(sorted(names)) for names in devices)
         raise ValueError(
-            f"the runs are of different devices ({', '.join(devices[0])} and "
-            f"{', '.join(devices[1])}); accepted: the same device, or --any-device"
+            f"the runs are of different devices ({words}); accepted: the same device, or "
+            "--any-device"
         )
-    # A failure may come before its mode is known, so modes are matched where both have one.
-    failed: dict[tuple[str, str], list[store.Record]] = {}
-    for (case_id, provider, _), records in after.items():
-        failed.setdefault((case_id, provider), []).extend(
-            record for record in records if record["status"] != "ok"
-        )
-    pairs = []
-    for question, records in before.items():
-        others = after.get(question) or failed.get(question[:2]) or []
-        if records[0]["status"] != "unsupported":
-            pairs.append(pair(records, others, threshold))
+    pairs = [
+        pair(question, records, after.get(question, []))
+        for question, records in before.items()
+        if any(record["status"] != "unsupported" for record in records)
+    ]
     if all(each.reason == MISSING for each in pairs):
         raise ValueError("the runs have no timed case, provider and mode in common")
-    return decided(pairs)
+    return decided(pairs, threshold)
 
 
 def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every: bool) -> str:
@@ -224,6 +274,7 @@ def markdown(pairs: list[Pair], first: str, second: str, threshold: float, every
         mine = [p for p in pairs if (p.provider, p.mode) == (provider, mode)]
         ratios = [p.ratio for p in mine if p.ratio is not None]
         mean = f"{geometric_mean(ratios):.3f}" if ratios else "-"
+        mean += f" ({len(ratios)} of {len(mine)})" if 0 < len(ratios) < len(mine) else ""
         counts = [sum(p.verdict == verdict for p in mine) for verdict in VERDICTS]
         lines.append(_row(provider, mode, len(mine), mean, *counts))
     listed = (SLOWER, FASTER, BROKEN)

@@ -1,6 +1,7 @@
 """Comparing runs, and running the benchmarks by pytest-benchmark."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm, ttest_ind
 from typer.testing import CliRunner
 
 from bench import cli
 from bench.cases.cases import DEFAULTS, make_case
-from bench.measure.statistics import MIN_VISITS, visit_medians
+from bench.measure.statistics import MIN_VALUES, MIN_VISITS, visit_medians
 from bench.records import store
 from bench.records.provenance import ROOT
 from bench.report import compare
@@ -57,6 +59,8 @@ def test_verdicts(
     assert pair.verdict == verdict
     assert pair.low is not None and pair.ratio is not None and pair.high is not None
     assert pair.low <= pair.ratio <= pair.high
+    assert pair.before_ms is not None and pair.after_ms is not None
+    assert pair.after_ms / pair.before_ms == pytest.approx(pair.ratio, rel=1e-12)
     found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all", f"--threshold={threshold}"])
     assert found.exit_code == code
     assert f"| {verdict} |" in found.stdout and "geometric mean" in found.stdout
@@ -75,6 +79,103 @@ def test_few_starts_decide_nothing(tmp_path: Path, starts: int):
     b = write(tmp_path / "b.jsonl", *records(2.0)[:starts])
     (pair,) = compare.compare([a], [b])
     assert (pair.verdict, pair.reason) == (compare.UNDECIDED, compare.FEW_STARTS)
+
+
+def made(*ratios: float, error: float = 1e-3) -> list[compare.Pair]:
+    """Pairs of these ratios with one standard error and many degrees of freedom."""
+    return [
+        compare.Pair("case", "ours", "event", 1.0, r, compare.UNDECIDED, "", r, error**2, 1e6)
+        for r in ratios
+    ]
+
+
+def test_the_tests_are_welchs():
+    """Of one pair of 3 and 4 starts, whose standard error is the family's mean."""
+    old, new = np.array([1, 1.02, 0.98]), np.array([1.10, 1.06, 1.08, 1.09])
+    before, after = (
+        [{"status": "ok", "n": 8, "median_ms": value} for value in values] for values in (old, new)
+    )
+    pair = compare.pair(("case", "ours", "event"), before, after)
+    interval = ttest_ind(np.log(new), np.log(old), equal_var=False).confidence_interval(0.95)
+    assert np.log([pair.low, pair.high]) == pytest.approx([interval.low, interval.high])
+    for threshold in (0.0, 0.05, 0.2):
+
+        def p(limit: float, side: str) -> float:
+            shifted = np.log(new) - limit
+            return ttest_ind(shifted, np.log(old), equal_var=False, alternative=side).pvalue
+
+        limit = math.log1p(threshold)
+        different, same = compare.probabilities([pair], threshold)
+        assert different == pytest.approx(min(1, 2 * min(p(limit, "greater"), p(-limit, "less"))))
+        assert same == pytest.approx(max(p(limit, "less"), p(-limit, "greater")))
+
+
+@pytest.mark.parametrize("ratio", [1.06, 1 / 1.06])
+def test_a_change_beyond_the_threshold_is_not_the_same(ratio: float):
+    assert compare.probabilities(made(ratio), 0.05)[1] > 0.999
+    # An error so large that nothing is claimed, of a ratio well within.
+    assert compare.probabilities(made(ratio, error=1.0), 0.2)[1] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("p", "rejected"),
+    [
+        ((0.03, 0.001, 0.0004), (True, True, True)),  # at .05 / 1, / 2 and / 3
+        ((0.03, 0.026), (False, False)),
+        ((0.06, 0.001, 0.02), (False, True, True)),
+        ((0.02, 0.02, 0.02), (False, False, False)),
+        ((), ()),
+    ],
+)
+def test_claims_are_made_by_holms_procedure(p: tuple[float, ...], rejected: tuple[bool, ...]):
+    assert tuple(compare.holm(np.array(p, float))) == rejected
+    ratios = np.exp(1e-3 * norm.isf(np.array(p) / 2))
+    verdicts = [each.verdict for each in compare.decided(made(*ratios), 0.0)]
+    assert verdicts.count(compare.SLOWER) == sum(rejected)
+
+
+def test_no_ratio_is_surer_than_the_mean_of_all():
+    """Three starts that agree by chance do not make a ratio sure where others scatter."""
+    quiet, *noisy = made(1.2), *made(1.0, 1.0, 1.0, error=0.1)
+    family = [*quiet, *noisy]
+    assert [each.verdict for each in compare.decided(quiet, 0.05)] == [compare.SLOWER]
+    assert {each.verdict for each in compare.decided(family, 0.05)} == {compare.UNDECIDED}
+    different, same = compare.probabilities(made(1.2, error=0.1 * math.sqrt(3 / 4)), 0.05)
+    found = compare.probabilities(family, 0.05)
+    assert (found[0][0], found[1][0]) == pytest.approx((different[0], same[0]), rel=1e-4)
+
+
+def test_nothing_is_claimed_where_no_start_differs(tmp_path: Path):
+    """A clock's tick of 6 % in all three starts of a case says nothing of the next start."""
+    a = write(tmp_path / "a.jsonl", *records(median_ms=0.008), *records(H=64, median_ms=0.1))
+    b = write(tmp_path / "b.jsonl", *records(median_ms=0.0085), *records(H=64, median_ms=0.1))
+    found = compare.compare([a], [b])
+    assert [(p.verdict, p.reason) for p in found] == [(compare.UNDECIDED, compare.NO_SPREAD)] * 2
+    # Beside cases that scatter, the tick is judged by their spread.
+    noisy = [r for H in (128, 256) for r in records(H=H, noise=0.05)]
+    a = write(tmp_path / "c.jsonl", *records(median_ms=0.008), *noisy)
+    b = write(tmp_path / "d.jsonl", *records(median_ms=0.0085), *noisy)
+    assert compare.SLOWER not in {p.verdict for p in compare.compare([a], [b])}
+
+
+def test_starts_of_few_samples_decide_nothing(tmp_path: Path):
+    few = records(2.0)
+    few[1]["n"] = MIN_VALUES - 1
+    a, b = write(tmp_path / "a.jsonl", *records()), write(tmp_path / "b.jsonl", *few)
+    for first, second in ((a, b), (b, a)):
+        (pair,) = compare.compare([first], [second])
+        assert (pair.verdict, pair.reason) == (compare.UNDECIDED, compare.FEW_SAMPLES)
+
+
+def test_a_mean_of_some_cases_says_of_how_many(tmp_path: Path):
+    sizes = (64, 128, 256, 512)
+    a = write(tmp_path / "a.jsonl", *(r for H in sizes for r in records(H=H)))
+    failed = [r | {"status": "oom"} for H in sizes[1:] for r in records(H=H)]
+    b = write(tmp_path / "b.jsonl", *records(0.5, H=64), *failed)
+    text = compare.markdown(compare.compare([a], [b]), "a", "b", 0.05, False)
+    assert "| ours | event | 4 | 0.500 (1 of 4) |" in text
+    text = compare.markdown(compare.compare([a], [a]), "a", "a", 0.05, False)
+    assert "| ours | event | 4 | 1.000 |" in text
 
 
 def test_a_case_that_is_gone_or_unsupported_is_not_the_same(tmp_path: Path):
@@ -98,6 +199,30 @@ def test_a_failure_in_one_start_is_a_regression(tmp_path: Path):
     b = write(tmp_path / "b.jsonl", *records()[:4], records()[4] | died)
     (pair,) = compare.compare([a], [b])
     assert (pair.verdict, pair.reason) == (compare.BROKEN, "error: died")
+
+
+NO_MODE = {"status": "timeout", "reason": "no answer", "mode": None, "median_ms": None}
+
+
+def test_a_failure_without_a_mode_is_not_hidden_by_other_starts(tmp_path: Path):
+    whole = write(tmp_path / "whole.jsonl", *records())
+    part = write(tmp_path / "part.jsonl", *records()[:4], records()[4] | NO_MODE)
+    (pair,) = compare.compare([whole], [part])
+    assert (pair.verdict, pair.reason) == (compare.BROKEN, "timeout: no answer")
+    (pair,) = compare.compare([part], [whole])
+    assert (pair.verdict, pair.reason) == (compare.SAME, "")
+    # A failure that was measured again later no longer counts.
+    again = records(time="2026-01-02T00:00:00+00:00")[4]
+    mended = write(tmp_path / "mended.jsonl", *records()[:4], records()[4] | NO_MODE, again)
+    (pair,) = compare.compare([whole], [mended])
+    assert (pair.verdict, pair.reason) == (compare.SAME, "")
+
+
+def test_a_case_unsupported_in_one_start_is_compared(tmp_path: Path):
+    lacking = records()[0] | NO_MODE | {"status": "unsupported"}
+    a = write(tmp_path / "a.jsonl", lacking, *records()[1:])
+    b = write(tmp_path / "b.jsonl", *records(1.5))
+    assert [p.verdict for p in compare.compare([a], [b])] == [compare.SLOWER]
 
 
 def test_what_worked_and_no_longer_does_is_a_regression(tmp_path: Path):
@@ -130,6 +255,29 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path):
         compare.find("no-such-run", tmp_path)
     with pytest.raises(FileNotFoundError, match="run is '/no/such/run'; accepted: a file"):
         compare.find("/no/such/run", tmp_path)
+
+
+def test_a_run_of_several_devices_or_codes_is_refused(tmp_path: Path):
+    device = records()[0]["device"]
+    one, other = ({"device": device | {"name": name}} for name in ("one", "other"))
+    a = write(tmp_path / "a.jsonl", *records(H=64, **one), *records(2.0, H=128, **other))
+    b = write(tmp_path / "b.jsonl", *records(2.0, H=64, **other), *records(H=128, **one))
+    with pytest.raises(ValueError, match=r"devices \(one, other and one, other\); accepted: the"):
+        compare.compare([a], [b])
+    assert len(compare.compare([a], [b], any_device=True)) == 2
+    # Start 0 of new code and the others of old code are no run.
+    whole = write(tmp_path / "c.jsonl", *records())
+    for name, change in (
+        ("code", {"code": "1" * 12}),
+        ("torch", {"software": records()[0]["software"] | {"torch": "2.14.0"}}),
+        ("driver", {"device": device | {"driver": "1.2"}}),
+    ):
+        mixed = write(tmp_path / f"{name}.jsonl", records()[0] | change, *records()[1:])
+        for first, second in ((whole, mixed), (mixed, whole)):
+            with pytest.raises(ValueError, match=rf"{name}.jsonl is of several codes.*accepted"):
+                compare.compare([first], [second])
+    later = write(tmp_path / "later.jsonl", *records(code="1" * 12))
+    assert [p.verdict for p in compare.compare([whole], [later])] == [compare.SAME]
 
 
 def test_a_run_is_found_by_its_name_in_all_of_its_files(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
@@ -66,3 +67,38 @@ def test_a_ratio_of_one_start_does_not_stand_for_all():
     records[0]["versus"] = {"provider": "torch.nn", "ratio": 0.5, "low": 0.49, "high": 0.51}
     (record,) = starts.pooled(records)
     assert record["versus"] is None
+
+
+def test_a_failure_without_a_mode_is_not_hidden_by_the_others():
+    """It stands for its clock's; measured again later, it no longer counts."""
+    died = synthetic.failed(CASE, "ours", "timeout", "no answer", start=1)
+    (record,) = starts.pooled([*timed()[:1], died, *timed()[2:]])
+    assert record["status"] == "timeout"
+    later = timed(time="2026-01-02T00:00:00+00:00")[1]
+    (record,) = starts.pooled([*timed()[:1], died, *timed()[2:], later])
+    assert (record["status"], record["starts"]) == ("ok", 3)
+
+
+def test_everything_beside_a_pooled_median_is_of_all_starts():
+    metrics = dict.fromkeys(("max_abs", "mean_abs", "rel_l2"), 1.0)
+    records = [
+        record
+        | {
+            "samples_ms": [k + 1.0, k + 2.0], "host_ms": 2.0**k, "warm_ms": 3.0**k,
+            "peak_bytes": (5, 7, 6)[k], "checked_calls": k, "settled": k != 2, "converged": k != 1,
+            "errors": {
+                "y": metrics | {"rel_l2": (2.0, 4.0, 3.0)[k]},
+                "dx": metrics | {"max_abs": (9.0, 8.0, 7.0)[k]},
+            },
+        }
+        for k, record in enumerate(timed())
+    ]  # fmt: skip
+    (found,) = starts.pooled(records)
+    assert found["errors"] == {"y": metrics | {"rel_l2": 4.0}, "dx": metrics | {"max_abs": 9.0}}
+    assert (found["host_ms"], found["warm_ms"]) == pytest.approx((2.0, 3.0))
+    percentiles = np.percentile([1, 2, 2, 3, 3, 4], (20, 80))
+    assert (found["p20_ms"], found["p80_ms"]) == pytest.approx(tuple(percentiles))
+    assert (found["peak_bytes"], found["checked_calls"]) == (7, 3)
+    assert found["settled"] is False and found["converged"] is False
+    (found,) = starts.pooled([records[0], records[1] | dict.fromkeys(starts.JOINS)])
+    assert {found[name] for name in starts.JOINS} == {None}, "what a start lacks is unknown"
