@@ -59,8 +59,6 @@ def test_verdicts(
     assert pair.verdict == verdict
     assert pair.low is not None and pair.ratio is not None and pair.high is not None
     assert pair.low <= pair.ratio <= pair.high
-    assert pair.before_ms is not None and pair.after_ms is not None
-    assert pair.after_ms / pair.before_ms == pytest.approx(pair.ratio, rel=1e-12)
     found = runner.invoke(cli.app, ["compare", str(a), str(b), "--all", f"--threshold={threshold}"])
     assert found.exit_code == code
     assert f"| {verdict} |" in found.stdout and "geometric mean" in found.stdout
@@ -81,21 +79,20 @@ def test_few_starts_decide_nothing(tmp_path: Path, starts: int):
     assert (pair.verdict, pair.reason) == (compare.UNDECIDED, compare.FEW_STARTS)
 
 
+QUESTION = ("case", "ours", "event")
+
+
 def made(*ratios: float, error: float = 1e-3) -> list[compare.Pair]:
     """Pairs of these ratios with one standard error and many degrees of freedom."""
     return [
-        compare.Pair("case", "ours", "event", 1.0, r, compare.UNDECIDED, "", r, error**2, 1e6)
-        for r in ratios
+        compare.Pair(*QUESTION, 1.0, r, compare.UNDECIDED, "", r, error**2, 1e6) for r in ratios
     ]
 
 
 def test_the_tests_are_welchs():
     """Of one pair of 3 and 4 starts, whose standard error is the family's mean."""
     old, new = np.array([1, 1.02, 0.98]), np.array([1.10, 1.06, 1.08, 1.09])
-    before, after = (
-        [{"status": "ok", "n": 8, "median_ms": value} for value in values] for values in (old, new)
-    )
-    pair = compare.pair(("case", "ours", "event"), before, after)
+    pair = compare.pair(QUESTION, timings(*old), timings(*new))
     interval = ttest_ind(np.log(new), np.log(old), equal_var=False).confidence_interval(0.95)
     assert np.log([pair.low, pair.high]) == pytest.approx([interval.low, interval.high])
     for threshold in (0.0, 0.05, 0.2):
@@ -156,6 +153,25 @@ def test_nothing_is_claimed_where_no_start_differs(tmp_path: Path):
     a = write(tmp_path / "c.jsonl", *records(median_ms=0.008), *noisy)
     b = write(tmp_path / "d.jsonl", *records(median_ms=0.0085), *noisy)
     assert compare.SLOWER not in {p.verdict for p in compare.compare([a], [b])}
+
+
+def timings(*medians_ms: float) -> list[store.Record]:
+    """The fields of starts' records that a pair is made of."""
+    return [{"status": "ok", "n": 8, "median_ms": each} for each in medians_ms]
+
+
+def test_the_times_shown_have_the_ratio_shown():
+    """Geometric means: two slow starts of five move the ratio, but not the median."""
+    pair = compare.pair(QUESTION, timings(1, 1, 1, 0.99, 1.01), timings(1, 1, 1, 1.9, 1.9))
+    assert pair.before_ms and pair.after_ms and pair.ratio
+    assert pair.ratio == pytest.approx(1.9 ** (2 / 5), rel=1e-3)
+    assert pair.after_ms / pair.before_ms == pytest.approx(pair.ratio, rel=1e-12)
+
+
+@pytest.mark.parametrize("ms", [0.008, 0.1, 0.3, 1.1, 7.7])
+def test_equal_starts_have_no_spread_not_even_of_rounding(ms: float):
+    for starts in range(3, 12):
+        assert compare.pair(QUESTION, timings(*[ms] * starts), timings(*[1.0] * 3)).error2 == 0
 
 
 def test_starts_of_few_samples_decide_nothing(tmp_path: Path):
