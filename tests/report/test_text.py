@@ -174,7 +174,8 @@ def test_a_long_word_does_not_take_a_reason_away():
 def test_a_comparison_keeps_its_columns(awkward: str):
     case = next(synthetic.cases())
     failure = synthetic.failed(case, "ours", "error", awkward, mode="event")
-    pairs = [compare.pair([synthetic.timed(case, "ours")], [failure], 0.05)]
+    question = case.case_id, "ours", "event"
+    pairs = [compare.pair(question, [synthetic.timed(case, "ours")], [failure])]
     lines = compare.markdown(pairs, "a|b", "`c`", 0.05, every=True).splitlines()
     assert lines[0] == r"# \`c\` against a\|b" and len(lines) == 11
     cells = re.split(r"(?<!\\)\|", lines[-1])[1:-1]
