@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.measure.statistics import MIN_VALUES
 from bench.records import files, store
-from bench.report import frames, runs, starts
+from bench.report import frames, starts
 from bench.report.text import as_markdown
 
 VERDICTS = SLOWER, FASTER, SAME, UNDECIDED, BROKEN = (
@@ -221,11 +221,11 @@ def _devices(paths: Sequence[Path], run: dict[Question, list[store.Record]]) -> 
         ValueError: if the run is of several codes or versions.
     """
     records = [record for found in run.values() for record in found]
-    states = {" ".join(map(str, runs.state(record))) for record in records}
+    states = {frames.state(record) for record in records}
     if len(states) > 1:
         raise ValueError(
             f"run {', '.join(map(str, paths))} is of several codes or versions "
-            f"({', '.join(sorted(states))}); accepted: a run of one"
+            f"({' and '.join(sorted(states))}); accepted: a run of one"
         )
     return {str(record["device"]["name"]) for record in records}
 
