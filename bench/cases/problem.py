@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -62,8 +61,13 @@ class Problem:
         """The same problem in memory of its own."""
         inputs = {name: value.clone() for name, value in self.inputs.items()}
         upstream = {name: value.clone() for name, value in self.upstream.items()}
-        resets = None if self.resets is None else self.resets.clone()
-        return replace(self, inputs=inputs, upstream=upstream, resets=resets, _truths={})
+        resets, lengths = (
+            None if value is None else value.clone() for value in (self.resets, self.lengths)
+        )
+        return replace(
+            self, inputs=inputs, upstream=upstream, resets=resets, lengths=lengths,
+            parts=dict(self.parts), _truths={},
+        )  # fmt: skip
 
 
 def weight_names(case: Case) -> list[tuple[str, str, str, str]]:
@@ -214,17 +218,22 @@ def _tensors(value: Any) -> list[Tensor]:
     return [] if value is None else [tensor for one in value for tensor in _tensors(one)]
 
 
-def checked_rows(problem: Problem) -> Tensor:
-    """The batch rows whose truth is computed: all, or as many evenly spaced ones as memory allows.
-
-    Batch rows are independent except in weight gradients, which sum over them; so a check sets the
-    upstream gradients of all other rows to zero.
-    """
-    case = problem.case
+def rows_at_once(case: Case) -> int:
+    """The batch rows whose float64 results fit into memory together."""
     kept = 8 * (2 * case.cell_info.gates + 4) * case.H * case.directions * case.T * case.layers
-    rows = max(1, min(case.B, TRUTH_BYTES // kept))
-    picked = torch.linspace(0, case.B - 1, rows, device=problem.device).round().long()
-    return torch.unique(picked)
+    return max(1, min(case.B, TRUTH_BYTES // kept))
+
+
+def checked_rows(problem: Problem) -> Tensor:
+    """The batch rows whose truth is kept: all, or as many evenly spaced ones as memory allows."""
+    B, rows = problem.case.B, rows_at_once(problem.case)
+    return torch.unique(torch.linspace(0, B - 1, rows, device=problem.device).round().long())
+
+
+def with_truth(problem: Problem, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as far as `truth` has them: of those with a batch, only the checked rows."""
+    rows = checked_rows(problem)
+    return tensors if len(rows) == problem.case.B else take_rows(tensors, rows)
 
 
 # The tensors, and gradients ("d" before the name), whose second dimension is the batch.
@@ -247,75 +256,62 @@ def select_rows(problem: Problem, rows: Tensor) -> Problem:
         take_rows(problem.inputs, rows),
         take_rows(problem.upstream, rows),
         None if problem.resets is None else problem.resets[:, rows],
-        None if problem.lengths is None else problem.lengths[rows],
+        None if problem.lengths is None else problem.lengths[rows.to(problem.lengths.device)],
         seed=problem.seed,
     )
 
 
-@dataclass
-class Variant:
-    """A problem of the same case and weights with other inputs.
-
-    ``truth_of`` is the problem whose truth holds for it: row r of the truth's batch is row
-    r + ``shift`` (modulo B) of the variant's. Upstream gradients are to be multiplied by ``sign``,
-    and so are then all gradients.
-    """
-
-    problem: Problem
-    truth_of: Problem
-    shift: int
-    sign: int
-
-
-def variants(problem: Problem, draw: random.Random) -> list[Variant]:
-    """The problem itself, and one or two that a call of it must not be confused with.
-
-    Their batch rows are rotated, so that their truth is the same in another order: outputs and
-    gradients move with the rows. Weight gradients are sums over them, and change their sign with
-    the upstream gradients. A batch of one row cannot be rotated; its other variant is drawn from
-    another seed and has a truth of its own.
-    """
-    first = Variant(problem, problem, 0, 1)
-    B = problem.case.B
-    if B == 1:
-        other = make_problem(problem.case, problem.seed + 1, problem.device)
-        weights = {n: v for n, v in problem.inputs.items() if not BATCHED.fullmatch(n)}
-        other = replace(other, inputs=other.inputs | weights, resets=problem.resets)
-        return [first, Variant(other, other, 0, -1)]
-    rows = torch.arange(B, device=problem.device)
-    shifts = draw.sample(range(1, B), min(B - 1, 2))
-    return [first] + [
-        Variant(select_rows(problem, rows.roll(shift)), problem, shift, sign)
-        for shift, sign in zip(shifts, (-1, 1), strict=False)
-    ]
-
-
 def truth(problem: Problem, backward: bool) -> dict[str, Tensor]:
-    """Outputs and, with ``backward``, gradients ("d" + input name) of the checked rows in float64.
+    """Outputs and, with ``backward``, gradients ("d" + input name) in float64, as `with_truth`.
 
-    Stored with the problem, because all providers of a case are compared with the same truth.
+    Those of weights are sums over all batch rows. Stored with the problem, because all providers of
+    a case are compared with the same truth.
     """
     if backward not in problem._truths:
         problem._truths[backward] = _float64(problem, backward)
     return problem._truths[backward]
 
 
-def _float64(problem: Problem, backward: bool) -> dict[str, Tensor]:
-    rows = checked_rows(problem)
-    inputs = {name: value.double() for name, value in take_rows(problem.inputs, rows).items()}
-    resets = None if problem.resets is None else problem.resets[:, rows]
-    lengths = None if problem.lengths is None else problem.lengths[rows.to(problem.lengths.device)]
+def _float64(
+    problem: Problem, backward: bool, signs: Callable[[Tensor], Any] = contextlib.nullcontext
+) -> dict[str, Tensor]:
+    """The truth, computed for some batch rows after others.
+
+    Args:
+        signs: a context for the computation of these rows.
+    """
+    wanted = checked_rows(problem)
+    pieces: list[dict[str, Tensor]] = []
+    for rows in torch.arange(problem.case.B, device=problem.device).split(
+        rows_at_once(problem.case)
+    ):
+        with signs(rows):
+            found = _float64_of_rows(problem, rows, backward)
+        kept = torch.isin(rows, wanted).nonzero()[:, 0]
+        pieces.append(take_rows(found, kept) if len(kept) < len(rows) else found)
+    if len(pieces) == 1:
+        return pieces[0]
+    return {
+        name: torch.cat([piece[name] for piece in pieces], 1)
+        if BATCHED.fullmatch(name)
+        else sum((piece[name] for piece in pieces[1:]), pieces[0][name])
+        for name in pieces[0]
+    }
+
+
+def _float64_of_rows(problem: Problem, rows: Tensor, backward: bool) -> dict[str, Tensor]:
+    some = select_rows(problem, rows)
+    inputs = {name: value.double() for name, value in some.inputs.items()}
     with torch.set_grad_enabled(backward):
         for value in inputs.values():
             value.requires_grad_(backward)
-        outputs = run_reference(problem.case, inputs, resets, lengths)
+        outputs = run_reference(problem.case, inputs, some.resets, some.lengths)
         found = {name: value.detach() for name, value in outputs.items()}
         if backward:
-            upstream = take_rows(problem.upstream, rows)
             gradients = torch.autograd.grad(
                 list(outputs.values()),
                 list(inputs.values()),
-                [upstream[name].double() for name in outputs],
+                [some.upstream[name].double() for name in outputs],
             )
             found |= {f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}
     return found
@@ -347,12 +343,15 @@ class GivenSigns(TorchFunctionMode):
 
 
 def truth_at_signs(problem: Problem, y: Tensor) -> dict[str, Tensor]:
-    """`truth` with ``backward``, but with the rectifiers open where ``y`` [T,rows,D*H] is positive.
+    """`truth` with ``backward``, but with the rectifiers open where ``y`` [T,B,D*H] is positive.
 
     Only of a case for which `has_signs` holds. Not stored.
     """
-    with GivenSigns(y, problem.case.directions):
-        return _float64(problem, backward=True)
+    return _float64(
+        problem,
+        backward=True,
+        signs=lambda rows: GivenSigns(y.index_select(1, rows), problem.case.directions),
+    )
 
 
 @contextlib.contextmanager

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from bench.cases.problem import torch_precision
+from bench.measure.contents import draw_contents
 from bench.measure.sampler import Sampler
 from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import median_interval
 
 # The fewest windows whose 95 % interval leaves out the smallest and the largest of them.
 WINDOWS = 9
+CHECKED_WINDOWS = 3  # whose last call is compared with float64
 WINDOW_SECONDS = 0.3  # at least: until the next update after it
 LEAST_CALLS = 10  # in a window, so that a part of a call more or less changes little
 # Of the same work before a window begins. The counter has a board's power averaged over some time,
@@ -83,9 +85,10 @@ class Work(Protocol):
 class Calls:
     """A provider's calls, each with other inputs than the last, some always queued on the device.
 
-    So the energy has the copy of a call's inputs (x, the initial states and, of a backward pass,
-    the upstream gradients) into the memory that the provider reads. The last call of a window is
-    compared with float64 after it.
+    So the energy has the writing of a call's inputs and weights, and of a backward pass the
+    upstream gradients, into the memory that the provider reads; x is only scaled, which takes one
+    pass over it. In some windows, drawn at random, and the last the last call is compared with
+    float64 afterwards.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -95,11 +98,15 @@ class Calls:
         self._last: dict[str, Tensor] = {}
         # Seconds that the device worked on after each window's last call, as the host saw it.
         self._left: list[float] = []
+        draw = sampler.checks.draw
+        self._checked = {WINDOWS - 1, *draw.sample(range(WINDOWS - 1), CHECKED_WINDOWS - 1)}
 
     def _run(self, calls: int) -> None:
         with torch_precision(self.sampler.runner.case.precision):
-            for left in reversed(range(calls)):
-                self._last = self.sampler.call(fresh=left > 0)
+            for _ in range(calls):
+                self._contents = draw_contents(self.sampler.checks.draw, redraw=False)
+                self.sampler.load(self._contents)
+                self._last = self.sampler.runner.run_once()
 
     def _pace(self) -> int:
         """How many calls a batch has, by the time of a few."""
@@ -134,7 +141,8 @@ class Calls:
                 f"the device worked on for {1e3 * left:.3g} ms after the last call's end; "
                 "accepted: work that the current stream waits for"
             )
-        self.sampler.check(self._last)
+        if len(self._left) - 1 in self._checked:
+            self.sampler.check(self._last, self.sampler.checks.problem(self._contents))
 
 
 def window(meter: Meter, advance: Callable[[], int], least_calls: int = LEAST_CALLS) -> Window:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.cases.cases import Case
 from bench.cases.numbers import ROUNDOFF, product_roundoff
-from bench.cases.problem import Problem, has_signs, truth, truth_at_signs
+from bench.cases.problem import Problem, has_signs, truth, truth_at_signs, with_truth
 
 LEAST_STEPS, MOST_STEPS = 48, 32  # of a case whose error is kept by time step, and at most kept
 # The relative errors that are gated, and what a message calls them.
@@ -134,6 +134,8 @@ def all_errors(
     """
     pairs = {name: (value, exact[name]) for name, value in got.items()}
     for part, (name, entries) in (parts or {}).items():
+        if part in got:
+            raise ValueError(f"part is {part!r}; accepted: a name that no tensor has")
         if name in got:
             pairs[part] = (got[name][..., entries], exact[name][..., entries])
     return {name: errors(*pair) for name, pair in pairs.items()}
@@ -171,9 +173,9 @@ def verdict(found: Mapping[str, Mapping[str, float]], case: Case) -> str | None:
 
 
 def check(
-    problem: Problem, got: Mapping[str, Tensor]
+    problem: Problem, got: dict[str, Tensor]
 ) -> tuple[dict[str, dict[str, float]], str | None]:
-    """The metrics of every tensor of the checked rows, and why they are incorrect or None.
+    """The metrics of every tensor (of the rows with a truth), and why they are incorrect or None.
 
     The derivative of a rectifier is a step function: of N pre-activations some 0.1 N u are so near
     zero that rounding changes their sign, and with it their whole gradient, in any implementation.
@@ -185,13 +187,26 @@ def check(
         got: outputs and, in a backward case, gradients; as `truth` names them.
     """
     case = problem.case
-    exact = truth(problem, case.pass_ != "fwd")
-    found = all_errors(got, exact, problem.parts)
-    gradients = {name: value for name, value in got.items() if name.startswith("d")}
+    mine = with_truth(problem, got)
+    found = all_errors(mine, truth(problem, case.pass_ != "fwd"), problem.parts)
+    gradients = {name: value for name, value in mine.items() if name.startswith("d")}
     if not gradients or not has_signs(case):
         return found, verdict(found, case)
     at_signs = all_errors(gradients, truth_at_signs(problem, got["y"]), problem.parts)
     return found, verdict(found | at_signs, case)
+
+
+def largest(
+    one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """By tensor and metric the larger of two calls' errors; what only one has as it is."""
+    return {
+        name: {
+            metric: max(each.get(name, {}).get(metric, 0.0) for each in (one, other))
+            for metric in {**one.get(name, {}), **other.get(name, {})}
+        }
+        for name in {**one, **other}
+    }
 
 
 def tolerance(case: Case, name: str, metric: str = "rel_l2") -> float:

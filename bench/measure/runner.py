@@ -2,20 +2,37 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter  # by value: a plugin that patches time changes none
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.cases.problem import Problem, checked_rows, take_rows, torch_precision, truth
+from bench.cases.problem import Problem, torch_precision, truth, with_truth
 from bench.measure import metrics
+from bench.measure.layout import recorded
 from bench.providers import Call, Provider
 from bench.records.environment import Machine
 
 # Times have settled when the median of this many calls is no longer below that of as many before
 # them by more than a share.
 SETTLED_CALLS, SETTLED_SHARE = 5, 0.02
+
+
+def _plain(call: Call) -> Call:
+    """The call with a dictionary of its own, whose tensors run no code when they are written.
+
+    Raises:
+        TypeError: if it, or one of its leaves, is of another class.
+    """
+    if type(call) is not Call:
+        raise TypeError(f"build gives a {type(call).__name__}; accepted: a bench.providers.Call")
+    leaves = {str(name): leaf for name, leaf in dict(call.leaves).items()}
+    for name, leaf in leaves.items():
+        if type(leaf) not in (Tensor, torch.nn.Parameter):
+            raise TypeError(f"leaf {name} is a {type(leaf).__name__}; accepted: a tensor")
+    return replace(call, leaves=leaves)
 
 
 class Runner:
@@ -41,10 +58,14 @@ class Runner:
         self.compile_s = self.call_ms = 0.0
         self.warmup_calls, self.settled = 0, False
         self.own = problem.copy()
+        began = perf_counter()
         with torch_precision(self.case.precision):
-            self.call: Call = provider.build(self.own)
+            self.call = _plain(provider.build(self.own))
+        self._build_s = perf_counter() - began
         for leaf in self.call.leaves.values():
             leaf.requires_grad_(self.backward)
+        if self.backward:
+            self._standard = recorded(self.call.standard, self.call.leaves)
 
     def prepare(self, warmup_seconds: float = 0.0) -> None:
         """Warm up: compile, capture if the provider is a graph, and call until times have settled.
@@ -55,7 +76,7 @@ class Runner:
         with torch_precision(self.case.precision):
             first = self._seconds(self._step)
             later = self._seconds(self._step)
-            self.compile_s = max(0.0, first - later)
+            self.compile_s = self._build_s + max(0.0, first - later)
             if self.provider.graph:
                 self._capture()
             taken = [self._seconds(self.run_once)] if self.provider.graph else [later]
@@ -133,36 +154,20 @@ class Runner:
         return perf_counter() - start
 
     def checked_outputs(self) -> dict[str, Tensor]:
-        """Outputs and gradients of the checked rows in torch's layout, by the call that is timed.
-
-        Upstream gradients are zero in all other rows, so that weight gradients, which sum over the
-        batch, are those of the checked rows.
-        """
-        rows = checked_rows(self.problem)
-        partial = len(rows) < self.case.B
-        if partial:
-            if self.backward and not self.upstream:
-                self.run()  # lays out the upstream gradients
-            self.load_upstream(self.problem, rows)
+        """Outputs and gradients in torch's layout, by the call that is timed."""
         found = self.run()
         self._synchronize()
-        kept = self.in_torchs_layout(found, rows)  # before `after`, which could still write to them
+        kept = self.in_torchs_layout(found)  # before `after`, which could still write to them
         self.call.after()
-        if partial:
-            self.load_upstream(self.problem)
         return kept
 
-    def load_upstream(self, of: Problem, rows: Tensor | None = None, factor: float = 1.0) -> None:
-        """Give the upstream gradients a problem's values times a factor; zero in other rows."""
+    def load_upstream(self, factor: float = 1.0) -> None:
+        """Give the upstream gradients the problem's values times a factor."""
         for name, buffer in self.upstream.items():
-            value = of.upstream[name]
-            if rows is None or len(rows) == self.case.B:
-                buffer.copy_(value).mul_(factor)
-            else:
-                buffer.zero_().index_copy_(1, rows, value.index_select(1, rows).mul_(factor))
+            buffer.copy_(self.problem.upstream[name] * factor)
 
-    def in_torchs_layout(self, found: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-        """Copies of a call's outputs and gradients in torch's layout, of the given batch rows.
+    def in_torchs_layout(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of a call's outputs and gradients in torch's layout.
 
         Raises:
             metrics.Incorrect: if one is missing, too many, of another shape, or no plain tensor: a
@@ -170,15 +175,15 @@ class Runner:
         """
         outputs = dict(found)
         gradients = {name: outputs.pop(f"d{name}") for name in self.call.leaves if self.backward}
-        # Before rows are selected, which would hide that there are too many.
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
+        outputs = {name: value.detach().clone() for name, value in outputs.items()}
         if self.backward:
-            standard = self.call.standard(gradients) if gradients else {}
+            standard = self._standard(gradients)
             named = {f"d{name}": value for name, value in standard.items()}
             wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
             metrics.same_shapes(named, wanted, "gradients")
-            outputs |= named
-        return {name: t.detach().clone() for name, t in take_rows(outputs, rows).items()}
+            outputs |= {name: value.detach().clone() for name, value in named.items()}
+        return outputs
 
     def errors(self, got: dict[str, Tensor] | None = None) -> dict[str, dict[str, float]]:
         """The metrics of every output, gradient and part of a gradient against float64.
@@ -186,8 +191,8 @@ class Runner:
         Args:
             got: what ``checked_outputs`` gave; computed here unless given.
         """
-        exact = truth(self.problem, self.backward)
-        return metrics.all_errors(got or self.checked_outputs(), exact, self.problem.parts)
+        mine = with_truth(self.problem, got or self.checked_outputs())
+        return metrics.all_errors(mine, truth(self.problem, self.backward), self.problem.parts)
 
     def check(self) -> tuple[dict[str, dict[str, float]], str | None]:
         """The metrics as `errors` returns them, and why they are incorrect; None if correct."""
@@ -206,24 +211,12 @@ class Runner:
         one_end = case.directions == 1 and problem.lengths is None
         if not (one_end and self.backward and case.T >= metrics.LEAST_STEPS and problem.seed == 0):
             return None
-        exact = truth(problem, self.backward)
+        exact, got = truth(problem, self.backward), with_truth(problem, got)
         return {
             name: metrics.by_step(got[name], exact[name], from_last=name != "y")
             for name in ("y", "dx", "dgx")
             if name in got
         }
-
-    def check_standard(self) -> None:
-        """Raise metrics.Incorrect if ``standard``, which is not timed, gives gradients of its own.
-
-        It may only move and add the gradients that it gets: of zeros it must make zeros.
-        """
-        if not self.backward:
-            return
-        zeros = {name: torch.zeros_like(leaf) for name, leaf in self.call.leaves.items()}
-        for name, value in self.call.standard(zeros).items():
-            if value.any():
-                raise metrics.Incorrect(f"standard gives a d{name} for zero gradients")
 
     def peak_bytes(self) -> int | None:
         """Peak device memory of one call beyond what was allocated before it.

@@ -12,123 +12,98 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.problem import Variant, checked_rows, torch_precision, truth, variants
+from bench.cases.problem import Problem, torch_precision, truth
 from bench.measure import metrics
+from bench.measure.contents import Contents, Leaves, altered, draw_contents
 from bench.measure.runner import Runner
 from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import MIN_VISITS, half_width
 
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
-CHECKED_CALLS = 3  # of a provider's least number of calls; then one in every 8 visits, and the last
-# Of the inputs in the calls that are not checked: little enough for the same kernels and the same
-# kind of values.
-SCALES = 0.9, 1.1
+CHECKED_CALLS = 2  # of a provider's least number of calls; then one in every 8 visits, and the last
 # Work that is still running when a call has ended, in ms and as a share of the call, is refused: it
 # ran on a stream that the events do not see. An idle device is synchronised in about 0.01 ms.
 LEFT_MS, LEFT_SHARE = 0.05, 0.1
 
 
+class Checks:
+    """What the checked calls of a case get as inputs, with their float64 results: the same for all
+    providers, since these take time.
+
+    Args:
+        draw: of all that no provider may foresee.
+    """
+
+    def __init__(self, problem: Problem, draw: random.Random) -> None:
+        self.draw, self._problem = draw, problem
+        self._known: list[tuple[Contents, Problem]] = []
+
+    def __getitem__(self, number: int) -> tuple[Contents, Problem]:
+        while len(self._known) <= number:
+            contents = draw_contents(self.draw)
+            self._known.append((contents, self.problem(contents)))
+        return self._known[number]
+
+    def problem(self, contents: Contents) -> Problem:
+        """The problem of a call with these contents, its truth computed."""
+        found = altered(self._problem, contents)
+        truth(found, self._problem.case.pass_ != "fwd")
+        return found
+
+
 class Sampler:
     """A provider's samples of one case.
 
-    Before each call the contents of its leaves and upstream gradients change in place, to those of
-    one of several problems whose truth is known (``problem.variants``). So a call that returns an
-    earlier result, kept by address or in memory that was freed, gives wrong values; and those of
-    some calls, drawn at random, each after a call of another problem, are compared with float64. In
-    all other calls the inputs are also scaled by a factor of their own, so that a result kept by
-    the inputs' values is of no use. None of this is timed.
+    Before each call the contents of its leaves and upstream gradients change in place, to some that
+    it never had before (``bench.measure.contents``); so a result that was kept is of no use. The
+    results of some calls, drawn at random, are compared with float64 afterwards: nothing tells
+    these calls from others before or while they run. None of this is timed.
 
     Attributes:
         samples: ms, by the provider's clock; on a GPU with the L2 cache emptied before.
         blocks: the number of samples of each visit.
         medians: of each visit's samples.
         host: ms until the call returned to the host; on a GPU.
-        warm: ms of one call per visit right after another with the same inputs; on a GPU.
+        warm: ms of one call per visit whose inputs and weights were just written; on a GPU.
+        errors: by tensor and metric, the largest of all checked calls.
+        checked: how many calls were checked.
         spent: seconds.
         peak_bytes: as `Runner.peak_bytes` gives it, once finished.
     """
 
-    def __init__(self, runner: Runner, problems: Sequence[Variant], draw: random.Random) -> None:
+    def __init__(self, runner: Runner, checks: Checks) -> None:
         self.runner = runner
         self.samples: list[float] = []
         self.blocks: list[int] = []
         self.medians: list[float] = []
         self.host: list[float] = []
         self.warm: list[float] = []
+        self.errors: dict[str, dict[str, float]] = {}
         self.spent = 0.0
         self.peak_bytes: int | None = None
         self.checked = 0
         self._left: list[float] = []
-        self._problems = list(problems)
-        self._draw = draw
-        self._now = 0  # whose contents the leaves have
+        self.checks, self._draw = checks, checks.draw
+        self._leaves = Leaves(runner.call.leaves, runner.problem)
         per_visit = round(VISIT_MS / max(runner.call_ms, 1e-3))
         self.per_visit = max(1, min(MOST_PER_VISIT, per_visit))
-        # Which calls are checked, and with which problem. Never two in a row; later ones are drawn
-        # as sampling goes on.
-        self._order = draw.sample(range(len(problems)), len(problems))
-        self._checks: dict[int, int] = {}
-        first = range(1, self.per_visit * MIN_VISITS)
-        while len(self._checks) < CHECKED_CALLS:
-            self._draw_check(first)
-        # The rows with a truth, and that truth: once, since finding them waits for the device.
-        self._rows = []
-        for each in problems:
-            truth(each.truth_of, runner.backward)
-            self._rows.append((checked_rows(each.truth_of) + each.shift) % runner.case.B)
-        runner.check_standard()
-        with torch_precision(runner.case.precision):
-            self._leaves = self._contents()
+        # The calls that are checked, drawn as sampling goes on, and which of the checks they get.
+        first = self.per_visit * MIN_VISITS
+        order = self._draw.sample(range(CHECKED_CALLS), CHECKED_CALLS)
+        self._planned = dict(
+            zip(self._draw.sample(range(first), CHECKED_CALLS), order, strict=True)
+        )
+        for number in order:
+            self.checks[number]
 
-    def _draw_check(self, calls: Sequence[int]) -> None:
-        """Have another of these calls checked, unless it is next to one that is."""
-        call = self._draw.choice(calls)
-        if not {call - 1, call, call + 1} & self._checks.keys():
-            self._checks[call] = self._order[len(self._checks) % len(self._order)]
-
-    def _contents(self) -> list[dict[str, Tensor]]:
-        """The leaves' contents of each problem in the provider's layout, of those that differ."""
-        own = self.runner.call.leaves
-        others = [
-            self.runner.provider.build(each.problem.copy()).leaves for each in self._problems[1:]
-        ]
-        names = [
-            name for name, leaf in own.items()
-            if any(not torch.equal(leaf, other[name]) for other in others)
-        ]  # fmt: skip
-        if not names:
-            raise ValueError(
-                "leaves hold no input that depends on the batch; accepted: leaves with x (or gx) "
-                "and the initial states, which change between timed calls"
-            )
-        mine = {name: own[name].detach().clone() for name in names}
-        return [mine] + [{name: other[name].detach().clone() for name in names} for other in others]
-
-    @torch.no_grad()
-    def _load(self, k: int, fresh: bool = False) -> None:
-        """Give the leaves and the upstream gradients the contents of problem ``k``.
-
-        Args:
-            fresh: scale the inputs by a random factor, which leaves no truth to compare with.
-        """
-        factor = self._draw.uniform(*SCALES) if fresh else 1.0
-        for name, value in self._leaves[k].items():
-            torch.mul(value, factor, out=self.runner.call.leaves[name])
-        of = self._problems[k]
-        # Weight gradients sum over the batch, of which a checked call may have a part only.
-        self.runner.load_upstream(of.problem, None if fresh else self._rows[k], factor * of.sign)
-        if self.runner.own.resets is not None and of.problem.resets is not None:
-            self.runner.own.resets.copy_(of.problem.resets)
-        self._now = k
-
-    def _next(self) -> int:
-        """The problem of the next call: not the one of now, nor that of a check which follows."""
-        call = len(self.samples)
-        if call in self._checks:
-            return self._checks[call]
-        other = self._checks.get(call + 1, self._now)
-        return self._draw.choice([k for k in range(len(self._problems)) if k != other])
+    def load(self, contents: Contents) -> None:
+        """Give the leaves, the upstream gradients and the resets these contents."""
+        self.runner.load_upstream(contents.upstream)
+        mine, given = self.runner.own.resets, self.runner.problem.resets
+        if mine is not None and given is not None:
+            mine.copy_(given.roll(contents.turn, 1))
+        self._leaves.write(contents)
 
     def sample(self) -> None:
         """Visit: time some calls by this provider's clock.
@@ -142,57 +117,50 @@ class Sampler:
         runner, started = self.runner, perf_counter()
         if runner.machine.interpreted:
             raise RuntimeError("times in Triton's interpreter are meaningless and not measured")
+        if runner.machine.is_cuda:
+            torch.cuda.synchronize()  # for work that another provider's `after` has left
         with torch_precision(runner.case.precision):
             for _ in range(self.per_visit):
-                checked = len(self.samples) in self._checks
-                self._load(self._next(), fresh=not checked)
+                number = self._planned.get(len(self.samples))
+                check = None if number is None else self.checks[number]
+                self.load(check[0] if check else draw_contents(self._draw))
                 found = self._timed()
-                if checked:
-                    self.check(found)
+                if check:
+                    self.check(found, check[1])
                 else:
                     runner.call.after()
             if runner.machine.is_cuda:
+                self.load(draw_contents(self._draw))
                 self.warm.append(self._event_ms(cold=False)[0])
                 runner.call.after()
             if runner.provider.graph and not found["y"].isfinite().all():
                 # A barrier that timed out leaves NaN, as other faults may.
                 raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(self.per_visit)
-        if len(self.blocks) % MIN_VISITS == 0:
-            done = len(self.samples)
-            self._draw_check(range(done + 1, done + self.per_visit * MIN_VISITS))
         self.medians.append(statistics.median(self.samples[-self.per_visit :]))
         self._refuse_work_elsewhere()
         self.spent += perf_counter() - started
+        if len(self.blocks) % MIN_VISITS == 0:
+            done, more = len(self.samples), self.per_visit * MIN_VISITS
+            number = len(self._planned)
+            self._planned[self._draw.randrange(done, done + more)] = number
+            self.checks[number]  # its truth, while no provider's time runs
 
-    def call(self, fresh: bool) -> dict[str, Tensor]:
-        """Start a call with other inputs than the last, neither timed nor checked; no wait for it.
-
-        Torch's precision must be the case's.
+    def check(self, found: dict[str, Tensor], problem: Problem) -> None:
+        """Compare a call's results with float64.
 
         Args:
-            fresh: scale the inputs, so that its results cannot be checked.
-        """
-        others = [k for k in range(len(self._problems)) if k != self._now]
-        self._load(self._draw.choice(others), fresh)
-        return self.runner.run_once()
-
-    def check(self, found: dict[str, Tensor]) -> None:
-        """Compare the last call's results with float64; it must not have been a fresh one.
+            problem: of the contents that the call had.
 
         Raises:
             metrics.Incorrect: if they are off by more than is accepted of any call.
         """
-        of = self._problems[self._now]
-        # Copied before `after`, which could still write to them.
-        got = self.runner.in_torchs_layout(found, self._rows[self._now])
+        got = self.runner.in_torchs_layout(found)  # before `after`, which could still write to it
         self.runner.call.after()
-        for name, value in got.items():
-            if name.startswith("d"):
-                value.mul_(of.sign)
-        _, wrong = metrics.check(of.truth_of, got)
+        errors, wrong = metrics.check(problem, got)
         if wrong is not None:
             raise metrics.Incorrect(f"in a timed call {wrong}")
+        self.errors = metrics.largest(self.errors, errors)
         self.checked += 1
 
     def finish(self) -> None:
@@ -200,13 +168,17 @@ class Sampler:
 
         No sample follows the checked one: it would show a result that is kept from some call on.
         """
+        contents, problem = self.checks[len(self._planned)]
         with torch_precision(self.runner.case.precision):
-            found = self.call(fresh=False)
+            self.load(contents)
+            found = self.runner.run_once()
             if self.runner.machine.is_cuda:
                 torch.cuda.synchronize()
-            self.check(found)
+            self.check(found, problem)
+        self.load(draw_contents(self._draw))
         self.peak_bytes = self.runner.peak_bytes()
-        self._load(0)
+        self.runner.load_upstream()
+        self._leaves.restore()
 
     def _timed(self) -> dict[str, Tensor]:
         if self.runner.machine.is_cuda:
@@ -314,12 +286,13 @@ def interleave(
             samplers.pop(runner.provider.name, None)
             failed(runner, problem)
 
-    draw = random.Random(checks)
-    problems = variants(runners[0].problem, draw) if runners else []
+    drawn = Checks(runners[0].problem, random.Random(checks)) if runners else None
     for runner in runners:
 
         def add(runner: Runner = runner) -> None:
-            samplers[runner.provider.name] = Sampler(runner, problems, draw)
+            assert drawn is not None
+            samplers[runner.provider.name] = Sampler(runner, drawn)
+            drawn[CHECKED_CALLS - 1]  # the truths, before anything is timed
 
         attempt(runner, add)
     order = random.Random(seed)

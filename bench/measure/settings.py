@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
@@ -54,6 +55,8 @@ SETTINGS: dict[str, Setting] = {f"torch.{name}": _attribute(name) for name in AT
         torch.are_deterministic_algorithms_enabled,
         torch.use_deterministic_algorithms,
     ),
+    "sys.getprofile()": (sys.getprofile, sys.setprofile),
+    "sys.gettrace()": (sys.gettrace, sys.settrace),
     "gc.isenabled()": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
 }
 if hasattr(os, "sched_getaffinity"):

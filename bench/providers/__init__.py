@@ -36,18 +36,24 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+def as_they_are(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of leaves that are in torch's layout."""
+    return found
+
+
 @dataclass
 class Call:
     """A provider's implementation of one case.
 
     ``forward()`` returns y [T,B,D*H], h_n and, for an LSTM, c_n (views are fine). ``leaves`` are
     the tensors it differentiates, under the problem's names but in the provider's own layout;
-    ``standard`` turns their gradients into torch's layout (not timed).
+    ``standard`` turns their gradients into torch's layout, not timed: it may only move, select,
+    join and add them up (``bench.measure.layout``).
     """
 
     forward: Callable[[], dict[str, Tensor]]
     leaves: dict[str, Tensor]
-    standard: Callable[[dict[str, Tensor]], dict[str, Tensor]] = field(default=lambda found: found)
+    standard: Callable[[dict[str, Tensor]], dict[str, Tensor]] = field(default=as_they_are)
     plan: dict[str, Any] | None = None
     after: Callable[[], None] = field(default=lambda: None)  # after each sample, not timed
 

@@ -78,7 +78,7 @@ FIELDS: dict[str, Field] = {
     "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
     "floor_share": Field("number", "time by a model of this design / median (bench/README.md)"),
     "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
-    "compile_s": Field("number", "seconds the first call took beyond a later one"),
+    "compile_s": Field("number", "seconds to build the call, and of its first run beyond a later one"),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, rel_max, rel_l2_slice"),
     "by_step": Field("object", "y, dx or dgx -> [step from the start, or the end; rel_l2]"),
     "plan": Field("object", "how ours ran: mode, reason, tiles"),

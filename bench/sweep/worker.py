@@ -22,11 +22,11 @@ from bench.cases import roofline
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.peaks import why_impossible
 from bench.cases.presets import Request
-from bench.cases.problem import Problem, make_problem, truth, variants
+from bench.cases.problem import Problem, make_problem, truth
 from bench.cases.regimes import apply_regime
 from bench.measure import energy, metrics
 from bench.measure.runner import Runner
-from bench.measure.sampler import Sampler, interleave
+from bench.measure.sampler import Checks, Sampler, interleave
 from bench.measure.settings import unchanged_settings
 from bench.measure.statistics import paired_ratio, summary
 from bench.records import environment, limits, schema
@@ -73,8 +73,6 @@ class Worker:
         self.limits = limits.load_limits(folder)
         self.facts = environment.device_facts()
         self.suspects = from_json(settings.suspects)
-        # Drawn anew, so that no provider can know which calls are checked; recorded.
-        self.check_seed = secrets.randbits(31)
 
     def send(self, **message: Any) -> None:
         self.answer(schema.to_json(message))
@@ -82,6 +80,7 @@ class Worker:
     def measure(self, request: Request) -> None:
         problem = make_problem(request.case, request.seed, self.device)
         apply_regime(problem, request.regime)
+        truth(problem, problem.case.pass_ != "fwd")  # before a provider could change its inputs
         if request.kind == "error":
             for name in request.providers:
                 self._measure_error(problem, name)
@@ -189,7 +188,6 @@ class Worker:
         Returns:
             Third, with ``retry``, those that ran out of memory, which may fit by themselves.
         """
-        truth(problem, problem.case.pass_ != "fwd")  # before a provider could change its inputs
         ready: dict[str, Runner] = {}
         errors: dict[str, Any] = {}
         retried: list[str] = []
@@ -222,19 +220,24 @@ class Worker:
             self._record_fault(runner.provider.name, fault)
 
         before, settings = environment.sensors(), self.settings
+        check_seed = secrets.randbits(31)  # new for every case, so that no provider can know it
         samplers = interleave(
-            list(ready.values()), settings.target, settings.seconds, settings.seed, self.check_seed,
+            list(ready.values()), settings.target, settings.seconds, settings.seed, check_seed,
             note=lambda runner: self.send(turn=runner.provider.name, doing="time"), failed=fail,
         )  # fmt: skip
         device = environment.with_sensors(self.facts, before, environment.sensors())
+        figures: dict[str, dict[str, Any]] = {}
+        for name, sampler in list(samplers.items()):
+            figures[name] = summary(sampler.samples, sampler.blocks, settings.target)
+            errors[name] = metrics.largest(errors[name], sampler.errors)
+            if wrong := why_impossible(case, figures[name]["median_ms"], self.facts):
+                facts = {"provider_version": ready[name].provider.version()}
+                facts |= {"mode": ready[name].mode, "errors": errors[name]}
+                self._record(name, status="incorrect", reason=wrong, **facts)
+                del ready[name], samplers[name]  # nothing is compared with it
         medians = {name: sampler.medians for name, sampler in samplers.items()}
         for name, runner in ready.items():
             sampler = samplers[name]
-            figures = summary(sampler.samples, sampler.blocks, settings.target)
-            if wrong := why_impossible(case, figures["median_ms"], self.facts):
-                facts = {"provider_version": runner.provider.version(), "mode": runner.mode}
-                self._record(name, status="incorrect", reason=wrong, errors=errors[name], **facts)
-                continue
             compiled_before = settings.compiled_before and runner.call.plan is not None
             self._record(
                 name,
@@ -247,7 +250,7 @@ class Worker:
                 warmup_calls=runner.warmup_calls,
                 settled=runner.settled,
                 checked_calls=sampler.checked,
-                check_seed=self.check_seed,
+                check_seed=check_seed,
                 plan=runner.call.plan,
                 algorithm=runner.provider.algorithm(case, self.machine),
                 samples_ms=sampler.samples,
@@ -256,8 +259,8 @@ class Worker:
                 warm_ms=median(sampler.warm) if sampler.warm else None,
                 warm_samples_ms=sampler.warm or None,
                 versus=self._versus(name, medians, runner.mode),
-                **figures,
-                **roofline.rates(case, figures["median_ms"], self.limits),
+                **figures[name],
+                **roofline.rates(case, figures[name]["median_ms"], self.limits),
             )
         problem.forget_truth()
         return retried
@@ -271,12 +274,14 @@ class Worker:
             self._record_fault(name, fault)
 
         before, seed = environment.sensors(), self.settings.seed
-        draw = random.Random(self.check_seed)
-        problems, works = variants(problem, draw), {}
+        checks = Checks(problem, random.Random(secrets.randbits(31)))
+        samplers: dict[str, Sampler] = {}
+        works: dict[str, energy.Work] = {}
         for name, runner in list(ready.items()):
             try:
                 with unchanged_settings():
-                    works[name] = energy.Calls(Sampler(runner, problems, draw))
+                    samplers[name] = Sampler(runner, checks)
+                    works[name] = energy.Calls(samplers[name])
             except Exception as fault:
                 fail(name, fault)
         try:
@@ -289,23 +294,28 @@ class Worker:
             for name in list(ready):
                 fail(name, fault)
         device = environment.with_sensors(self.facts, before, environment.sensors())
-        for name, runner in ready.items():
-            facts = {
+        joules: dict[str, list[float]] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for name, runner in list(ready.items()):
+            found = metrics.largest(errors[name], samplers[name].errors)
+            facts[name] = {
                 "provider_version": runner.provider.version(), "mode": runner.mode,
-                "device": device, "errors": errors[name], "plan": runner.call.plan,
+                "device": device, "errors": found, "plan": runner.call.plan,
             }  # fmt: skip
             call_ms = median(1e3 * each.seconds / each.calls for each in windows[name])
             if wrong := why_impossible(problem.case, call_ms, self.facts):
-                self._record(name, status="incorrect", reason=wrong, **facts)
+                self._record(name, status="incorrect", reason=wrong, **facts[name])
+                del ready[name]
                 continue
-            joules = {each: [w.joules for w in found] for each, found in windows.items()}
+            joules[name] = [window.joules for window in windows[name]]
+        for name, runner in ready.items():
             self._record(
                 name,
                 algorithm=runner.provider.algorithm(problem.case, self.machine),
                 energy=energy.summary(windows[name], idle),
                 versus=self._versus(name, joules, runner.mode),
-                checked_calls=energy.WINDOWS,
-                **facts,
+                checked_calls=samplers[name].checked,
+                **facts[name],
             )
         problem.forget_truth()
         return retried

@@ -17,6 +17,10 @@ CPU = Machine("cpu", "test")
 load()
 
 
+def _watches(*_: Any) -> None:
+    """A profiler's function."""
+
+
 def other(value: Any) -> Any:
     """A value that a setting could have instead of its own."""
     if isinstance(value, bool):
@@ -25,6 +29,8 @@ def other(value: Any) -> Any:
         return value + 1
     if isinstance(value, set):
         return {min(value)}
+    if callable(value) or value is None:  # a profiler's or debugger's function
+        return _watches if value is None else None
     return {
         torch.dtype: torch.float64,
         torch.device: torch.device("meta"),
