@@ -52,6 +52,7 @@ class Runner:
         self.provider, self.problem, self.machine = provider, problem, machine
         self.case = problem.case
         self.mode = provider.mode(machine)
+        self.algorithm = provider.algorithm(self.case, machine)
         self.upstream: dict[str, Tensor] = {}  # laid out as the provider's outputs
         self._graph: Any = None
         self._static: dict[str, Tensor] = {}

@@ -38,14 +38,14 @@ class Field:
 _required = functools.partial(Field, null=False)
 
 FIELDS: dict[str, Field] = {
-    "run_id": _required("string", "names the run: preset and a hash of the measured code"),
+    "run_id": _required("string", "names the run: preset, hash of the measured code, of plugins"),
     "case_id": _required("string", "the case in words; equal cases share it"),
     "kind": _required("string", "what was measured", KINDS),
     "status": _required("string", "how the measurement ended", STATUSES),
     "reason": Field("string", "why, unless ok"),
     "cell": _required("string", "rnn_tanh, rnn_relu, lstm, gru, or a plugin's"),
     "provider": _required("string", "the implementation that was measured"),
-    "provider_version": Field("string", "version of the package that computed"),
+    "provider_version": Field("string", "of the package that computed; of a plugin file its hash"),
     "pass": _required("string", "forward, or forward and backward", PASSES),
     "track": _required("string", "only the loop, or also the input projection", TRACKS),
     "directions": _required("integer", "1, or 2 for both time directions", (1, 2)),
@@ -78,7 +78,9 @@ FIELDS: dict[str, Field] = {
     "gbps": Field("number", "written formula's bytes of device memory / median, 1e9 per second"),
     "floor_share": Field("number", "time by a model of this design / median (bench/README.md)"),
     "peak_bytes": Field("integer", "peak device memory of one call beyond what it was given"),
-    "compile_s": Field("number", "seconds to build the call, and of its first run beyond a later one"),
+    "compile_s": Field(
+        "number", "seconds of building the call and of its first run beyond a later"
+    ),
     "errors": Field("object", "tensor -> max_abs, mean_abs, rel_l2, rel_max, rel_l2_slice"),
     "by_step": Field("object", "y, dx or dgx -> [step from the start, or the end; rel_l2]"),
     "plan": Field("object", "how ours ran: mode, reason, tiles"),

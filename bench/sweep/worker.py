@@ -127,8 +127,8 @@ class Worker:
         """Whether a check found these kernels wrong; if so, the record says which check."""
         why = why_not_measured(runner.case, runner.call.plan, self.suspects)
         if why is not None:
-            facts = {"provider_version": runner.provider.version(), "plan": runner.call.plan}
-            self._record(runner.provider.name, status="incorrect", reason=why, **facts)
+            plan = runner.call.plan
+            self._record(runner.provider.name, status="incorrect", reason=why, plan=plan)
         return why is not None
 
     def _measure_error(self, problem: Problem, name: str) -> None:
@@ -149,11 +149,10 @@ class Worker:
             name,
             status="incorrect" if bad else "ok",
             reason=f"not finite where float64 is: {', '.join(bad)}" if bad else None,
-            provider_version=provider.version(),
             errors=errors,
             by_step=by_step,
             plan=runner.call.plan,
-            algorithm=provider.algorithm(problem.case, self.machine),
+            algorithm=runner.algorithm,
             interpreted=self.machine.interpreted and name.startswith("ours"),
         )
 
@@ -173,8 +172,7 @@ class Worker:
         runner.prepare(WARMUP_SHARE * self.settings.seconds)
         errors, wrong = runner.check()
         if wrong is not None:
-            facts = {"provider_version": provider.version(), "mode": runner.mode}
-            self._record(name, status="incorrect", reason=wrong, errors=errors, **facts)
+            self._record(name, status="incorrect", reason=wrong, errors=errors, mode=runner.mode)
             return None
         return runner, errors
 
@@ -231,8 +229,7 @@ class Worker:
             figures[name] = summary(sampler.samples, sampler.blocks, settings.target)
             errors[name] = metrics.largest(errors[name], sampler.errors)
             if wrong := why_impossible(case, figures[name]["median_ms"], self.facts):
-                facts = {"provider_version": ready[name].provider.version()}
-                facts |= {"mode": ready[name].mode, "errors": errors[name]}
+                facts = {"mode": ready[name].mode, "errors": errors[name]}
                 self._record(name, status="incorrect", reason=wrong, **facts)
                 del ready[name], samplers[name]  # nothing is compared with it
         medians = {name: sampler.medians for name, sampler in samplers.items()}
@@ -241,7 +238,6 @@ class Worker:
             compiled_before = settings.compiled_before and runner.call.plan is not None
             self._record(
                 name,
-                provider_version=runner.provider.version(),
                 mode=runner.mode,
                 device=device,
                 errors=errors[name],
@@ -252,7 +248,7 @@ class Worker:
                 checked_calls=sampler.checked,
                 check_seed=check_seed,
                 plan=runner.call.plan,
-                algorithm=runner.provider.algorithm(case, self.machine),
+                algorithm=runner.algorithm,
                 samples_ms=sampler.samples,
                 blocks=sampler.blocks,
                 host_ms=median(sampler.host) if sampler.host else None,
@@ -299,8 +295,7 @@ class Worker:
         for name, runner in list(ready.items()):
             found = metrics.largest(errors[name], samplers[name].errors)
             facts[name] = {
-                "provider_version": runner.provider.version(), "mode": runner.mode,
-                "device": device, "errors": found, "plan": runner.call.plan,
+                "mode": runner.mode, "device": device, "errors": found, "plan": runner.call.plan,
             }  # fmt: skip
             call_ms = median(1e3 * each.seconds / each.calls for each in windows[name])
             if wrong := why_impossible(problem.case, call_ms, self.facts):
@@ -311,7 +306,7 @@ class Worker:
         for name, runner in ready.items():
             self._record(
                 name,
-                algorithm=runner.provider.algorithm(problem.case, self.machine),
+                algorithm=runner.algorithm,
                 energy=energy.summary(windows[name], idle),
                 versus=self._versus(name, joules, runner.mode),
                 checked_calls=samplers[name].checked,
