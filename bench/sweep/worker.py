@@ -78,6 +78,7 @@ class Worker:
         self.answer(schema.to_json(message))
 
     def measure(self, request: Request) -> None:
+        self.kind = request.kind
         problem = make_problem(request.case, request.seed, self.device)
         apply_regime(problem, request.regime)
         truth(problem, problem.case.pass_ != "fwd")  # before a provider could change its inputs
@@ -103,7 +104,7 @@ class Worker:
         facts["provider_version"] = providers.PROVIDERS[name].version()
         record = facts | values
         try:
-            written = json.loads(schema.encode(COMMON | record))
+            written = json.loads(schema.encode(COMMON | {"kind": self.kind} | record))
             record = {field: written[field] for field in record}
         except (Exception, SystemExit) as fault:
             reason = f"its record cannot be written: {providers.fault_text(fault)}"

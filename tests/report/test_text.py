@@ -107,7 +107,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for record in records:
         if record["provider"] == "ours":
-            record["provider"] = "my größe+1 kernel"  # which names a file of a figure
+            record["provider"] = "my fast+1 kernel"  # which names a file of a figure
     for seed, reason in enumerate(AWKWARD.values()):
         records.append({**records[-1], "H": 1024, "seed": seed, "reason": reason})
 
@@ -138,7 +138,7 @@ def test_a_report_of_awkward_text_has_printable_files_and_no_markup_of_its_own(m
     ]
     everything = text.plain(" ".join(AWKWARD.values()))
     assert shown[0] == everything and shown[1].startswith(f"{everything} · torch ")
-    assert list(made.glob("figures/speedup-my größe+1 kernel-*.png"))
+    assert list(made.glob("figures/speedup-my fast+1 kernel-*.png"))
     links = {str(child.attrGet("href")) for child in children if child.type == "link_open"}
     images = {str(child.attrGet("src")) for child in children if child.type == "image"}
     assert links and images
