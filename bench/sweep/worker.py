@@ -73,6 +73,7 @@ class Worker:
         self.limits = limits.load_limits(folder)
         self.facts = environment.device_facts()
         self.suspects = from_json(settings.suspects)
+        self.kind = "time"  # of what is measured
 
     def send(self, **message: Any) -> None:
         self.answer(schema.to_json(message))
