@@ -28,8 +28,9 @@ LEFT_MS, LEFT_SHARE = 0.05, 0.1
 
 
 class Checks:
-    """What the checked calls of a case get as inputs, with their float64 results: the same for all
-    providers, since these take time.
+    """What the checked calls of a case get as inputs, by number, and their float64 results.
+
+    The same for all providers, since these results take time.
 
     Args:
         draw: of all that no provider may foresee.
@@ -88,14 +89,10 @@ class Sampler:
         self._leaves = Leaves(runner.call.leaves, runner.problem)
         per_visit = round(VISIT_MS / max(runner.call_ms, 1e-3))
         self.per_visit = max(1, min(MOST_PER_VISIT, per_visit))
-        # The calls that are checked, drawn as sampling goes on, and which of the checks they get.
+        # The calls that are checked, drawn as sampling goes on, each with a check's number.
         first = self.per_visit * MIN_VISITS
-        order = self._draw.sample(range(CHECKED_CALLS), CHECKED_CALLS)
-        self._planned = dict(
-            zip(self._draw.sample(range(first), CHECKED_CALLS), order, strict=True)
-        )
-        for number in order:
-            self.checks[number]
+        calls = self._draw.sample(range(first), CHECKED_CALLS)
+        self._planned = {call: number for number, call in enumerate(calls)}
 
     def load(self, contents: Contents) -> None:
         """Give the leaves, the upstream gradients and the resets these contents."""
