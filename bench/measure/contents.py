@@ -91,20 +91,23 @@ def input_size(problem: Problem) -> float:
 class Leaves:
     """A provider's leaves, whose values it replaces in place by those of some contents.
 
+    Their methods are the class's: an attribute of a provider's tensor could be code.
+
     Raises:
-        ValueError: if none of them is x (or gx).
+        ValueError: if none of them is x (or gx), or it has another number of elements.
     """
 
     def __init__(self, leaves: Mapping[str, Tensor], problem: Problem) -> None:
         self._input, self._size = input_name(problem), input_size(problem)
         self._leaves, self._dtype = dict(leaves), DTYPE[problem.case.dtype]
-        mine = self._leaves.get(self._input)
-        if mine is None or mine.numel() != problem.inputs[self._input].numel():
+        mine, wanted = self._leaves.get(self._input), problem.inputs[self._input].shape
+        if mine is None or math.prod(mine.shape) != wanted.numel():
+            found = {name: tuple(leaf.shape) for name, leaf in self._leaves.items()}
             raise ValueError(
-                f"leaves are {', '.join(leaves)}; accepted: leaves with {self._input}, whose "
-                "values change between timed calls"
+                f"leaves are {found}; accepted: leaves with {self._input}, of the size of "
+                f"{tuple(wanted)} in any order, since its values change between timed calls"
             )
-        self._own = {name: leaf.detach().clone() for name, leaf in self._leaves.items()}
+        self._own = {n: torch.clone(torch.detach(leaf)) for n, leaf in self._leaves.items()}
         self._values = self._own[self._input].float()
 
     @torch.no_grad()
@@ -117,14 +120,14 @@ class Leaves:
             leaf, value = self._leaves[name], self._own[name]
             if name == self._input and contents.frequency is not None:
                 values = redrawn(self._values, contents.frequency, self._size)
-                leaf.copy_(values.to(self._dtype))
+                Tensor.copy_(leaf, values.to(self._dtype))
             elif leaf.dtype == self._dtype:
                 torch.mul(value, contents.factor, out=leaf)
             else:
-                leaf.copy_(value.to(self._dtype) * contents.factor)
+                Tensor.copy_(leaf, value.to(self._dtype) * contents.factor)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the leaves the contents that they had first."""
         for name, value in self._own.items():
-            self._leaves[name].copy_(value)
+            Tensor.copy_(self._leaves[name], value)

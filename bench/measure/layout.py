@@ -1,19 +1,21 @@
 """A provider's gradients in torch's layout, by code of the suite: none of the provider's runs."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.providers import as_they_are
+from bench.providers import as_they_are, fault_text
 
 Standard = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 # What may be done to gradients: to move them, to select and join parts, and to add up.
 MOVES = {
-    *("_to_copy", "_unsafe_view", "alias", "cat", "chunk", "clone", "contiguous", "detach"),
-    *("expand", "flip", "index", "index_select", "lift_fresh_copy", "movedim", "narrow"),
-    *("permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "stack"),
-    *("sum", "t", "transpose", "unbind", "unsqueeze", "view"),
+    *("_to_copy", "_unsafe_view", "add", "alias", "cat", "chunk", "clone", "contiguous", "detach"),
+    *("diagonal", "expand", "flip", "getitem", "index", "index_select", "lift_fresh_copy"),
+    *("movedim", "narrow", "permute", "repeat", "reshape", "roll", "select", "slice", "split"),
+    *("split_with_sizes", "squeeze", "stack", "sum", "t", "transpose", "unbind", "unsqueeze"),
+    "view",
 }
 
 
@@ -35,17 +37,30 @@ def recorded(standard: Standard, leaves: Mapping[str, Tensor]) -> Standard:
         name: torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
         for name, leaf in leaves.items()
     }
-    graph = make_fx(standard)(zeros)
+    try:
+        graph = make_fx(standard)(zeros)
+    except Exception as fault:
+        raise ValueError(f"standard cannot be recorded ({fault_text(fault)}); {ACCEPTED}") from None
     for node in graph.graph.nodes:
-        if node.op == "call_function":
-            what = getattr(node.target, "overloadpacket", node.target).__name__
-            known = what in MOVES
-        else:
-            what = "a tensor of its own"
-            known = node.op != "get_attr" or not getattr(graph, node.target).is_floating_point()
-        if not known:
-            raise ValueError(
-                f"standard uses {what}; accepted: moving, selecting, joining and adding up "
-                "gradients"
-            )
-    return lambda gradients: graph({name: g.contiguous() for name, g in gradients.items()})
+        if node.op == "get_attr":
+            # Indices; a copy, since the provider still has its own.
+            values = getattr(graph, node.target)
+            if values.is_floating_point() or values.is_complex():
+                raise ValueError(f"standard uses a tensor of its own; {ACCEPTED}")
+            setattr(graph, node.target, torch.clone(values))
+        elif node.op == "call_function" and not _moves(node):
+            raise ValueError(f"standard uses {node.target}; {ACCEPTED}")
+    return lambda gradients: graph({n: Tensor.contiguous(g) for n, g in gradients.items()})
+
+
+ACCEPTED = "accepted: moving, selecting, joining and adding up gradients"
+
+
+def _moves(node: Any) -> bool:
+    """Whether an operation moves or adds up numbers, and leaves their bits as they are."""
+    what = getattr(node.target, "overloadpacket", node.target).__name__
+    if what not in MOVES or str(node.target) == "aten.view.dtype":
+        return False
+    if what == "add":
+        return len(node.all_input_nodes) == len(node.args) == 2 and not node.kwargs
+    return what != "_to_copy" or node.kwargs.get("dtype", torch.float32).is_floating_point

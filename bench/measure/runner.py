@@ -1,7 +1,7 @@
 """One provider on one case: its call is built, warmed up, and compared with float64."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter  # by value: a plugin that patches time changes none
 from typing import Any
@@ -20,6 +20,19 @@ from bench.records.environment import Machine
 SETTLED_CALLS, SETTLED_SHARE = 5, 0.02
 
 
+def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A dictionary of the suite's own: none that computes when it is read, nor a name that does.
+
+    Raises:
+        metrics.Incorrect: if a name is no plain string.
+    """
+    found = dict(tensors)
+    for name in found:
+        if type(name) is not str:
+            raise metrics.Incorrect(f"a name is a {type(name).__name__}; accepted: a str")
+    return found
+
+
 def _plain(call: Call) -> Call:
     """The call with a dictionary of its own, whose tensors run no code when they are written.
 
@@ -28,11 +41,16 @@ def _plain(call: Call) -> Call:
     """
     if type(call) is not Call:
         raise TypeError(f"build gives a {type(call).__name__}; accepted: a bench.providers.Call")
-    leaves = {str(name): leaf for name, leaf in dict(call.leaves).items()}
+    leaves = _named(call.leaves)
     for name, leaf in leaves.items():
         if type(leaf) not in (Tensor, torch.nn.Parameter):
             raise TypeError(f"leaf {name} is a {type(leaf).__name__}; accepted: a tensor")
     return replace(call, leaves=leaves)
+
+
+def _copy(value: Tensor) -> Tensor:
+    """Not by the tensor's own methods: an attribute of a provider's tensor could be code."""
+    return torch.clone(torch.detach(value))
 
 
 class Runner:
@@ -64,7 +82,7 @@ class Runner:
             self.call = _plain(provider.build(self.own))
         self._build_s = perf_counter() - began
         for leaf in self.call.leaves.values():
-            leaf.requires_grad_(self.backward)
+            Tensor.requires_grad_(leaf, self.backward)
         if self.backward:
             self._standard = recorded(self.call.standard, self.call.leaves)
 
@@ -109,8 +127,8 @@ class Runner:
     def _step(self) -> dict[str, Tensor]:
         if not self.backward:
             with torch.no_grad():
-                return dict(self.call.forward())  # no mapping that computes when it is read
-        outputs = dict(self.call.forward())
+                return _named(self.call.forward())
+        outputs = _named(self.call.forward())
         if not self.upstream:
             metrics.same_shapes(outputs, self.problem.upstream, "outputs")
             # Laid out as the provider lays out its outputs, so that no copy is timed.
@@ -123,7 +141,7 @@ class Runner:
             list(self.call.leaves.values()),
             list(self.upstream.values()),
         )
-        found = {name: value.detach() for name, value in outputs.items()}
+        found = {name: torch.detach(value) for name, value in outputs.items()}
         names = (f"d{name}" for name in self.call.leaves)
         return found | dict(zip(names, gradients, strict=True))
 
@@ -165,7 +183,7 @@ class Runner:
     def load_upstream(self, factor: float = 1.0) -> None:
         """Give the upstream gradients the problem's values times a factor."""
         for name, buffer in self.upstream.items():
-            buffer.copy_(self.problem.upstream[name] * factor)
+            Tensor.copy_(buffer, self.problem.upstream[name] * factor)
 
     def in_torchs_layout(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copies of a call's outputs and gradients in torch's layout.
@@ -177,13 +195,13 @@ class Runner:
         outputs = dict(found)
         gradients = {name: outputs.pop(f"d{name}") for name in self.call.leaves if self.backward}
         metrics.same_shapes(outputs, self.problem.upstream, "outputs")
-        outputs = {name: value.detach().clone() for name, value in outputs.items()}
+        outputs = {name: _copy(value) for name, value in outputs.items()}
         if self.backward:
             standard = self._standard(gradients)
             named = {f"d{name}": value for name, value in standard.items()}
             wanted = {f"d{name}": value for name, value in self.problem.inputs.items()}
             metrics.same_shapes(named, wanted, "gradients")
-            outputs |= {name: value.detach().clone() for name, value in named.items()}
+            outputs |= {name: _copy(value) for name, value in named.items()}
         return outputs
 
     def errors(self, got: dict[str, Tensor] | None = None) -> dict[str, dict[str, float]]:

@@ -21,7 +21,9 @@ from bench.measure.statistics import MIN_VISITS, half_width
 
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
-CHECKED_CALLS = 2  # of a provider's least number of calls; then one in every 8 visits, and the last
+# Of a provider's calls in 8 visits, on average, of the first and of later ones; and the last call.
+CHECKED_CALLS, CHECKED_LATER = 2, 1
+KEPT_TRUTHS = 6  # providers are at about the same number of their checks
 # Work that is still running when a call has ended, in ms and as a share of the call, is refused: it
 # ran on a stream that the events do not see. An idle device is synchronised in about 0.01 ms.
 LEFT_MS, LEFT_SHARE = 0.05, 0.1
@@ -30,7 +32,7 @@ LEFT_MS, LEFT_SHARE = 0.05, 0.1
 class Checks:
     """What the checked calls of a case get as inputs, by number, and their float64 results.
 
-    The same for all providers, since these results take time.
+    The same for all providers, since these results take time; the latest are kept.
 
     Args:
         draw: of all that no provider may foresee.
@@ -38,13 +40,13 @@ class Checks:
 
     def __init__(self, problem: Problem, draw: random.Random) -> None:
         self.draw, self._problem = draw, problem
-        self._known: list[tuple[Contents, Problem]] = []
+        self._contents: list[Contents] = []
+        self._latest = functools.lru_cache(KEPT_TRUTHS)(self.problem)
 
     def __getitem__(self, number: int) -> tuple[Contents, Problem]:
-        while len(self._known) <= number:
-            contents = draw_contents(self.draw)
-            self._known.append((contents, self.problem(contents)))
-        return self._known[number]
+        while len(self._contents) <= number:
+            self._contents.append(draw_contents(self.draw))
+        return self._contents[number], self._latest(self._contents[number])
 
     def problem(self, contents: Contents) -> Problem:
         """The problem of a call with these contents, its truth computed."""
@@ -69,7 +71,7 @@ class Sampler:
         warm: ms of one call per visit whose inputs and weights were just written; on a GPU.
         errors: by tensor and metric, the largest of all checked calls.
         checked: how many calls were checked.
-        spent: seconds.
+        spent: seconds, without those of checks.
         peak_bytes: as `Runner.peak_bytes` gives it, once finished.
     """
 
@@ -89,17 +91,29 @@ class Sampler:
         self._leaves = Leaves(runner.call.leaves, runner.problem)
         per_visit = round(VISIT_MS / max(runner.call_ms, 1e-3))
         self.per_visit = max(1, min(MOST_PER_VISIT, per_visit))
-        # The calls that are checked, drawn as sampling goes on, each with a check's number.
-        first = self.per_visit * MIN_VISITS
-        calls = self._draw.sample(range(first), CHECKED_CALLS)
-        self._planned = {call: number for number, call in enumerate(calls)}
+        self._planned: dict[int, int] = {}  # the calls that are checked, each with its number
+
+    def plan_checks(self, count: int) -> None:
+        """Draw which calls of the next eight visits are checked, each call by itself.
+
+        So that checks which are over say nothing of those to come.
+
+        Args:
+            count: of the checked calls, on average.
+        """
+        calls = self.per_visit * MIN_VISITS
+        for call in range(calls):
+            if self._draw.random() < count / calls:
+                number = len(self._planned)
+                self._planned[len(self.samples) + call] = number
+                self.checks[number]  # its truth, while no provider's time runs
 
     def load(self, contents: Contents) -> None:
         """Give the leaves, the upstream gradients and the resets these contents."""
         self.runner.load_upstream(contents.upstream)
         mine, given = self.runner.own.resets, self.runner.problem.resets
         if mine is not None and given is not None:
-            mine.copy_(given.roll(contents.turn, 1))
+            Tensor.copy_(mine, given.roll(contents.turn, 1))
         self._leaves.write(contents)
 
     def sample(self) -> None:
@@ -111,7 +125,7 @@ class Sampler:
                 barrier's time-out.
             metrics.Incorrect: if a timed call's results are wrong.
         """
-        runner, started = self.runner, perf_counter()
+        runner, started, checking = self.runner, perf_counter(), 0.0
         if runner.machine.interpreted:
             raise RuntimeError("times in Triton's interpreter are meaningless and not measured")
         if runner.machine.is_cuda:
@@ -119,29 +133,30 @@ class Sampler:
         with torch_precision(runner.case.precision):
             for _ in range(self.per_visit):
                 number = self._planned.get(len(self.samples))
+                before = perf_counter()
                 check = None if number is None else self.checks[number]
+                checking += perf_counter() - before
                 self.load(check[0] if check else draw_contents(self._draw))
                 found = self._timed()
+                before = perf_counter()
                 if check:
                     self.check(found, check[1])
+                    checking += perf_counter() - before
                 else:
                     runner.call.after()
             if runner.machine.is_cuda:
                 self.load(draw_contents(self._draw))
                 self.warm.append(self._event_ms(cold=False)[0])
                 runner.call.after()
-            if runner.provider.graph and not found["y"].isfinite().all():
+            if runner.provider.graph and not torch.isfinite(found["y"]).all():
                 # A barrier that timed out leaves NaN, as other faults may.
                 raise RuntimeError("the replayed graph gave values that are not finite")
         self.blocks.append(self.per_visit)
         self.medians.append(statistics.median(self.samples[-self.per_visit :]))
         self._refuse_work_elsewhere()
-        self.spent += perf_counter() - started
+        self.spent += perf_counter() - started - checking
         if len(self.blocks) % MIN_VISITS == 0:
-            done, more = len(self.samples), self.per_visit * MIN_VISITS
-            number = len(self._planned)
-            self._planned[self._draw.randrange(done, done + more)] = number
-            self.checks[number]  # its truth, while no provider's time runs
+            self.plan_checks(CHECKED_LATER)
 
     def check(self, found: dict[str, Tensor], problem: Problem) -> None:
         """Compare a call's results with float64.
@@ -288,8 +303,9 @@ def interleave(
 
         def add(runner: Runner = runner) -> None:
             assert drawn is not None
-            samplers[runner.provider.name] = Sampler(runner, drawn)
-            drawn[CHECKED_CALLS - 1]  # the truths, before anything is timed
+            sampler = Sampler(runner, drawn)
+            sampler.plan_checks(CHECKED_CALLS)
+            samplers[runner.provider.name] = sampler
 
         attempt(runner, add)
     order = random.Random(seed)
@@ -300,8 +316,8 @@ def interleave(
             order.shuffle(turn)
             for sampler in turn:
                 attempt(sampler.runner, sampler.sample)
-    for sampler in list(samplers.values()):
-        attempt(sampler.runner, sampler.finish)
+        for sampler in list(samplers.values()):
+            attempt(sampler.runner, sampler.finish)
     return samplers
 
 

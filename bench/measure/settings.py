@@ -1,6 +1,7 @@
 """Settings of torch and of the process that change what others compute, or how fast."""
 
 import contextlib
+import functools
 import gc
 import os
 import sys
@@ -9,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch.utils import _python_dispatch
 
 Setting = tuple[Callable[[], Any], Callable[[Any], Any]]  # how it is read and set
 
@@ -23,6 +25,14 @@ def _attribute(name: str) -> Setting:
             return str(fault)
 
     return read, lambda value: setattr(attrgetter(owner)(torch), attribute, value)
+
+
+def _popper(length: Callable[[], int], pop: Callable[[], Any]) -> Callable[[int], None]:
+    def restore(wanted: int) -> None:
+        while length() > wanted:
+            pop()
+
+    return restore
 
 
 ATTRIBUTES = (
@@ -57,8 +67,20 @@ SETTINGS: dict[str, Setting] = {f"torch.{name}": _attribute(name) for name in AT
     ),
     "sys.getprofile()": (sys.getprofile, sys.setprofile),
     "sys.gettrace()": (sys.gettrace, sys.settrace),
+    "sys.getswitchinterval()": (sys.getswitchinterval, sys.setswitchinterval),
+    "gc.get_threshold()": (gc.get_threshold, lambda values: gc.set_threshold(*values)),
     "gc.isenabled()": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
 }
+for _device in ("cpu", "cuda"):
+    SETTINGS[f"torch.is_autocast_enabled({_device!r})"] = (
+        functools.partial(torch.is_autocast_enabled, _device),
+        functools.partial(torch.set_autocast_enabled, _device),
+    )
+for _kind, _length, _pop in (
+    ("function", torch._C._len_torch_function_stack, torch._C._pop_torch_function_stack),
+    ("dispatch", torch._C._len_torch_dispatch_stack, _python_dispatch._pop_mode),
+):
+    SETTINGS[f"the number of torch's {_kind} modes"] = _length, _popper(_length, _pop)
 if hasattr(os, "sched_getaffinity"):
     SETTINGS["os.sched_getaffinity(0)"] = (
         lambda: os.sched_getaffinity(0),

@@ -44,6 +44,11 @@ def case(**values: object) -> Case:
     return make_case(**DEFAULTS | small | values)
 
 
+def planned(found: sampler.Sampler) -> int:
+    """How many of a sampler's calls were to be checked, beside the last."""
+    return sum(call < len(found.samples) for call in found._planned)
+
+
 def measure(build: Callable[[Problem], Call], of: Case, name: str = "p") -> sampler.Sampler:
     """A provider's sampler after the least number of visits; its check before passes."""
     runner = Runner(Provider(name, build), make_problem(of), CPU)
@@ -72,7 +77,7 @@ def test_an_honest_provider_passes_and_gets_its_inputs_back(values: dict[str, An
     assert list(found) == names
     for runner, leaves in zip(runners, before, strict=True):
         each = found[runner.provider.name]
-        assert each.checked == CHECKED_CALLS + 1
+        assert each.checked == planned(each) + 1
         assert each.blocks == [MOST_PER_VISIT] * MIN_VISITS
         assert len(each.samples) == sum(each.blocks) and min(each.samples) > 0
         assert each.medians == [
@@ -243,8 +248,9 @@ def test_checks_go_on_as_long_as_sampling():
     runner.prepare()
     runner.call_ms = 1.0
     found = interleave([runner], target=1e-9, seconds=0.5)["reference"]
-    later = found.checked - CHECKED_CALLS - 1
-    assert len(found.blocks) > 2 * MIN_VISITS and later >= len(found.blocks) // MIN_VISITS - 1
+    assert found.checked == planned(found) + 1
+    # One in 40 calls on average: of some hundreds of calls in their second half at least one.
+    assert len(found.samples) > 400 and max(found._planned) > len(found.samples) / 2
 
 
 def test_no_call_is_like_another_before_it_is_over():
@@ -266,16 +272,21 @@ def test_no_call_is_like_another_before_it_is_over():
     assert not set(timed) & set(seen[: -len(timed)])
 
 
-def test_checked_calls_are_others_in_every_case():
-    positions = []
-    for seed in range(20):
+def test_checked_calls_are_drawn_each_by_itself():
+    """So neither their number nor those of another case say which are to come."""
+    calls = MOST_PER_VISIT * MIN_VISITS
+    counts, at = [], set[int]()
+    for seed in range(60):
         runner = Runner(PROVIDERS["reference"], make_problem(case(**{"pass": "fwd"})), CPU)
-        runner.prepare()
         runner.call_ms = 1.0
-        checks = sampler.Checks(runner.problem, random.Random(seed))
-        positions.append(frozenset(sampler.Sampler(runner, checks)._planned))
-    assert all(len(each) == CHECKED_CALLS for each in positions)
-    assert len(set(positions)) > 15
+        found = sampler.Sampler(runner, sampler.Checks(runner.problem, random.Random(seed)))
+        found.plan_checks(CHECKED_CALLS)
+        assert max(found._planned, default=0) < calls
+        counts.append(len(found._planned))
+        at |= found._planned.keys()
+    # Of 60 binomial counts with a mean of 2 the mean is off by 0.18 (standard deviation).
+    assert abs(sum(counts) / 60 - CHECKED_CALLS) < 0.7 and len(set(counts)) > 3
+    assert len(at) > 0.8 * calls
 
 
 def test_a_mapping_that_computes_when_it_is_read_is_read_within_the_call():
@@ -352,8 +363,11 @@ def test_gradients_made_where_no_clock_runs_are_refused():
     def scales(gradients: Any, call: Call, problem: Problem) -> dict[str, Tensor]:
         return {name: value * 2 for name, value in gradients.items()}
 
-    for make, what in ((computes, ""), (keeps, "a tensor of its own"), (scales, "mul")):
-        with pytest.raises(ValueError, match=f"standard uses {what}.*; accepted: moving"):
+    for make, what in (
+        *((computes, ""), (keeps, "uses a tensor of its own")),
+        (scales, r"uses aten\.mul"),
+    ):
+        with pytest.raises(ValueError, match=f"standard {what}.*; accepted: moving"):
             measure(functools.partial(cheats, make=make), case())
 
     def joins(gradients: Any, call: Call, problem: Problem) -> dict[str, Tensor]:
@@ -365,10 +379,93 @@ def test_gradients_made_where_no_clock_runs_are_refused():
     moved = recorded(lambda found: {"w": found["w"].reshape(2, 12)}, {"w": torch.zeros(4, 6)})
     assert torch.equal(moved(gradients)["w"], gradients["w"].reshape(2, 12))
     runs[0] = 0
-    assert measure(functools.partial(cheats, make=joins), case()).checked == CHECKED_CALLS + 1
+    assert measure(functools.partial(cheats, make=joins), case()).checked >= 1
     assert runs[0] == 1, "recorded once, before anything is timed"
     measure(functools.partial(cheats, make=joins), case(**{"pass": "fwd"}))
     assert runs[0] == 1, "nor is there a gradient to move"
+
+
+def test_a_standard_as_an_author_would_write_it_is_recorded():
+    leaves = {"w": torch.zeros(12, 5), "b": torch.zeros(3, 4), "s": torch.zeros(2, 6, 4)}
+
+    def standard(d: dict[str, Tensor]) -> dict[str, Tensor]:
+        r, z, n = d["w"].chunk(3)
+        first, *others = d["b"]
+        return {
+            "w": torch.cat([n, r, z]),
+            "parts": torch.cat(d["w"].split([2, 10])[::-1]).T,
+            "b": sum(others, first),
+            "both": d["b"] + d["b"].flip(0),
+            "h0": d["s"].sum(1)[None],
+            "x": d["s"].permute(2, 0, 1).reshape(4, 12)[[2, 0, 1, 3]].roll(1, 0),
+        }
+
+    found = recorded(standard, leaves)
+    given = {name: torch.randn_like(leaf) for name, leaf in leaves.items()}
+    wanted = standard(given)
+    assert all(torch.equal(value, wanted[name]) for name, value in found(given).items())
+
+
+@pytest.mark.parametrize(
+    "standard",
+    [
+        lambda d: {"w": d["w"] if d["w"].sum() > 0 else -d["w"]},
+        lambda d: {"w": d["w"].view(torch.int32)},  # and then by tables of logarithms
+        lambda d: {"w": d["w"].to(torch.int64)},
+        lambda d: {"w": torch.add(d["w"], d["w"], alpha=3)},
+        lambda d: {"w": d["w"] + 1},
+        lambda d: {"w": d["w"] + torch.ones(4, 4)},
+        lambda d: {"w": d["w"] @ d["w"]},
+    ],
+    ids=["branch", "bits", "integers", "alpha", "constant", "tensor", "product"],
+)
+def test_a_standard_that_computes_is_refused_in_a_sentence(standard: Any):
+    with pytest.raises(ValueError, match=r"^standard .*; accepted: moving, selecting"):
+        recorded(standard, {"w": torch.zeros(4, 4)})
+
+
+def test_indices_of_a_standard_are_copied():
+    order = torch.tensor([1, 0])
+    found = recorded(lambda d: {"w": d["w"][order]}, {"w": torch.zeros(2, 3)})
+    order.zero_()
+    assert torch.equal(found({"w": torch.eye(2, 3)})["w"], torch.eye(2, 3)[[1, 0]])
+
+
+@pytest.mark.parametrize("method", ["detach", "clone", "copy_", "contiguous"])
+@pytest.mark.parametrize("of", ["y", "x"])
+def test_an_attribute_of_a_tensor_is_not_its_method(method: str, of: str):
+    """It could compute a result when it is read, or when the inputs are written."""
+    ran: list[str] = []
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+
+        def forward() -> dict[str, Tensor]:
+            found = call.forward()
+            tensor = {"y": found["y"], "x": call.leaves["x"]}[of]
+            setattr(tensor, method, lambda *_: ran.append(method))
+            return found
+
+        return Call(forward, call.leaves)
+
+    for pass_ in ("fwd", "fwd+bwd"):
+        assert measure(build, case(**{"pass": pass_})).checked >= 1
+    assert not ran
+
+
+def test_a_name_that_runs_code_is_refused():
+    class Name(str):
+        __slots__ = ()
+
+    def build(problem: Problem, leaves: bool) -> Call:
+        call = reference(problem)
+        if leaves:
+            return Call(call.forward, {Name(n): value for n, value in call.leaves.items()})
+        return Call(lambda: {Name(n): v for n, v in call.forward().items()}, call.leaves)
+
+    for leaves in (True, False):
+        with pytest.raises(metrics.Incorrect, match="a name is a Name; accepted: a str"):
+            measure(functools.partial(build, leaves=leaves), case())
 
 
 def test_a_call_or_leaf_that_runs_code_when_it_is_read_is_refused():
@@ -459,7 +556,7 @@ def test_weight_gradients_are_checked_where_only_some_rows_have_a_truth(monkeypa
     assert len(checked_rows(make_problem(case(B=6)))) == 2
     with pytest.raises(metrics.Incorrect, match="in a timed call dw_hh_l0 is off by"):
         measure(build, case(B=6))
-    assert measure(reference, case(B=6)).checked == CHECKED_CALLS + 1
+    assert measure(reference, case(B=6)).checked >= 1
 
 
 @pytest.mark.parametrize("B", [1, 5])
@@ -528,7 +625,9 @@ def test_a_provider_without_its_inputs_among_the_leaves_is_refused():
         call = reference(problem)
         return Call(call.forward, {n: v for n, v in call.leaves.items() if n.startswith("w")})
 
-    with pytest.raises(ValueError, match=r"leaves are w_.*; accepted: leaves with x, whose"):
+    with pytest.raises(
+        ValueError, match=r"leaves are {'w_.*; accepted: leaves with x, of the size of \(3, 4, 5\)"
+    ):
         measure(build, case(**{"pass": "fwd"}))
 
 
@@ -636,7 +735,7 @@ def test_slow_providers_get_their_least_number_of_visits_whatever_the_budget():
         return Call(slow, call.leaves)
 
     found = measure(build, case(**{"pass": "fwd"}))
-    assert found.blocks == [1] * MIN_VISITS and found.checked == CHECKED_CALLS + 1
+    assert found.blocks == [1] * MIN_VISITS and found.checked >= 1
 
 
 def test_one_that_fails_leaves_the_others():

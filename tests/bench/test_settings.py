@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cases.cases import DEFAULTS, make_case
 from bench.cases.problem import Problem, make_problem
@@ -25,8 +27,10 @@ def other(value: Any) -> Any:
     """A value that a setting could have instead of its own."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int):
-        return value + 1
+    if isinstance(value, (int, float)):
+        return 2 * value
+    if isinstance(value, tuple):
+        return tuple(2 * each + 1 for each in value)
     if isinstance(value, set):
         return {min(value)}
     if callable(value) or value is None:  # a profiler's or debugger's function
@@ -38,7 +42,26 @@ def other(value: Any) -> Any:
     }[type(value)]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+class FunctionMode(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class DispatchMode(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [FunctionMode, DispatchMode])
+def test_a_mode_that_is_not_left_is_named_and_left(kind: type[Any]):
+    """It would run in all torch calls of the others, and of the suite."""
+    depths = [get() for name, (get, _) in SETTINGS.items() if "modes" in name]
+    with pytest.raises(RuntimeError, match="modes is 1 after a provider"), unchanged_settings():
+        kind().__enter__()
+    assert [get() for name, (get, _) in SETTINGS.items() if "modes" in name] == depths
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if "modes" not in name])
 def test_a_changed_setting_is_named_and_gets_its_value_again(name: str):
     read, write = SETTINGS[name]
     before = {each: get() for each, (get, _) in SETTINGS.items()}

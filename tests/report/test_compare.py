@@ -343,7 +343,7 @@ def test_pytest_benchmark_shows_the_engines_samples(tmp_path: Path):
         assert extra["errors"]["y"]["rel_l2"] < 1e-5
         medians = visit_medians(each["stats"]["data"], extra["blocks"])
         assert extra["us_per_step"] == pytest.approx(np.median(medians) * 1e6 / 3)
-        assert extra["checked_calls"] >= 3 and len(medians) >= MIN_VISITS
+        assert extra["checked_calls"] >= 1 and len(medians) >= MIN_VISITS
         assert len(each["stats"]["data"]) == each["stats"]["rounds"]
         assert min(each["stats"]["data"]) > 0
 
