@@ -22,8 +22,9 @@ DTYPE: dict[str, torch.dtype] = {dtype: getattr(torch, name) for dtype, name in 
 # Tensors up to this size are drawn on the CPU and are the same on every machine; larger ones are
 # drawn on the device, because copying them would take longer than measuring.
 SAME_EVERYWHERE = 1 << 22
-# Memory, roughly, that the float64 truth may keep for its backward pass.
-TRUTH_BYTES = 4 << 30
+# Memory, roughly, that the float64 truth may keep for its backward pass; at least, or as a share of
+# the card's.
+TRUTH_BYTES, TRUTH_SHARE = 4 << 30, 1 / 8
 INITIAL = re.compile("[a-z]0")  # h0, c0, ...
 # Last states whose upstream gradient is zero. The sLSTM scales its states by exp(-m), m a maximum:
 # their derivatives jump where its two terms tie, and rounding then changes a gradient by as much as
@@ -218,15 +219,19 @@ def _tensors(value: Any) -> list[Tensor]:
     return [] if value is None else [tensor for one in value for tensor in _tensors(one)]
 
 
-def rows_at_once(case: Case) -> int:
+def rows_at_once(problem: Problem) -> int:
     """The batch rows whose float64 results fit into memory together."""
+    case, memory = problem.case, float(TRUTH_BYTES)
+    if problem.device.type == "cuda":
+        total = torch.cuda.get_device_properties(problem.device).total_memory
+        memory = max(memory, TRUTH_SHARE * total)
     kept = 8 * (2 * case.cell_info.gates + 4) * case.H * case.directions * case.T * case.layers
-    return max(1, min(case.B, TRUTH_BYTES // kept))
+    return max(1, min(case.B, int(memory // kept)))
 
 
 def checked_rows(problem: Problem) -> Tensor:
     """The batch rows whose truth is kept: all, or as many evenly spaced ones as memory allows."""
-    B, rows = problem.case.B, rows_at_once(problem.case)
+    B, rows = problem.case.B, rows_at_once(problem)
     return torch.unique(torch.linspace(0, B - 1, rows, device=problem.device).round().long())
 
 
@@ -282,9 +287,8 @@ def _float64(
     """
     wanted = checked_rows(problem)
     pieces: list[dict[str, Tensor]] = []
-    for rows in torch.arange(problem.case.B, device=problem.device).split(
-        rows_at_once(problem.case)
-    ):
+    every = torch.arange(problem.case.B, device=problem.device)
+    for rows in every.split(rows_at_once(problem)):
         with signs(rows):
             found = _float64_of_rows(problem, rows, backward)
         kept = torch.isin(rows, wanted).nonzero()[:, 0]

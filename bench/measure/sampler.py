@@ -21,9 +21,8 @@ from bench.measure.statistics import MIN_VISITS, half_width
 
 VISIT_MS = 30.0  # about how long a provider is sampled before the next takes its turn
 MOST_PER_VISIT = 5  # samples
-# Of a provider's calls in 8 visits, on average, of the first and of later ones; and the last call.
-CHECKED_CALLS, CHECKED_LATER = 2, 1
-KEPT_TRUTHS = 6  # providers are at about the same number of their checks
+CHECKED_CALLS = 1  # of a provider's calls in eight visits, on average; and the last
+KEPT_TRUTHS = 4  # providers are at about the same number of their checks
 # Work that is still running when a call has ended, in ms and as a share of the call, is refused: it
 # ran on a stream that the events do not see. An idle device is synchronised in about 0.01 ms.
 LEFT_MS, LEFT_SHARE = 0.05, 0.1
@@ -93,17 +92,14 @@ class Sampler:
         self.per_visit = max(1, min(MOST_PER_VISIT, per_visit))
         self._planned: dict[int, int] = {}  # the calls that are checked, each with its number
 
-    def plan_checks(self, count: int) -> None:
+    def plan_checks(self) -> None:
         """Draw which calls of the next eight visits are checked, each call by itself.
 
         So that checks which are over say nothing of those to come.
-
-        Args:
-            count: of the checked calls, on average.
         """
         calls = self.per_visit * MIN_VISITS
         for call in range(calls):
-            if self._draw.random() < count / calls:
+            if self._draw.random() < CHECKED_CALLS / calls:
                 number = len(self._planned)
                 self._planned[len(self.samples) + call] = number
                 self.checks[number]  # its truth, while no provider's time runs
@@ -156,7 +152,7 @@ class Sampler:
         self._refuse_work_elsewhere()
         self.spent += perf_counter() - started - checking
         if len(self.blocks) % MIN_VISITS == 0:
-            self.plan_checks(CHECKED_LATER)
+            self.plan_checks()
 
     def check(self, found: dict[str, Tensor], problem: Problem) -> None:
         """Compare a call's results with float64.
@@ -212,6 +208,9 @@ class Sampler:
 
         start = torch.cuda.Event(enable_timing=True)
         end = torch.cuda.Event(enable_timing=True)
+        # The inputs are written: else the host, ahead by the time that this takes, could have begun
+        # to launch the call before its clock starts.
+        torch.cuda.synchronize()
         if cold:
             driver.active.clear_cache(_cache())
         start.record()
@@ -304,7 +303,7 @@ def interleave(
         def add(runner: Runner = runner) -> None:
             assert drawn is not None
             sampler = Sampler(runner, drawn)
-            sampler.plan_checks(CHECKED_CALLS)
+            sampler.plan_checks()
             samplers[runner.provider.name] = sampler
 
         attempt(runner, add)
