@@ -51,6 +51,7 @@ class Problem:
     lengths: Tensor | None = None
     regime: str = "default"
     seed: int = 0
+    shift: int = 0  # of the rows whose truth is kept, where not all are
     parts: dict[str, tuple[str, slice]] = field(default_factory=dict)
     _truths: dict[object, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -232,7 +233,8 @@ def rows_at_once(problem: Problem) -> int:
 def checked_rows(problem: Problem) -> Tensor:
     """The batch rows whose truth is kept: all, or as many evenly spaced ones as memory allows."""
     B, rows = problem.case.B, rows_at_once(problem)
-    return torch.unique(torch.linspace(0, B - 1, rows, device=problem.device).round().long())
+    spaced = torch.linspace(0, B - 1, rows, device=problem.device).round().long()
+    return torch.unique((spaced + problem.shift) % B)
 
 
 def with_truth(problem: Problem, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

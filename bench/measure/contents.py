@@ -27,7 +27,7 @@ class Contents:
             other values, not by a factor, since from one the projection of x would follow.
         factor: by which states, weights and biases are multiplied (and x, without a frequency).
         upstream: by which upstream gradients are.
-        turn: by how many batch rows the resets move.
+        turn: by how many batch rows the resets move, and those whose truth is kept.
     """
 
     frequency: float | None
@@ -74,6 +74,7 @@ def altered(problem: Problem, contents: Contents) -> Problem:
         inputs=inputs,
         upstream={name: value * contents.upstream for name, value in problem.upstream.items()},
         resets=None if problem.resets is None else problem.resets.roll(contents.turn, 1),
+        shift=contents.turn,
         _truths={},
     )
 

@@ -559,6 +559,27 @@ def test_weight_gradients_are_checked_where_only_some_rows_have_a_truth(monkeypa
     assert measure(reference, case(B=6)).checked >= 1
 
 
+def test_the_rows_with_a_truth_cannot_be_foreseen(monkeypatch: pytest.MonkeyPatch):
+    """Where not all have one: a provider that computes those of the first check is refused."""
+    monkeypatch.setattr("bench.cases.problem.TRUTH_BYTES", 8 * 12 * 6 * 3 * 2)  # two rows
+
+    def build(problem: Problem) -> Call:
+        call = reference(problem)
+        rows = checked_rows(problem)
+
+        def forward() -> dict[str, Tensor]:
+            found = call.forward()
+            return {
+                name: torch.zeros_like(value).index_copy(1, rows, value[:, rows])
+                for name, value in found.items()
+            }
+
+        return Call(forward, call.leaves)
+
+    with pytest.raises(metrics.Incorrect, match="in a timed call y is off by"):
+        measure(build, case(B=6, **{"pass": "fwd"}))
+
+
 @pytest.mark.parametrize("B", [1, 5])
 def test_results_kept_by_the_inputs_values_are_of_no_use(B: int):
     computed = [0]
