@@ -30,7 +30,7 @@ help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=an interpreter that already has torch]"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
-bench: $(NEEDS) ## Measure speed and error on this machine (under 5 minutes), write tables and plots
+bench: $(NEEDS) ## Measure speed and error on this machine (about six minutes), write tables and plots
 	$(call ready,bench)
 	$(RUN) -m bench quick
 

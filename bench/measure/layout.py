@@ -17,6 +17,7 @@ MOVES = {
     *("split_with_sizes", "squeeze", "stack", "sum", "t", "transpose", "unbind", "unsqueeze"),
     "view",
 }
+ACCEPTED = "accepted: moving, selecting, joining and adding up gradients"
 
 
 def recorded(standard: Standard, leaves: Mapping[str, Tensor]) -> Standard:
@@ -51,9 +52,6 @@ def recorded(standard: Standard, leaves: Mapping[str, Tensor]) -> Standard:
         elif node.op == "call_function" and not _moves(node):
             raise ValueError(f"standard uses {node.target}; {ACCEPTED}")
     return lambda gradients: graph({n: Tensor.contiguous(g) for n, g in gradients.items()})
-
-
-ACCEPTED = "accepted: moving, selecting, joining and adding up gradients"
 
 
 def _moves(node: Any) -> bool:

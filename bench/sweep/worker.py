@@ -272,7 +272,8 @@ class Worker:
             self._record_fault(name, fault)
 
         before, seed = environment.sensors(), self.settings.seed
-        checks = Checks(problem, random.Random(secrets.randbits(31)))
+        check_seed = secrets.randbits(31)
+        checks = Checks(problem, random.Random(check_seed))
         samplers: dict[str, Sampler] = {}
         works: dict[str, energy.Work] = {}
         for name, runner in list(ready.items()):
@@ -312,6 +313,7 @@ class Worker:
                 energy=energy.summary(windows[name], idle),
                 versus=self._versus(name, joules, runner.mode),
                 checked_calls=samplers[name].checked,
+                check_seed=check_seed,
                 **facts[name],
             )
         problem.forget_truth()

@@ -375,6 +375,7 @@ def test_a_record_has_the_energy_the_check_and_the_ratio(tmp_path, monkeypatch):
     assert mine["energy"]["joules"] == pytest.approx(0.6, rel=2 * RESOLUTION)
     assert mine["mode"] == "host" and mine["median_ms"] is None
     assert mine["errors"]["y"]["rel_l2"] < 1e-5 and mine["checked_calls"] == 0, "simulated calls"
+    assert mine["check_seed"] == found["torch.nn"]["check_seed"] is not None
     assert mine["versus"]["provider"] == "torch.nn" and found["torch.nn"]["versus"] is None
     assert mine["versus"]["ratio"] == pytest.approx(0.5, rel=4 * RESOLUTION)
     assert mine["versus"]["visits"] == energy.WINDOWS

@@ -730,6 +730,33 @@ def test_work_on_another_stream_is_refused(card: Any, left: float, refused: bool
     assert found.peak_bytes == 12 - 7
 
 
+def test_the_clock_starts_when_the_inputs_are_written(card: Any, monkeypatch: pytest.MonkeyPatch):
+    """Else a launch-bound call would take less time, the longer its inputs take to write."""
+    device, steps = card(0.0), list[str]()
+
+    def noted(word: str, action: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*args: Any) -> Any:
+            steps.append(word)
+            return action(*args)
+
+        return act
+
+    def event(enable_timing: bool) -> Any:
+        made = device.event(enable_timing)
+        made.record = noted("record", made.record)
+        return made
+
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    monkeypatch.setattr(torch.cuda, "synchronize", noted("wait", device.synchronize))
+    monkeypatch.setattr(Leaves, "write", noted("write", Leaves.write))
+    problem = make_problem(case(**{"pass": "fwd"}))
+    runner = Runner(PROVIDERS["reference"], problem, Machine("cuda", "a card", (9, 0), 132))
+    runner.call_ms = 1.0
+    sampler.Sampler(runner, sampler.Checks(problem, random.Random(0))).sample()
+    text = " ".join(steps)
+    assert text.count("write wait record") == text.count("write") == MOST_PER_VISIT + 1
+
+
 def test_calls_that_follow_each_other_do_not_wait_for_the_device(monkeypatch):
     """Finding the rows with a truth does; between calls whose energy is measured it would idle."""
     found = measure(reference, case(B=6))
