@@ -395,3 +395,21 @@ def test_an_impossible_rate_is_refused(tmp_path, monkeypatch):
     found = measure(monkeypatch, tmp_path, ("reference",))["reference"]
     assert found["status"] == "incorrect" and found["reason"] == "in 2 ms"
     assert found["energy"] is None
+
+
+@pytest.mark.parametrize("kind", ["time", "energy"])
+def test_nothing_is_compared_with_a_baseline_that_is_refused(tmp_path, monkeypatch, kind: str):
+    answers = iter(["too fast", None])  # of torch.nn, then of the reference
+    monkeypatch.setattr(worker_module, "why_impossible", lambda *_: next(answers))
+    names = ("torch.nn", "reference")
+    if kind == "energy":
+        found = measure(monkeypatch, tmp_path, names)
+    else:
+        sent: list[dict[str, Any]] = []
+        worker = Worker(sent.append, Settings(seconds=0.0, target=1.0), tmp_path)
+        worker.machine = replace(worker.machine, interpreted=False)
+        worker.measure(Request("time", CASE, providers=names))
+        records = [message["record"] for message in sent if "record" in message]
+        found = {record["provider"]: record for record in records}
+    assert found["torch.nn"]["status"] == "incorrect" and found["reference"]["status"] == "ok"
+    assert found["reference"]["versus"] is None

@@ -29,7 +29,7 @@ from bench.measure import metrics, sampler
 from bench.measure.contents import Leaves, altered, draw_contents, input_name
 from bench.measure.layout import recorded
 from bench.measure.runner import Runner
-from bench.measure.sampler import CHECKED_CALLS, MOST_PER_VISIT, interleave
+from bench.measure.sampler import CHECKED_CALLS, MOST_PER_VISIT, VISIT_MS, interleave
 from bench.measure.statistics import MIN_VISITS
 from bench.providers import PROVIDERS, Call, Provider, load
 from bench.records.environment import Machine, device_facts
@@ -728,6 +728,35 @@ def test_work_on_another_stream_is_refused(card: Any, left: float, refused: bool
         assert taken == [pytest.approx(1.0)] * MOST_PER_VISIT * MIN_VISITS
     assert found.warm == [pytest.approx(1.0)] * MIN_VISITS
     assert found.peak_bytes == 12 - 7
+
+
+def test_errors_are_the_largest_of_checked_calls_and_checks_take_no_sampling_time(monkeypatch):
+    factors, now = iter([1.0, 1 + 1e-6, 1.0]), [0.0]
+    check = metrics.check
+
+    def slow(problem: Problem, got: dict[str, Tensor]) -> Any:
+        now[0] += 100.0
+        return check(problem, got | {"y": got["y"] * next(factors)})
+
+    monkeypatch.setattr(sampler, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(metrics, "check", slow)
+    runner = Runner(PROVIDERS["reference"], make_problem(case(**{"pass": "fwd"})), CPU)
+    runner.call_ms = VISIT_MS / 3
+    found = sampler.Sampler(runner, sampler.Checks(runner.problem, random.Random(0)))
+    found._planned = {0: 0, 1: 1, 2: 2}
+    found.sample()
+    assert found.checked == 3 and found.spent == 0.0
+    assert found.errors["y"]["rel_l2"] == pytest.approx(1e-6, rel=0.3)  # and fp32's own
+
+
+def test_a_copy_of_a_problem_shares_nothing_that_can_be_changed():
+    problem = make_problem(case(resets=0.3))
+    problem.lengths, problem.parts = torch.tensor([1, 2, 3, 3]), {"part": ("y", slice(1))}
+    copy = problem.copy()
+    assert copy.parts == problem.parts and copy.parts is not problem.parts
+    for name in ("resets", "lengths"):
+        mine, own = getattr(problem, name), getattr(copy, name)
+        assert torch.equal(mine, own) and mine.data_ptr() != own.data_ptr()
 
 
 def test_the_clock_starts_when_the_inputs_are_written(card: Any, monkeypatch: pytest.MonkeyPatch):
